@@ -1,0 +1,19 @@
+//! Every contract on the wire, and nothing else: no logic beyond the arithmetic that both ends must agree on.
+//!
+//! - [`metering`]: the uplink between agent and ledger, generated from `metering.proto`, whose comments are
+//!   the contract's text.
+//! - [`limits`]: sizes, versions and the grid of time that both ends keep.
+//! - [`method`]: the bits that say how a figure was obtained.
+//! - [`rest`]: the types of the REST API, shared by the aggregator and the command line.
+//! - [`decimal`]: how exact money and time are written in text.
+
+pub mod decimal;
+pub mod limits;
+pub mod method;
+pub mod rest;
+
+/// The uplink, version 1. Generated; the text of the contract is in `metering.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod metering {
+    tonic::include_proto!("tonnage.metering.v1");
+}

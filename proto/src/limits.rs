@@ -1,0 +1,68 @@
+//! Versions, sizes and the grid of time. Both ends of the uplink keep to them; the ledger enforces them.
+
+/// Version of the uplink's contract. A ledger serves this one and refuses others by name.
+pub const PROTOCOL: u32 = 1;
+/// Version of the `Batch` message inside sealed bytes.
+pub const BATCH_FORMAT: u32 = 1;
+
+/// One cell of the window grid in nanoseconds: 10 s, aligned to the Unix epoch.
+pub const WINDOW_NS: i64 = 10_000_000_000;
+/// One slot in nanoseconds: a quarter of an hour of UTC. Every time zone's midnight falls on a slot's edge.
+pub const SLOT_NS: i64 = 900_000_000_000;
+/// Four slots.
+pub const HOUR_NS: i64 = 3_600_000_000_000;
+/// Ninety-six slots.
+pub const DAY_NS: i64 = 86_400_000_000_000;
+
+/// Largest payload of a sealed batch in bytes. A gRPC message may be a little larger (its frame).
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Batches that one agent may have on the way without an ack.
+pub const IN_FLIGHT_MAX: u32 = 4;
+/// Windows in one batch.
+pub const WINDOWS_PER_BATCH_MAX: usize = 4096;
+/// Owners that share one device within one window.
+pub const USAGES_PER_WINDOW_MAX: usize = 512;
+/// Devices of one node: 16 GPUs with every MIG instance would be far below.
+pub const DEVICES_PER_BATCH_MAX: usize = 256;
+/// Owners named in one batch.
+pub const OWNERS_PER_BATCH_MAX: usize = 8192;
+/// Longest text of a name (node, namespace, pod, unit, model, ...) in bytes; Kubernetes allows 253.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Node labels in one batch, and the bytes of a key or a value.
+pub const LABELS_PER_NODE_MAX: usize = 64;
+/// Slices of one device.
+pub const SLICES_MAX: u32 = 32;
+/// A window that ends further than this beyond the ledger's clock is journalled and quarantined.
+pub const CLOCK_AHEAD_NS_MAX: i64 = 60_000_000_000;
+
+/// Start of the slot that contains `at_ns` (nanoseconds since the Unix epoch, any sign).
+#[must_use]
+pub fn slot_start(at_ns: i64) -> i64 {
+    at_ns - at_ns.rem_euclid(SLOT_NS)
+}
+
+/// Start of the window cell that contains `at_ns`.
+#[must_use]
+pub fn window_start(at_ns: i64) -> i64 {
+    at_ns - at_ns.rem_euclid(WINDOW_NS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_never_crosses_a_slot_and_a_slot_never_crosses_an_hour() {
+        assert_eq!(SLOT_NS % WINDOW_NS, 0);
+        assert_eq!(HOUR_NS % SLOT_NS, 0);
+        assert_eq!(DAY_NS % HOUR_NS, 0);
+    }
+
+    #[test]
+    fn times_before_1970_belong_to_the_slot_that_starts_before_them() {
+        assert_eq!(slot_start(-1), -SLOT_NS);
+        assert_eq!(slot_start(0), 0);
+        assert_eq!(window_start(-1), -WINDOW_NS);
+        assert_eq!(slot_start(SLOT_NS - 1), 0);
+    }
+}

@@ -1,0 +1,43 @@
+//! How a figure was obtained: bits of `Usage.method`, kept through every sum by OR.
+//!
+//! A reader of a bill can tell a measurement from an approximation by them. No bit set in a group means that
+//! there was no source for that figure, so it is zero for want of knowledge.
+
+/// Held: a live process's cgroup named the owner.
+pub const HELD_CGROUP: u32 = 1 << 0;
+/// Held: an allocation (kubelet, Slurm hook) named the owner.
+pub const HELD_ALLOCATION: u32 = 1 << 1;
+/// Held: several owners shared the device, so its time was split among them in equal parts.
+pub const HELD_SPLIT: u32 = 1 << 2;
+/// Busy: the driver's utilisation samples per process.
+pub const BUSY_PROCESS: u32 = 1 << 4;
+/// Busy: samples said more than was held, and were scaled down to it.
+pub const BUSY_SCALED: u32 = 1 << 5;
+/// Memory: the driver's figure per process.
+pub const MEMORY_PROCESS: u32 = 1 << 8;
+/// Energy: the device's counter, split by busy time.
+pub const ENERGY_BY_BUSY: u32 = 1 << 12;
+/// Energy: the device's counter, split by held time, since nobody was busy.
+pub const ENERGY_BY_HELD: u32 = 1 << 13;
+
+const NAMES: [(u32, &str); 8] = [
+    (HELD_CGROUP, "held_cgroup"),
+    (HELD_ALLOCATION, "held_allocation"),
+    (HELD_SPLIT, "held_split"),
+    (BUSY_PROCESS, "busy_process"),
+    (BUSY_SCALED, "busy_scaled"),
+    (MEMORY_PROCESS, "memory_process"),
+    (ENERGY_BY_BUSY, "energy_by_busy"),
+    (ENERGY_BY_HELD, "energy_by_held"),
+];
+
+/// The names of the bits that are set, in the order of this file; what the REST API shows.
+pub fn names(bits: u32) -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().filter(move |(bit, _)| bits & bit != 0).map(|(_, name)| name)
+}
+
+/// Bits that a version later than this one may have set.
+#[must_use]
+pub fn unknown(bits: u32) -> u32 {
+    NAMES.iter().fold(bits, |rest, (bit, _)| rest & !bit)
+}

@@ -1,0 +1,223 @@
+//! The REST API's answers, shared by the aggregator (which writes them) and the command line (which reads them).
+//!
+//! Money is text in decimal form with nine places ([`crate::decimal`]), time is seconds in the same form, so
+//! nothing is rounded on the way; `energy_joules` has nine places too. Times are RFC 3339 in UTC.
+//! Fields may be added in later versions; readers ignore what they do not know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Rows of a cost answer that stand for no owner.
+pub mod sentinel {
+    /// Time that nobody held.
+    pub const IDLE: &str = "__idle__";
+    /// Time for which the GPU existed and no agent saw it.
+    pub const UNOBSERVED: &str = "__unobserved__";
+    /// What is left of a slot's price after rounding every charge down.
+    pub const ROUNDING: &str = "__rounding__";
+    /// Owners that have no value for the grouping, e.g. a Slurm job in a table of namespaces.
+    pub const UNALLOCATED: &str = "__unallocated__";
+    /// Pods whose namespace (or name and UID) is not known yet.
+    pub const UNKNOWN: &str = "__unknown__";
+    /// The sum of the rows beyond the limit.
+    pub const OTHER: &str = "__other__";
+}
+
+/// The half-open interval that an answer really covers: slots, so a window's edges are moved out to them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    pub start: String,
+    pub end: String,
+}
+
+/// Sums over slots. For every answer: `cost = held_cost + idle_cost + unobserved_cost + rounding_cost`, exactly.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    pub held_seconds: String,
+    /// Use by holders, and in the idle part use by processes that hold nothing.
+    pub busy_seconds: String,
+    pub idle_seconds: String,
+    pub unobserved_seconds: String,
+    /// Slice-seconds that exist in the slots but have no price: in no cost here.
+    pub unpriced_seconds: String,
+    /// A whole number.
+    pub memory_byte_seconds: String,
+    pub energy_joules: String,
+    pub held_cost: String,
+    pub idle_cost: String,
+    pub unobserved_cost: String,
+    pub rounding_cost: String,
+    pub cost: String,
+    /// `cost` per hour of the part of the window that has passed, rounded down to a nano-dollar.
+    pub hourly_rate: String,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostRow {
+    /// The grouping's names and this group's values, e.g. `{"namespace": "ml", "pod": "train-0"}`.
+    pub key: BTreeMap<String, String>,
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// How the figures were obtained (`tonnage_proto::method`).
+    pub methods: Vec<String>,
+}
+
+/// `GET /api/v1/cost/{namespaces,pods,jobs,users,devices,nodes}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostAnswer {
+    pub window: Window,
+    pub currency: String,
+    pub aggregate: Vec<String>,
+    pub rows: Vec<CostRow>,
+    /// Everything in the window that the filters let through, idle and unobserved too, whether or not rows show it.
+    pub totals: Figures,
+    /// Observed part of existence: `"0.998"`; empty if nothing existed.
+    pub coverage: String,
+    /// Seconds since the newest usage in the ledger ended; null if there is none.
+    pub data_age_seconds: Option<i64>,
+}
+
+/// `GET /api/v1/nodes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesAnswer {
+    pub nodes: Vec<NodeRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    pub cluster: String,
+    pub node: String,
+    pub devices: u32,
+    pub agent_version: String,
+    pub connected: bool,
+    /// End of the newest usage from this node.
+    pub observed_until: Option<String>,
+    /// Agent's clock minus the ledger's at its last Hello.
+    pub clock_skew_ms: Option<i64>,
+    /// Batches committed, refused and quarantined since the ledger began.
+    pub batches_accepted: u64,
+    pub batches_refused: u64,
+    pub batches_quarantined: u64,
+}
+
+/// `GET /api/v1/devices`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicesAnswer {
+    pub devices: Vec<DeviceRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRow {
+    pub uuid: String,
+    pub model: String,
+    pub cluster: String,
+    pub node: String,
+    pub memory_bytes: u64,
+    pub slices: u32,
+    /// The tenure that holds the device now: since when, and how far it is observed.
+    pub since: String,
+    pub observed_until: String,
+    /// Price per GPU-hour in the current slot; null = unpriced.
+    pub price_per_hour: Option<String>,
+}
+
+/// `GET /api/v1/live`: who is on the GPUs, by the newest window of each device that is not older than 2 minutes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveAnswer {
+    pub at: String,
+    pub currency: String,
+    pub rows: Vec<LiveRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveRow {
+    pub cluster: String,
+    pub node: String,
+    pub device: String,
+    pub model: String,
+    pub owner: OwnerName,
+    /// Parts of the window in thousandths.
+    pub held_permille: u32,
+    pub busy_permille: u32,
+    pub memory_bytes: u64,
+    /// What this costs per hour; null = unpriced.
+    pub hourly_rate: Option<String>,
+    pub age_seconds: i64,
+}
+
+/// An owner as answers name it; empty fields do not apply. `kind` is `pod`, `slurm_job`, `systemd_unit`,
+/// `user`, `container`, `unowned`, or `idle` in a live answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OwnerName {
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod_uid: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub container: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub container_id: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub job: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub step: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user: String,
+}
+
+/// `POST /api/v1/prices/check`, body: a price book. Also the shape of a good `GET /api/v1/prices`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PricesAnswer {
+    pub currency: String,
+    pub prices: Vec<PriceRow>,
+    /// Why the book's file could not be taken, if so: then `prices` are those of the last good one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriceRow {
+    pub line: u32,
+    #[serde(rename = "match")]
+    pub matches: BTreeMap<String, String>,
+    pub valid_from: String,
+    pub price: String,
+    pub unit: String,
+    /// The same per GPU-hour, rounded down to a nano; a month's rate is of the month of `valid_from`.
+    pub price_per_gpu_hour: String,
+}
+
+/// `GET /version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionAnswer {
+    pub version: String,
+    pub protocol: u32,
+    pub ledger_id: String,
+}
+
+/// The one shape of every error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    pub error: ErrorBody,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// Stable, for programs: `invalid_parameter`, `unauthenticated`, `forbidden`, `not_found`,
+    /// `method_not_allowed`, `too_large`, `invalid_price_book`, `unavailable`, `internal`.
+    pub code: String,
+    /// For people: the field, the value, and what would be right.
+    pub message: String,
+    /// The parameter or field at fault, if one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// The same id is in the `x-request-id` header and in the log.
+    pub request_id: String,
+}
