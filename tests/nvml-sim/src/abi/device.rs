@@ -1,0 +1,246 @@
+//! Devices: enumeration, what they are, and single values of the moment.
+
+use std::ffi::{CStr, c_char, c_uint, c_ulonglong};
+
+use nvml_wrapper_sys::bindings::{
+    nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t, nvmlReturn_t, nvmlTemperatureSensors_t,
+    nvmlUtilization_t,
+};
+
+use super::{about, answer, handle, put, put_text};
+use crate::Refusal;
+use crate::driver::Call;
+use crate::scenario::check::parse_pci;
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn_t {
+    answer("nvmlDeviceGetCount_v2", |call| {
+        let present = call.story().present(call.now.wall_ns).count();
+        // SAFETY: null or the caller's, by NVML's contract.
+        unsafe { put(count, c_uint::try_from(present).map_err(|_| Refusal::Unknown)?) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(
+    index: c_uint,
+    device: *mut nvmlDevice_t,
+) -> nvmlReturn_t {
+    answer("nvmlDeviceGetHandleByIndex_v2", |call| {
+        let at =
+            call.story().present(call.now.wall_ns).nth(index as usize).ok_or(Refusal::InvalidArgument)?;
+        // SAFETY: null or the caller's, by NVML's contract.
+        unsafe { put(device, handle(at)) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(
+    uuid: *const c_char,
+    device: *mut nvmlDevice_t,
+) -> nvmlReturn_t {
+    answer("nvmlDeviceGetHandleByUUID", |call| {
+        if uuid.is_null() {
+            return Err(Refusal::InvalidArgument);
+        }
+        // SAFETY: not null, and then a C string, by NVML's contract.
+        let uuid = unsafe { CStr::from_ptr(uuid) }.to_bytes();
+        let devices = &call.story().scenario.device;
+        let found = call.story().present(call.now.wall_ns).find(|&at| devices[at].uuid.as_bytes() == uuid);
+        // SAFETY: null or the caller's, by NVML's contract.
+        unsafe { put(device, handle(found.ok_or(Refusal::NotFound)?)) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetUUID(
+    device: nvmlDevice_t,
+    uuid: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
+    about("nvmlDeviceGetUUID", device, |call, at| {
+        // SAFETY: the caller's buffer has `length` bytes, by NVML's contract.
+        unsafe { put_text(uuid, length, &call.story().scenario.device[at].uuid) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetName(
+    device: nvmlDevice_t,
+    name: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
+    about("nvmlDeviceGetName", device, |call, at| {
+        // SAFETY: the caller's buffer has `length` bytes, by NVML's contract.
+        unsafe { put_text(name, length, &call.story().scenario.device[at].model) }
+    })
+}
+
+/// A call that stores one value.
+///
+/// # Safety
+/// `to` is null or valid for writing.
+unsafe fn get<T>(
+    name: &str,
+    device: nvmlDevice_t,
+    to: *mut T,
+    value: impl FnOnce(&mut Call<'_>, usize) -> T,
+) -> nvmlReturn_t {
+    about(name, device, |call, at| {
+        if to.is_null() {
+            return Err(Refusal::InvalidArgument);
+        }
+        let value = value(call, at);
+        // SAFETY: null or valid, by this function's contract.
+        unsafe { put(to, value) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) -> nvmlReturn_t {
+    let value = |call: &mut Call<'_>, at| {
+        call.story().present(call.now.wall_ns).take_while(|&other| other < at).count()
+    };
+    // SAFETY: as this function's own.
+    unsafe {
+        get("nvmlDeviceGetIndex", device, index, |call, at| {
+            c_uint::try_from(value(call, at)).unwrap_or(c_uint::MAX)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMinorNumber(device: nvmlDevice_t, minor: *mut c_uint) -> nvmlReturn_t {
+    // SAFETY: as this function's own.
+    unsafe {
+        get("nvmlDeviceGetMinorNumber", device, minor, |call, at| call.story().scenario.device[at].minor)
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
+    device: nvmlDevice_t,
+    memory: *mut nvmlMemory_t,
+) -> nvmlReturn_t {
+    let value = |call: &mut Call<'_>, at: usize| {
+        let total = call.story().scenario.device[at].memory_bytes;
+        let used = call.story().memory_used_bytes(at, call.now.wall_ns);
+        nvmlMemory_t { total, free: total - used, used }
+    };
+    // SAFETY: as this function's own.
+    unsafe { get("nvmlDeviceGetMemoryInfo", device, memory, value) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
+    device: nvmlDevice_t,
+    memory: *mut nvmlMemory_v2_t,
+) -> nvmlReturn_t {
+    about("nvmlDeviceGetMemoryInfo_v2", device, |call, at| {
+        if memory.is_null() {
+            return Err(Refusal::InvalidArgument);
+        }
+        // SAFETY: not null, and then the caller's, by NVML's contract.
+        let version = unsafe { (*memory).version };
+        // NVML's mark of a versioned structure: its size, and the version in the highest byte.
+        if version as usize != size_of::<nvmlMemory_v2_t>() | 2 << 24 {
+            return Err(Refusal::ArgumentVersionMismatch);
+        }
+        let total = call.story().scenario.device[at].memory_bytes;
+        let used = call.story().memory_used_bytes(at, call.now.wall_ns);
+        // SAFETY: as above.
+        unsafe { put(memory, nvmlMemory_v2_t { version, total, reserved: 0, free: total - used, used }) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(
+    device: nvmlDevice_t,
+    pci: *mut nvmlPciInfo_t,
+) -> nvmlReturn_t {
+    let value = |call: &mut Call<'_>, at: usize| {
+        let bus_id = &call.story().scenario.device[at].pci_bus_id;
+        let (domain, bus, slot) = parse_pci(bus_id).unwrap_or_default();
+        nvmlPciInfo_t {
+            busIdLegacy: c_text(&format!("{domain:04X}:{bus:02X}:{slot:02X}.0")),
+            domain,
+            bus,
+            device: slot,
+            pciDeviceId: 0x2335_10DE,
+            pciSubSystemId: 0x18BE_10DE,
+            busId: c_text(bus_id),
+        }
+    };
+    // SAFETY: as this function's own.
+    unsafe { get("nvmlDeviceGetPciInfo_v3", device, pci, value) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
+    device: nvmlDevice_t,
+    energy: *mut c_ulonglong,
+) -> nvmlReturn_t {
+    let value = |call: &mut Call<'_>, at: usize| {
+        let energy_mj = call.story().energy_mj(at, call.now.wall_ns);
+        call.record.energy_mj = Some(energy_mj);
+        energy_mj
+    };
+    // SAFETY: as this function's own.
+    unsafe { get("nvmlDeviceGetTotalEnergyConsumption", device, energy, value) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
+    device: nvmlDevice_t,
+    utilization: *mut nvmlUtilization_t,
+) -> nvmlReturn_t {
+    let value = |call: &mut Call<'_>, at: usize| {
+        let gpu = call.story().percent(at, call.now.wall_ns).min(100);
+        nvmlUtilization_t { gpu, memory: gpu / 2 }
+    };
+    // SAFETY: as this function's own.
+    unsafe { get("nvmlDeviceGetUtilizationRates", device, utilization, value) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, power: *mut c_uint) -> nvmlReturn_t {
+    let value = |call: &mut Call<'_>, at: usize| call.story().power_mw(at, call.now.wall_ns);
+    // SAFETY: as this function's own.
+    unsafe { get("nvmlDeviceGetPowerUsage", device, power, value) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTemperature(
+    device: nvmlDevice_t,
+    _sensor: nvmlTemperatureSensors_t,
+    temperature: *mut c_uint,
+) -> nvmlReturn_t {
+    let value = |call: &mut Call<'_>, at: usize| 30 + call.story().percent(at, call.now.wall_ns).min(100) / 2;
+    // SAFETY: as this function's own.
+    unsafe { get("nvmlDeviceGetTemperature", device, temperature, value) }
+}
+
+/// No device of a scenario can be partitioned yet.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMigMode(
+    device: nvmlDevice_t,
+    current: *mut c_uint,
+    pending: *mut c_uint,
+) -> nvmlReturn_t {
+    about("nvmlDeviceGetMigMode", device, |_, _| {
+        if current.is_null() || pending.is_null() {
+            Err(Refusal::InvalidArgument)
+        } else {
+            Err(Refusal::NotSupported)
+        }
+    })
+}
+
+/// A text in a field of its own; what does not fit is cut, the closing zero stays.
+fn c_text<const N: usize>(text: &str) -> [c_char; N] {
+    let mut field = [0; N];
+    for (to, byte) in field.iter_mut().take(N - 1).zip(text.bytes()) {
+        *to = c_char::from_ne_bytes([byte]);
+    }
+    field
+}

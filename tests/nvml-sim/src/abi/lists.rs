@@ -1,0 +1,135 @@
+//! Calls that fill a caller's array: processes and utilisation samples.
+//!
+//! All follow one rule: the needed count is always stored; an array that is too small gets nothing.
+
+use std::ffi::{c_uint, c_ulonglong};
+
+use nvml_wrapper_sys::bindings::{
+    nvmlDevice_t, nvmlProcessInfo_t, nvmlProcessUtilizationSample_t, nvmlReturn_t,
+};
+
+use super::about;
+use crate::Refusal;
+use crate::driver::Call;
+use crate::scenario::List;
+
+/// What the driver reports for an instance where the device is not partitioned.
+const NO_INSTANCE: c_uint = 0xFFFF_FFFF;
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
+    device: nvmlDevice_t,
+    count: *mut c_uint,
+    infos: *mut nvmlProcessInfo_t,
+) -> nvmlReturn_t {
+    // SAFETY: as this function's own.
+    unsafe { processes("nvmlDeviceGetComputeRunningProcesses_v3", List::Compute, device, count, infos) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v3(
+    device: nvmlDevice_t,
+    count: *mut c_uint,
+    infos: *mut nvmlProcessInfo_t,
+) -> nvmlReturn_t {
+    // SAFETY: as this function's own.
+    unsafe { processes("nvmlDeviceGetGraphicsRunningProcesses_v3", List::Graphics, device, count, infos) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMPSComputeRunningProcesses_v3(
+    device: nvmlDevice_t,
+    count: *mut c_uint,
+    infos: *mut nvmlProcessInfo_t,
+) -> nvmlReturn_t {
+    // SAFETY: as this function's own.
+    unsafe { processes("nvmlDeviceGetMPSComputeRunningProcesses_v3", List::Mps, device, count, infos) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
+    device: nvmlDevice_t,
+    utilization: *mut nvmlProcessUtilizationSample_t,
+    count: *mut c_uint,
+    last_seen_us: c_ulonglong,
+) -> nvmlReturn_t {
+    about("nvmlDeviceGetProcessUtilization", device, |call, at| {
+        if count.is_null() {
+            return Err(Refusal::InvalidArgument);
+        }
+        let samples = call.story().samples(at, last_seen_us, call.now.wall_ns);
+        if samples.is_empty() {
+            return Err(Refusal::NotFound);
+        }
+        call.record.samples = Some(samples.iter().map(|s| (s.pid, s.timestamp_us, s.percent)).collect());
+        let answer = samples.iter().map(|sample| nvmlProcessUtilizationSample_t {
+            pid: sample.pid,
+            timeStamp: sample.timestamp_us,
+            smUtil: sample.percent,
+            memUtil: sample.percent / 2,
+            encUtil: 0,
+            decUtil: 0,
+        });
+        // SAFETY: as this function's own.
+        unsafe { fill(call, &answer.collect::<Vec<_>>(), count, utilization) }
+    })
+}
+
+/// # Safety
+/// As [`fill`].
+unsafe fn processes(
+    name: &str,
+    list: List,
+    device: nvmlDevice_t,
+    count: *mut c_uint,
+    infos: *mut nvmlProcessInfo_t,
+) -> nvmlReturn_t {
+    about(name, device, |call, at| {
+        call.sync_proc()?;
+        let processes = call.story().processes(at, list, call.now.wall_ns);
+        let answer = processes.iter().map(|&(pid, memory_bytes)| nvmlProcessInfo_t {
+            pid,
+            usedGpuMemory: memory_bytes,
+            gpuInstanceId: NO_INSTANCE,
+            computeInstanceId: NO_INSTANCE,
+        });
+        let answer: Vec<_> = answer.collect();
+        call.record.processes = Some(processes);
+        // SAFETY: as this function's own.
+        unsafe { fill(call, &answer, count, infos) }
+    })
+}
+
+/// Stores the needed count, and the items if they fit.
+///
+/// # Safety
+/// `count` is null or valid for reading and writing; `to` is null or valid for writing `*count` items.
+unsafe fn fill<T: Copy>(
+    call: &mut Call<'_>,
+    items: &[T],
+    count: *mut c_uint,
+    to: *mut T,
+) -> Result<(), Refusal> {
+    if count.is_null() {
+        return Err(Refusal::InvalidArgument);
+    }
+    // SAFETY: not null, and then valid by this function's contract.
+    let room = unsafe { count.read() } as usize;
+    // SAFETY: as above.
+    unsafe { count.write(c_uint::try_from(items.len()).map_err(|_| Refusal::Unknown)?) };
+    if items.len() > room {
+        call.probe = room == 0;
+        call.record.processes = None;
+        call.record.samples = None;
+        return Err(Refusal::InsufficientSize);
+    }
+    if items.is_empty() {
+        return Ok(());
+    }
+    if to.is_null() {
+        return Err(Refusal::InvalidArgument);
+    }
+    // SAFETY: `to` has room for `room` items, which are no fewer than these, and is not ours.
+    unsafe { std::ptr::copy_nonoverlapping(items.as_ptr(), to, items.len()) };
+    Ok(())
+}

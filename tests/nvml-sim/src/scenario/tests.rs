@@ -1,0 +1,45 @@
+use super::*;
+
+const DEVICE: &str = "[[device]]\nuuid = 'GPU-a'\nmodel = 'H200'\nmemory_bytes = 1000\nminor = 0\n\
+                      pci_bus_id = '00000000:3B:00.0'\nidle_mw = 1\nbusy_mw = 2\n";
+
+fn refusal(text: &str) -> String {
+    let error = Scenario::parse(text).unwrap_err();
+    let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    format!("{error} {source}")
+}
+
+#[test]
+fn a_field_that_does_not_exist_is_named() {
+    let error = refusal("[[process]]\npid = 1\nstart_s = 0\nstat_s = 3");
+    assert!(error.contains("stat_s"), "{error}");
+}
+
+#[test]
+fn errors_name_the_field_and_the_value() {
+    for (text, field, value) in [
+        ("speed = 0", "speed", "0"),
+        ("[[process]]\npid = 7\nstart_s = -1", "process[0].start_s", "-1"),
+        ("[[process]]\npid = 7\nstart_s = 4\nend_s = 3", "process[0].end_s", "3"),
+        ("[[process]]\npid = 7\nstart_s = 4\nrepeat_s = 3", "process[0].repeat_s", "3"),
+        ("[[process]]\npid = 7\nstart_s = 4\ndevices = ['GPU-b']", "process[0].devices", "GPU-b"),
+        ("[[process]]\npid = 7\nstart_s = 4\nutilisation = [[0, 101]]", "process[0].utilisation", "101"),
+        ("[[process]]\npid = 7\nstart_s = 4\n[[process]]\npid = 7\nstart_s = 5", "process[1].pid", "7"),
+        (&DEVICE.replace("3B:", "zz:"), "device[0].pci_bus_id", "00000000:zz:00.0"),
+        (&format!("{DEVICE}{DEVICE}"), "device[1].uuid", "GPU-a"),
+    ] {
+        let error = refusal(text);
+        assert!(error.starts_with(&format!("{field}: {value}")), "{error}");
+    }
+}
+
+#[test]
+fn a_scenario_survives_being_written_and_read() {
+    let text = format!(
+        "epoch_ns = 5\n{DEVICE}\
+         [[process]]\npid = 7\nstart_s = 4\nend_s = 5.5\ndevices = ['GPU-a']\nutilisation = [[0, 1], [0.5, 2]]\n\
+         lists = ['compute', 'mps']\ncgroup = ['0::/x']\nowner = 'who'"
+    );
+    let scenario = Scenario::parse(&text).unwrap();
+    assert_eq!(Scenario::parse(&toml::to_string(&scenario).unwrap()).unwrap(), scenario);
+}

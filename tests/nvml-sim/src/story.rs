@@ -1,0 +1,152 @@
+//! A scenario put on the wall clock, and what it says about one moment. Pure: no I/O, no clock, no state.
+//!
+//! Seconds become whole nanoseconds once, in [`Story::new`]; from there on everything is integers. Lives and steps
+//! are half open: a process is there at its start and no longer at its end.
+
+use crate::scenario::{self, List, Scenario};
+
+mod energy;
+mod utilisation;
+
+pub use utilisation::Sample;
+
+/// A scenario in time.
+#[derive(Debug)]
+pub struct Story {
+    pub scenario: Scenario,
+    epoch_ns: i64,
+    /// Per device, the wall times between which it is gone.
+    missing: Vec<(i64, i64)>,
+    actors: Vec<Actor>,
+}
+
+/// A process of the scenario in time: a row of lives of one pid.
+#[derive(Debug)]
+pub struct Actor {
+    pub process: scenario::Process,
+    first_ns: i64,
+    length_ns: Option<i64>,
+    repeat_ns: Option<i64>,
+    /// Percent from so many nanoseconds after its start.
+    steps: Vec<(i64, u32)>,
+}
+
+impl Story {
+    /// `loaded_ns`: the wall time that stands in for an epoch where the scenario has none.
+    #[must_use]
+    pub fn new(scenario: Scenario, loaded_ns: i64) -> Self {
+        let epoch_ns = scenario.epoch_ns.unwrap_or(loaded_ns);
+        let at = |seconds: f64| epoch_ns.saturating_add(nanoseconds(seconds, scenario.speed));
+        let missing = scenario
+            .device
+            .iter()
+            .map(|device| {
+                (device.missing_from_s.map_or(i64::MAX, at), device.missing_to_s.map_or(i64::MAX, at))
+            })
+            .collect();
+        let actors =
+            scenario.process.iter().map(|process| Actor::new(process, epoch_ns, scenario.speed)).collect();
+        Self { epoch_ns, missing, actors, scenario }
+    }
+
+    /// Whether the device is out of the node's reach.
+    #[must_use]
+    pub fn missing(&self, device: usize, wall_ns: i64) -> bool {
+        let (from_ns, to_ns) = self.missing[device];
+        (from_ns..to_ns).contains(&wall_ns)
+    }
+
+    /// The devices that enumeration shows, in its order.
+    pub fn present(&self, wall_ns: i64) -> impl Iterator<Item = usize> {
+        (0..self.missing.len()).filter(move |&device| !self.missing(device, wall_ns))
+    }
+
+    /// The processes that live at a time, each with its start.
+    pub fn live(&self, wall_ns: i64) -> impl Iterator<Item = (&Actor, i64)> {
+        self.actors.iter().filter_map(move |actor| Some((actor, actor.started_ns(wall_ns)?)))
+    }
+
+    /// When a life next begins or ends: the processes are the same until then.
+    #[must_use]
+    pub fn next_change_ns(&self, wall_ns: i64) -> i64 {
+        self.actors.iter().map(|actor| actor.next_change_ns(wall_ns)).min().unwrap_or(i64::MAX)
+    }
+
+    /// Pid and memory of those that one of the process lists of a device shows.
+    #[must_use]
+    pub fn processes(&self, device: usize, list: List, wall_ns: i64) -> Vec<(u32, u64)> {
+        self.live(wall_ns)
+            .filter(|(actor, _)| self.uses(actor, device) && actor.process.lists.contains(&list))
+            .map(|(actor, _)| (actor.process.pid, actor.process.memory_bytes))
+            .collect()
+    }
+
+    #[must_use]
+    pub fn memory_used_bytes(&self, device: usize, wall_ns: i64) -> u64 {
+        let live = self.live(wall_ns).filter(|(actor, _)| self.uses(actor, device));
+        let used = live.fold(0_u64, |sum, (actor, _)| sum.saturating_add(actor.process.memory_bytes));
+        used.min(self.scenario.device[device].memory_bytes)
+    }
+
+    fn uses(&self, actor: &Actor, device: usize) -> bool {
+        actor.process.devices.contains(&self.scenario.device[device].uuid)
+    }
+}
+
+impl Actor {
+    fn new(process: &scenario::Process, epoch_ns: i64, speed: f64) -> Self {
+        let ns = |seconds: f64| nanoseconds(seconds, speed);
+        let start_ns = ns(process.start_s);
+        Self {
+            first_ns: epoch_ns.saturating_add(start_ns),
+            length_ns: process.end_s.map(|end_s| ns(end_s) - start_ns),
+            // However fast the story: time must pass between two rounds.
+            repeat_ns: process.repeat_s.map(|repeat_s| ns(repeat_s).max(1)),
+            steps: process.utilisation.iter().map(|&(from_s, percent)| (ns(from_s), percent)).collect(),
+            process: process.clone(),
+        }
+    }
+
+    /// Wall time at which the life began that it leads at `wall_ns`, if any.
+    #[must_use]
+    pub fn started_ns(&self, wall_ns: i64) -> Option<i64> {
+        let (_, into_ns) = self.round(wall_ns)?;
+        self.length_ns.is_none_or(|length_ns| into_ns < length_ns).then_some(wall_ns - into_ns)
+    }
+
+    fn next_change_ns(&self, wall_ns: i64) -> i64 {
+        let Some((_, into_ns)) = self.round(wall_ns) else { return self.first_ns };
+        let began_ns = wall_ns - into_ns;
+        match (self.length_ns, self.repeat_ns) {
+            (Some(length_ns), _) if into_ns < length_ns => began_ns.saturating_add(length_ns),
+            (_, Some(repeat_ns)) => began_ns.saturating_add(repeat_ns),
+            _ => i64::MAX,
+        }
+    }
+
+    /// How many whole rounds are over, and how far it is into this one.
+    fn round(&self, wall_ns: i64) -> Option<(i64, i64)> {
+        let since_ns = wall_ns - self.first_ns;
+        let repeat_ns = self.repeat_ns.unwrap_or(i64::MAX);
+        (since_ns >= 0).then_some((since_ns / repeat_ns, since_ns % repeat_ns))
+    }
+
+    /// Its use of each of its devices at a time.
+    #[must_use]
+    pub fn percent(&self, wall_ns: i64) -> u32 {
+        let Some(started_ns) = self.started_ns(wall_ns) else { return 0 };
+        let into_ns = wall_ns - started_ns;
+        self.steps.iter().rev().find(|(from_ns, _)| *from_ns <= into_ns).map_or(0, |(_, percent)| *percent)
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "saturates; a scenario's seconds are checked to be far from it"
+)]
+fn nanoseconds(seconds: f64, speed: f64) -> i64 {
+    (seconds * 1.0e9 / speed).round() as i64
+}
+
+#[cfg(test)]
+mod tests;
