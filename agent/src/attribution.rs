@@ -1,0 +1,191 @@
+//! Whose the processes on a device are: pid -> life of a process -> cgroup -> owner.
+//!
+//! Evidence is what only root writes: cgroup paths (see [`cgroup`] for which part of them), the kubelet's folders
+//! of logs, `/proc`. No environment, no command line.
+//!
+//! The start of each process is read at every tick, since pids are used again; its cgroup once per life and then
+//! every 30 s, because Slurm adopts sessions that are running. Only the pids on a device are looked at. All state
+//! is bounded: a process that is not seen for a minute is forgotten.
+//!
+//! Not for: what a process that left the device did, or which container of a pod has which name.
+
+mod cgroup;
+mod pod_names;
+mod process;
+mod users;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tonnage_runtime::clock::Reading;
+
+use crate::attribution::cgroup::Place;
+use crate::attribution::pod_names::PodNames;
+use crate::attribution::process::Start;
+use crate::attribution::users::Users;
+use crate::model::{DeviceProcess, Holder, Owner, OwnerKind};
+
+/// How long a cgroup is believed; and that of a pod without a name, which may get one any moment.
+const RECHECK_NS: i64 = 30_000_000_000;
+const RECHECK_NAMELESS_NS: i64 = 10_000_000_000;
+const FORGET_AFTER_NS: i64 = 60_000_000_000;
+/// Starts that differ by more than this in ledger time were reckoned on either side of a step of the clock.
+const SAME_START_NS: u64 = 1_000_000_000;
+
+/// Where the node's facts are; in a container these are mounts of the host's.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// `/proc`.
+    pub procfs: PathBuf,
+    /// `/var/log/pods`; it need not exist.
+    pub pod_logs: PathBuf,
+    /// `/etc/passwd`; it need not exist.
+    pub passwd: PathBuf,
+}
+
+#[derive(Debug)]
+pub struct Attribution {
+    procfs: PathBuf,
+    pod_names: PodNames,
+    users: Users,
+    /// The last known life of each pid.
+    lives: HashMap<u32, Life>,
+    swept_at_ns: i64,
+}
+
+#[derive(Debug)]
+struct Life {
+    start: Start,
+    started_ns: i64,
+    owner: Arc<Owner>,
+    /// Boot clock.
+    recheck_at_ns: i64,
+    seen_at_ns: i64,
+}
+
+impl Attribution {
+    #[must_use]
+    pub fn new(paths: Paths) -> Self {
+        Self {
+            procfs: paths.procfs,
+            pod_names: PodNames::new(paths.pod_logs),
+            users: Users::new(paths.passwd),
+            lives: HashMap::new(),
+            swept_at_ns: 0,
+        }
+    }
+
+    /// The processes of one device with their owners, in the order given.
+    ///
+    /// `reading` is that of the tick, and `tick_now_ns` its ledger time: they carry a process's start from the boot
+    /// clock into ledger time. May be called several times in a tick, once per device.
+    pub fn resolve(&mut self, pids: &[DeviceProcess], tick_now_ns: i64, reading: Reading) -> Vec<Holder> {
+        self.sweep(reading.boot_ns);
+        pids.iter().map(|process| self.holder(*process, tick_now_ns, reading)).collect()
+    }
+
+    fn holder(&mut self, process: DeviceProcess, tick_now_ns: i64, reading: Reading) -> Holder {
+        let DeviceProcess { pid, memory_bytes } = process;
+        let now_ns = reading.boot_ns;
+        if let Some(life) = self.lives.get(&pid).filter(|life| life.seen_at_ns == now_ns) {
+            // Seen on another device in this very tick.
+            return Holder {
+                pid,
+                owner: Arc::clone(&life.owner),
+                started_ns: Some(life.started_ns),
+                memory_bytes,
+            };
+        }
+        let Some(start) = process::start(&self.procfs, pid) else {
+            // It is on the device, so it holds it; and nobody can say whose it is.
+            self.lives.remove(&pid);
+            return Holder { pid, owner: Arc::default(), started_ns: None, memory_bytes };
+        };
+        let known = self.lives.remove(&pid).filter(|life| life.start == start);
+        let started_ns = tick_now_ns.saturating_sub(now_ns.saturating_sub(start.boot_ns()));
+        let life = match known {
+            Some(known) if now_ns < known.recheck_at_ns => {
+                Life { started_ns: steady(known.started_ns, started_ns), seen_at_ns: now_ns, ..known }
+            }
+            known => {
+                let before = known.as_ref().map(|life| life.owner.as_ref());
+                let (owner, believe_ns) = self.look_up(pid, start, before, reading);
+                Life {
+                    start,
+                    started_ns: known.map_or(started_ns, |life| steady(life.started_ns, started_ns)),
+                    owner: Arc::new(owner),
+                    recheck_at_ns: now_ns.saturating_add(believe_ns),
+                    seen_at_ns: now_ns,
+                }
+            }
+        };
+        let holder =
+            Holder { pid, owner: Arc::clone(&life.owner), started_ns: Some(life.started_ns), memory_bytes };
+        self.lives.insert(pid, life);
+        holder
+    }
+
+    /// The owner of this life of the pid, and how long to believe it.
+    fn look_up(&mut self, pid: u32, start: Start, before: Option<&Owner>, reading: Reading) -> (Owner, i64) {
+        let text = process::cgroup(&self.procfs, pid);
+        // The pid may have been used again in between: then this was another's cgroup.
+        let text = text.filter(|_| process::start(&self.procfs, pid) == Some(start));
+        let Some(text) = text else { return (Owner::default(), 0) };
+        let owner = self.owner(pid, cgroup::parse(&text), before, reading);
+        let nameless = owner.kind == OwnerKind::Pod && owner.pod.is_empty();
+        (owner, if nameless { RECHECK_NAMELESS_NS } else { RECHECK_NS })
+    }
+
+    fn owner(&mut self, pid: u32, place: Place, before: Option<&Owner>, reading: Reading) -> Owner {
+        let user = |users: &mut Users, procfs: &Path, uid: Option<u32>| {
+            uid.or_else(|| process::uid(procfs, pid)).map(|uid| users.name(uid)).unwrap_or_default()
+        };
+        let mut owner = Owner::default();
+        match place {
+            Place::Nowhere => {}
+            Place::Pod { uid, container_id } => {
+                owner.kind = OwnerKind::Pod;
+                // A name that was known stays: the kubelet may clear the folder while the last process ends.
+                let known = before.filter(|before| before.pod_uid == uid && !before.pod.is_empty());
+                let known = known.map(|before| (before.namespace.clone(), before.pod.clone()));
+                let name = known.or_else(|| self.pod_names.get(&uid, reading.monotonic_ns));
+                (owner.namespace, owner.pod) = name.unwrap_or_default();
+                (owner.pod_uid, owner.container_id) = (uid, container_id);
+            }
+            Place::Slurm { job, step, uid } => {
+                owner.kind = OwnerKind::SlurmJob;
+                (owner.job_id, owner.step) = (job, step);
+                owner.user = user(&mut self.users, &self.procfs, uid);
+            }
+            Place::Container { id } => {
+                (owner.kind, owner.container_id) = (OwnerKind::Container, id);
+            }
+            Place::User { uid, container_id } => {
+                (owner.kind, owner.container_id) = (OwnerKind::User, container_id);
+                owner.user = user(&mut self.users, &self.procfs, uid);
+            }
+            Place::Unit { name } => {
+                (owner.kind, owner.unit) = (OwnerKind::SystemdUnit, name);
+                owner.user = user(&mut self.users, &self.procfs, None);
+            }
+        }
+        owner
+    }
+
+    fn sweep(&mut self, now_ns: i64) {
+        if now_ns.saturating_sub(self.swept_at_ns) >= FORGET_AFTER_NS / 6 {
+            self.swept_at_ns = now_ns;
+            self.lives.retain(|_, life| now_ns.saturating_sub(life.seen_at_ns) < FORGET_AFTER_NS);
+        }
+    }
+}
+
+/// A start reckoned anew differs by slewing and by the moments between readings of two clocks. It keeps its first
+/// value, by which metering knows a process again, unless the clock was stepped.
+fn steady(known_ns: i64, reckoned_ns: i64) -> i64 {
+    if known_ns.abs_diff(reckoned_ns) > SAME_START_NS { reckoned_ns } else { known_ns }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! What the kernel says about one process: its start, its user, its cgroup. The only reader of `/proc/<pid>`.
+//!
+//! A process's environment and command line are its own to write, so they are not read.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use procfs::process::Process;
+
+use crate::attribution::cgroup;
+
+/// When a process began, in clock ticks since boot (field 22 of `stat`). With the pid it is one life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Start(pub(super) u64);
+
+impl Start {
+    /// In nanoseconds of the boot clock; the kernel rounds down to a tick (10 ms).
+    pub(super) fn boot_ns(self) -> i64 {
+        let per_second = procfs::ticks_per_second().max(1);
+        let ns = u128::from(self.0) * 1_000_000_000 / u128::from(per_second);
+        i64::try_from(ns).unwrap_or(i64::MAX)
+    }
+}
+
+/// `None`: there is no such process (any more), or what is there cannot be read.
+pub(super) fn start(procfs: &Path, pid: u32) -> Option<Start> {
+    Some(Start(open(procfs, pid)?.stat().ok()?.starttime))
+}
+
+/// The real user. Not the folder's owner: that is root for a process which may not dump core.
+pub(super) fn uid(procfs: &Path, pid: u32) -> Option<u32> {
+    Some(open(procfs, pid)?.status().ok()?.ruid)
+}
+
+/// The bytes of `/proc/<pid>/cgroup`, up to the limit of its parser.
+pub(super) fn cgroup(procfs: &Path, pid: u32) -> Option<Vec<u8>> {
+    let file = File::open(folder(procfs, pid).join("cgroup")).ok()?;
+    let mut text = Vec::new();
+    let limit = u64::try_from(cgroup::BYTES_MAX).unwrap_or(u64::MAX);
+    file.take(limit).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+fn open(procfs: &Path, pid: u32) -> Option<Process> {
+    Process::new_with_root(folder(procfs, pid)).ok()
+}
+
+fn folder(procfs: &Path, pid: u32) -> PathBuf {
+    procfs.join(pid.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_a_start_a_user_and_a_cgroup() {
+        let (proc, me) = (Path::new("/proc"), std::process::id());
+        let started = start(proc, me).unwrap();
+        assert!(started.boot_ns() > 0);
+        assert_eq!(start(proc, me), Some(started));
+        assert_eq!(uid(proc, me), Some(rustix::process::getuid().as_raw()));
+        assert!(!cgroup(proc, me).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_has_none() {
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(start(empty.path(), 1), None);
+        assert_eq!(uid(empty.path(), 1), None);
+        assert_eq!(cgroup(empty.path(), 1), None);
+    }
+}

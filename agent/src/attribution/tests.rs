@@ -1,0 +1,157 @@
+use std::fs;
+
+use super::*;
+
+const S: i64 = 1_000_000_000;
+const UID: &str = "0b3f4b3e-8a0c-4b6e-9a55-0123456789ab";
+const ID: &str = "89abcdef0123456789abcdef0123456789abcdef0123456789abcdef01234567";
+
+/// A made-up node's files.
+struct Node(tempfile::TempDir);
+
+impl Node {
+    fn new() -> Self {
+        let node = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(node.0.path().join("pods")).unwrap();
+        fs::write(node.0.path().join("passwd"), "ada:x:1000:1000::/home/ada:/bin/sh\n").unwrap();
+        node
+    }
+
+    fn attribution(&self) -> Attribution {
+        let [procfs, pod_logs, passwd] = ["proc", "pods", "passwd"].map(|name| self.0.path().join(name));
+        Attribution::new(Paths { procfs, pod_logs, passwd })
+    }
+
+    /// A process that began `start_s` after boot, of user 1000.
+    fn process(&self, pid: u32, start_s: u64, cgroup: &str) {
+        let folder = self.0.path().join("proc").join(pid.to_string());
+        fs::create_dir_all(&folder).unwrap();
+        let ticks = start_s * procfs::ticks_per_second();
+        let zeros = "0 ".repeat(17);
+        let stat = format!("{pid} (a) b) c) S 1 {zeros}{ticks} {}\n", "0 ".repeat(30).trim());
+        fs::write(folder.join("stat"), stat).unwrap();
+        fs::write(folder.join("cgroup"), format!("0::{cgroup}\n")).unwrap();
+        let own = fs::read_to_string("/proc/self/status").unwrap();
+        let status: String = own
+            .lines()
+            .map(|line| {
+                if line.starts_with("Uid:") {
+                    "Uid:\t1000\t1000\t1000\t1000\n".into()
+                } else {
+                    format!("{line}\n")
+                }
+            })
+            .collect();
+        fs::write(folder.join("status"), status).unwrap();
+    }
+
+    fn pod_folder(&self, name: &str) {
+        fs::create_dir(self.0.path().join("pods").join(name)).unwrap();
+    }
+}
+
+/// `at_s` after boot; ledger time is 1000 s ahead of the boot clock.
+fn reading(at_s: i64) -> Reading {
+    Reading { wall_ns: 0, monotonic_ns: at_s * S, boot_ns: at_s * S }
+}
+
+fn resolve(attribution: &mut Attribution, pid: u32, at_s: i64) -> Holder {
+    let process = DeviceProcess { pid, memory_bytes: Some(5) };
+    attribution.resolve(&[process], (1_000 + at_s) * S, reading(at_s)).remove(0)
+}
+
+#[test]
+fn a_process_has_its_start_in_ledger_time_and_its_owner() {
+    let node = Node::new();
+    node.process(7, 20, "/system.slice/slurmstepd.scope/job_12/step_batch/user/task_0");
+    let holder = resolve(&mut node.attribution(), 7, 100);
+    assert_eq!((holder.pid, holder.memory_bytes, holder.started_ns), (7, Some(5), Some(1_020 * S)));
+    let expected = Owner {
+        kind: OwnerKind::SlurmJob,
+        job_id: "12".into(),
+        step: "batch".into(),
+        user: "ada".into(),
+        ..Owner::default()
+    };
+    assert_eq!(*holder.owner, expected);
+}
+
+#[test]
+fn a_process_that_proc_does_not_know_holds_and_is_unowned() {
+    let node = Node::new();
+    let holder = resolve(&mut node.attribution(), 7, 100);
+    assert_eq!((holder.owner.as_ref(), holder.started_ns), (&Owner::default(), None));
+}
+
+#[test]
+fn a_process_in_the_root_cgroup_is_unowned_but_has_a_start() {
+    let node = Node::new();
+    node.process(7, 20, "/");
+    let holder = resolve(&mut node.attribution(), 7, 100);
+    assert_eq!((holder.owner.as_ref(), holder.started_ns), (&Owner::default(), Some(1_020 * S)));
+}
+
+#[test]
+fn a_pid_that_is_used_again_is_another_process() {
+    let node = Node::new();
+    let mut attribution = node.attribution();
+    node.process(7, 20, "/system.slice/a.service");
+    assert_eq!(resolve(&mut attribution, 7, 100).owner.unit, "a.service");
+    node.process(7, 100, "/system.slice/b.service");
+    let holder = resolve(&mut attribution, 7, 101);
+    assert_eq!((holder.owner.unit.as_str(), holder.started_ns), ("b.service", Some(1_100 * S)));
+}
+
+#[test]
+fn a_cgroup_is_read_once_and_again_after_half_a_minute() {
+    let node = Node::new();
+    let mut attribution = node.attribution();
+    node.process(7, 20, "/system.slice/sshd.service");
+    assert_eq!(resolve(&mut attribution, 7, 100).owner.kind, OwnerKind::SystemdUnit);
+    node.process(7, 20, "/system.slice/slurmstepd.scope/job_12/step_extern/user/task_0");
+    assert_eq!(resolve(&mut attribution, 7, 129).owner.kind, OwnerKind::SystemdUnit);
+    assert_eq!(resolve(&mut attribution, 7, 130).owner.kind, OwnerKind::SlurmJob);
+}
+
+#[test]
+fn a_pod_gets_its_name_from_the_kubelets_folder_as_soon_as_that_is_there_and_keeps_it() {
+    let node = Node::new();
+    let mut attribution = node.attribution();
+    node.process(7, 20, &format!("/kubepods/burstable/pod{UID}/{ID}"));
+    let first = resolve(&mut attribution, 7, 100).owner;
+    assert_eq!((first.pod_uid.as_str(), first.container_id.as_str(), first.pod.as_str()), (UID, ID, ""));
+    node.pod_folder(&format!("ml_train-0_{UID}"));
+    let named = resolve(&mut attribution, 7, 110).owner;
+    assert_eq!((named.namespace.as_str(), named.pod.as_str(), named.user.as_str()), ("ml", "train-0", ""));
+    fs::remove_dir(node.0.path().join("pods").join(format!("ml_train-0_{UID}"))).unwrap();
+    attribution.pod_names = PodNames::new(node.0.path().join("pods"));
+    assert_eq!(resolve(&mut attribution, 7, 145).owner, named);
+}
+
+#[test]
+fn a_start_stays_the_same_while_ledger_time_is_slewed_and_follows_a_step() {
+    let node = Node::new();
+    let mut attribution = node.attribution();
+    node.process(7, 20, "/system.slice/a.service");
+    let at = |attribution: &mut Attribution, at_s: i64, off_ns: i64| {
+        let process = DeviceProcess { pid: 7, memory_bytes: None };
+        attribution.resolve(&[process], (1_000 + at_s) * S + off_ns, reading(at_s)).remove(0).started_ns
+    };
+    assert_eq!(at(&mut attribution, 100, 0), Some(1_020 * S));
+    assert_eq!(at(&mut attribution, 101, 500_000), Some(1_020 * S));
+    assert_eq!(at(&mut attribution, 102, -100 * S), Some(920 * S));
+}
+
+#[test]
+fn a_process_that_is_not_seen_for_a_minute_is_forgotten() {
+    let node = Node::new();
+    let mut attribution = node.attribution();
+    for pid in 1..50 {
+        node.process(pid, 20, "/system.slice/a.service");
+        resolve(&mut attribution, pid, 100);
+    }
+    assert_eq!(attribution.lives.len(), 49);
+    resolve(&mut attribution, 1, 159);
+    resolve(&mut attribution, 1, 170);
+    assert_eq!(attribution.lives.len(), 1);
+}

@@ -1,0 +1,217 @@
+//! `tonnage-agent check`: what the agent sees on this node, what it cannot, and what to do about it, in plain words.
+//!
+//! Reads only; starts nothing and leaves nothing behind. Exit status: 0 if all that metering needs is there, else 1.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use tonnage_runtime::clock::Clock;
+use tonnage_runtime::telemetry::chain;
+
+use crate::attribution::Attribution;
+use crate::config::{Config, DriverChoice};
+use crate::model::{DeviceReading, Holder, OwnerKind};
+use crate::node;
+
+/// Kernel's number of the first pid namespace (PROC_PID_INIT_INO in include/linux/proc_ns.h).
+const INIT_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// What was found. `problems` are what keeps the agent from metering right.
+#[derive(Debug, Default)]
+pub struct Findings {
+    pub text: String,
+    pub problems: u32,
+}
+
+impl Findings {
+    fn good(&mut self, text: &str) {
+        let _ = writeln!(self.text, "  ok    {text}");
+    }
+
+    fn note(&mut self, text: &str) {
+        let _ = writeln!(self.text, "  note  {text}");
+    }
+
+    fn problem(&mut self, text: &str) {
+        self.problems += 1;
+        let _ = writeln!(self.text, "  PROBLEM  {text}");
+    }
+
+    fn section(&mut self, name: &str) {
+        let _ = writeln!(self.text, "{name}");
+    }
+}
+
+/// Looks at everything the agent needs.
+pub async fn check(config: &Config) -> Findings {
+    let mut findings = Findings::default();
+    let clock = Clock::system();
+    findings.section(&format!("Node {} of cluster {}", config.node, config.cluster));
+    procfs(config, &mut findings);
+    findings.section("GPUs");
+    gpus(config, &clock, &mut findings);
+    findings.section("Spool and ledger");
+    spool(&config.spool, &mut findings);
+    token(config, &mut findings);
+    ledger(config, &mut findings).await;
+    let _ = match findings.problems {
+        0 => writeln!(findings.text, "Nothing keeps the agent from metering this node."),
+        1 => writeln!(findings.text, "1 problem: the line marked PROBLEM says what to do."),
+        many => writeln!(findings.text, "{many} problems: each line marked PROBLEM says what to do."),
+    };
+    findings
+}
+
+fn procfs(config: &Config, findings: &mut Findings) {
+    let procfs = &config.paths.procfs;
+    match node::boot_id(procfs) {
+        Ok(boot_id) => findings.good(&format!("{} is readable; boot id {boot_id}", procfs.display())),
+        Err(error) => findings.problem(&format!(
+            "{}: {error}. Owners come from there: mount the host's /proc and name it with --path.procfs",
+            procfs.display()
+        )),
+    }
+    match std::fs::read_link(procfs.join("self/ns/pid")) {
+        Ok(namespace) if namespace == Path::new(INIT_PID_NAMESPACE) => {
+            findings.good("the host's pids are visible");
+        }
+        Ok(_) => findings.note(
+            "this is not the host's pid namespace: pids that the driver reports cannot be found here. In a pod set \
+             hostPID: true, in a container --pid=host",
+        ),
+        Err(_) => findings.note("cannot tell whether these are the host's pids"),
+    }
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let version = if unified { "cgroup v2" } else { "cgroup v1 or hybrid" };
+    findings.good(&format!("owners are read from {version}"));
+    let pod_logs = &config.paths.pod_logs;
+    if pod_logs.is_dir() {
+        findings.good(&format!("pods' names come from {}", pod_logs.display()));
+    } else {
+        findings.note(&format!(
+            "{} is not there: pods, if there are any, appear by uid. On Kubernetes mount it, and name it with \
+             --path.pod-logs",
+            pod_logs.display()
+        ));
+    }
+}
+
+fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) {
+    if config.driver == DriverChoice::None {
+        findings.note("--driver none: no GPU is looked for");
+        return;
+    }
+    let mut driver = node::driver(config, clock);
+    let devices = match driver.read() {
+        Ok(devices) => devices,
+        Err(error) => return findings.problem(&chain(&error)),
+    };
+    let info = driver.describe();
+    findings.good(&format!("driver {}, NVML {}", info.driver_version, info.nvml_version));
+    for missing in &info.missing {
+        findings.note(&format!("{missing}; figures that rest on it will say so"));
+    }
+    if devices.is_empty() {
+        findings.note("the driver knows of no GPU");
+    }
+    let mut attribution = Attribution::new(config.paths.clone());
+    let at = clock.read();
+    for device in &devices {
+        gpu(device, |processes| attribution.resolve(processes, at.wall_ns, at), findings);
+    }
+}
+
+fn gpu(
+    device: &DeviceReading,
+    resolve: impl FnOnce(&[crate::model::DeviceProcess]) -> Vec<Holder>,
+    findings: &mut Findings,
+) {
+    let name = format!("{} {}", device.info.uuid, device.info.model);
+    match &device.processes {
+        Err(reason) => findings.problem(&format!("{name}: its processes cannot be listed: {reason}")),
+        Ok(processes) => {
+            findings.good(&format!("{name}: {} processes", processes.len()));
+            for Holder { pid, owner, .. } in resolve(processes) {
+                if owner.kind == OwnerKind::Unowned {
+                    findings.note(&format!(
+                        "  pid {pid}: whose it is cannot be known; its time will be shown as unowned"
+                    ));
+                } else {
+                    findings.good(&format!("  pid {pid}: {}", describe(&owner)));
+                }
+            }
+        }
+    }
+    if device.utilisation.is_none() {
+        findings.note(&format!("{name}: no utilisation per process: busy time will be zero and say so"));
+    }
+    if device.energy_mj.is_none() {
+        findings.note(&format!("{name}: no energy counter"));
+    }
+}
+
+fn describe(owner: &crate::model::Owner) -> String {
+    let parts = [
+        ("namespace", &owner.namespace),
+        ("pod", &owner.pod),
+        ("pod uid", &owner.pod_uid),
+        ("container", &owner.container_id),
+        ("job", &owner.job_id),
+        ("step", &owner.step),
+        ("unit", &owner.unit),
+        ("user", &owner.user),
+    ];
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    parts.join(", ")
+}
+
+fn spool(path: &Path, findings: &mut Findings) {
+    let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(path);
+    let writable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK);
+    match (writable, rustix::fs::statvfs(existing)) {
+        (Ok(()), Ok(disk)) => {
+            let free_mb = disk.f_bavail.saturating_mul(disk.f_frsize) / 1_000_000;
+            let text = format!("spool {}: writable, {free_mb} MB free", path.display());
+            if free_mb < 512 { findings.note(&text) } else { findings.good(&text) }
+        }
+        (Err(error), _) | (_, Err(error)) => findings.problem(&format!(
+            "spool {}: {} is not writable ({error}). Make the folder for the agent's user, or choose another with \
+             --spool",
+            path.display(),
+            existing.display()
+        )),
+    }
+}
+
+fn token(config: &Config, findings: &mut Findings) {
+    match config.token_file.as_ref().map(|path| (path, std::fs::read_to_string(path))) {
+        None => findings.note("no token is sent (--insecure-loopback)"),
+        Some((path, Ok(text))) if !text.trim().is_empty() => {
+            findings.good(&format!("token from {}", path.display()));
+        }
+        Some((path, Ok(_))) => findings.problem(&format!("token file {} is empty", path.display())),
+        Some((path, Err(error))) => findings.problem(&format!(
+            "token file {}: {error}. Make a token with `tonnage-aggregator token add --cluster {} --node {}`",
+            path.display(),
+            config.cluster,
+            config.node
+        )),
+    }
+}
+
+async fn ledger(config: &Config, findings: &mut Findings) {
+    let uri = config.aggregator.uri().to_string();
+    let endpoint = config.aggregator.clone().connect_timeout(Duration::from_secs(5));
+    match endpoint.connect().await {
+        Ok(_) => findings.good(&format!("ledger {uri} answers")),
+        Err(error) => findings.note(&format!(
+            "ledger {uri}: {}. Metering goes on without it; the spool keeps what is measured",
+            chain(&error)
+        )),
+    }
+}

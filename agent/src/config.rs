@@ -1,0 +1,363 @@
+//! What the agent is told: flags, then environment, then a TOML file, then defaults. Only this file knows of
+//! either. Parsing opens nothing and binds no port.
+//!
+//! Unknown flags and unknown keys of the file are errors. Unknown environment is not: Kubernetes injects
+//! `TONNAGE_..._PORT` and the like for a Service of that name, so no name here ends like those.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use tonic::transport::Endpoint;
+use tonnage_proto::limits::NAME_BYTES_MAX;
+use tonnage_runtime::telemetry::Format;
+use tracing::level_filters::LevelFilter;
+
+use crate::driver::nvml::DEFAULT_LIBRARY;
+
+/// Meters the GPUs of this node: whose seconds they were, kept on disk until the ledger has them.
+#[derive(Debug, Parser)]
+#[command(name = "tonnage-agent", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent.
+    Run(Box<RunArgs>),
+    /// Say in plain words what the agent sees on this node, what it cannot see, and what to do about it.
+    Check(Box<RunArgs>),
+}
+
+/// Every setting may stand in the file given by --config too, under its name with underscores for dashes and dots.
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// TOML file with any of these settings
+    #[arg(long, value_name = "FILE", env = "TONNAGE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The ledger's address [default: http://127.0.0.1:7787]
+    #[arg(long, value_name = "URL", env = "TONNAGE_AGGREGATOR_URL")]
+    aggregator: Option<String>,
+    /// File with this node's token; read again for each connection
+    #[arg(long, value_name = "FILE", env = "TONNAGE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Send no token. Only to a ledger on loopback
+    #[arg(long)]
+    insecure_loopback: bool,
+    /// Name of the cluster [default: default]
+    #[arg(long, value_name = "NAME", env = "TONNAGE_CLUSTER")]
+    cluster: Option<String>,
+    /// Name of this node [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "TONNAGE_NODE")]
+    node: Option<String>,
+    /// Folder for what is not in the ledger yet [default: /var/lib/tonnage-agent/spool]
+    #[arg(long, value_name = "DIR", env = "TONNAGE_SPOOL")]
+    spool: Option<PathBuf>,
+    /// Most bytes that the spool holds [default: 268435456]
+    #[arg(long, value_name = "BYTES", env = "TONNAGE_SPOOL_BYTES")]
+    spool_bytes: Option<usize>,
+    /// Most bytes of batches kept after the ledger has them [default: 2000000]
+    #[arg(long, value_name = "BYTES", env = "TONNAGE_SPOOL_KEPT_BYTES")]
+    spool_kept_bytes: Option<usize>,
+    /// Health and metrics [default: 127.0.0.1:9788]
+    #[arg(long, value_name = "ADDRESS", env = "TONNAGE_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// nvml, or none for a host without GPUs [default: nvml]
+    #[arg(long, value_name = "NAME", env = "TONNAGE_DRIVER")]
+    driver: Option<String>,
+    /// NVML's library [default: libnvidia-ml.so.1, where the loader finds it]
+    #[arg(long, value_name = "PATH", env = "TONNAGE_NVML_LIBRARY")]
+    nvml_library: Option<PathBuf>,
+    /// Milliseconds between samples, 100 to 5000 [default: 1000]
+    #[arg(long, value_name = "MS", env = "TONNAGE_PERIOD_MS")]
+    period_ms: Option<u32>,
+    /// Milliseconds that a stop may take to deliver what is left [default: 10000]
+    #[arg(long, value_name = "MS", env = "TONNAGE_DRAIN_MS")]
+    drain_ms: Option<u32>,
+    /// The host's /proc [default: /proc]
+    #[arg(long = "path.procfs", value_name = "DIR", env = "TONNAGE_PATH_PROCFS")]
+    path_procfs: Option<PathBuf>,
+    /// The kubelet's pod logs, whose folder names tell pods' names [default: /var/log/pods]
+    #[arg(long = "path.pod-logs", value_name = "DIR", env = "TONNAGE_PATH_POD_LOGS")]
+    path_pod_logs: Option<PathBuf>,
+    /// The host's passwd file, for users' names [default: /etc/passwd]
+    #[arg(long = "path.passwd", value_name = "FILE", env = "TONNAGE_PATH_PASSWD")]
+    path_passwd: Option<PathBuf>,
+    /// For the price book: the node's instance type
+    #[arg(long, value_name = "TYPE", env = "TONNAGE_INSTANCE_TYPE")]
+    instance_type: Option<String>,
+    /// For the price book: the node's region
+    #[arg(long, value_name = "NAME", env = "TONNAGE_REGION")]
+    region: Option<String>,
+    /// For the price book: the node's zone
+    #[arg(long, value_name = "NAME", env = "TONNAGE_ZONE")]
+    zone: Option<String>,
+    /// For the price book: on-demand, spot, reserved, ...
+    #[arg(long, value_name = "TYPE", env = "TONNAGE_CAPACITY_TYPE")]
+    capacity_type: Option<String>,
+    /// For the price book: a label of the node; may be repeated
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label)]
+    node_labels: Vec<(String, String)>,
+    /// off, error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", env = "TONNAGE_LOG_LEVEL")]
+    log_level: Option<String>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT", env = "TONNAGE_LOG_FORMAT")]
+    log_format: Option<String>,
+    /// For tests: a clock that stands in this file
+    #[arg(long, value_name = "FILE", hide = true)]
+    simulated_clock: Option<PathBuf>,
+}
+
+/// The file's keys; none is required.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    aggregator: Option<String>,
+    token_file: Option<PathBuf>,
+    insecure_loopback: Option<bool>,
+    cluster: Option<String>,
+    node: Option<String>,
+    spool: Option<PathBuf>,
+    spool_bytes: Option<usize>,
+    spool_kept_bytes: Option<usize>,
+    listen: Option<SocketAddr>,
+    driver: Option<String>,
+    nvml_library: Option<PathBuf>,
+    period_ms: Option<u32>,
+    drain_ms: Option<u32>,
+    path_procfs: Option<PathBuf>,
+    path_pod_logs: Option<PathBuf>,
+    path_passwd: Option<PathBuf>,
+    instance_type: Option<String>,
+    region: Option<String>,
+    zone: Option<String>,
+    capacity_type: Option<String>,
+    #[serde(default)]
+    node_labels: BTreeMap<String, String>,
+    log_level: Option<String>,
+    log_format: Option<String>,
+}
+
+/// Which driver to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverChoice {
+    Nvml(PathBuf),
+    None,
+}
+
+/// Validated settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub aggregator: Endpoint,
+    pub token_file: Option<PathBuf>,
+    pub cluster: String,
+    pub node: String,
+    pub spool: PathBuf,
+    pub spool_bytes: usize,
+    pub spool_kept_bytes: usize,
+    pub listen: SocketAddr,
+    pub driver: DriverChoice,
+    pub period_ns: i64,
+    pub drain: std::time::Duration,
+    pub paths: crate::attribution::Paths,
+    pub instance_type: String,
+    pub region: String,
+    pub zone: String,
+    pub capacity_type: String,
+    pub node_labels: BTreeMap<String, String>,
+    pub log_level: LevelFilter,
+    pub log_format: Format,
+    pub simulated_clock: Option<PathBuf>,
+}
+
+/// A setting is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("config file {path}: cannot be read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("config file {path}: {message}")]
+    Parse { path: PathBuf, message: String },
+    #[error("{field}: {value:?}: {right}")]
+    Value { field: &'static str, value: String, right: String },
+}
+
+impl RunArgs {
+    /// Merges flags and environment with the file and the defaults.
+    ///
+    /// # Errors
+    /// If the file cannot be used, or a setting is wrong.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let file = self.config.as_deref().map_or_else(|| Ok(File::default()), read)?;
+        let insecure = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
+        let url = self.aggregator.or(file.aggregator).unwrap_or_else(|| "http://127.0.0.1:7787".into());
+        let token_file = self.token_file.or(file.token_file);
+        let mut node_labels = file.node_labels;
+        node_labels.extend(self.node_labels);
+        let path = |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+            flag.or(file).unwrap_or_else(|| default.into())
+        };
+        let period_ms = self.period_ms.or(file.period_ms).unwrap_or(1000);
+        let drain_ms = self.drain_ms.or(file.drain_ms).unwrap_or(10_000);
+        Ok(Config {
+            aggregator: endpoint(&url, insecure, token_file.is_some())?,
+            token_file,
+            cluster: name("cluster", self.cluster.or(file.cluster).unwrap_or_else(|| "default".into()))?,
+            node: name("node", self.node.or(file.node).unwrap_or_else(hostname))?,
+            spool: path(self.spool, file.spool, "/var/lib/tonnage-agent/spool"),
+            spool_bytes: self.spool_bytes.or(file.spool_bytes).unwrap_or(256 << 20),
+            spool_kept_bytes: self.spool_kept_bytes.or(file.spool_kept_bytes).unwrap_or(2_000_000),
+            listen: self.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 9788).into()),
+            driver: driver(self.driver.or(file.driver), self.nvml_library.or(file.nvml_library))?,
+            period_ns: i64::from(within("period_ms", period_ms, 100, 5_000)?) * 1_000_000,
+            drain: std::time::Duration::from_millis(u64::from(within("drain_ms", drain_ms, 0, 600_000)?)),
+            paths: crate::attribution::Paths {
+                procfs: path(self.path_procfs, file.path_procfs, "/proc"),
+                pod_logs: path(self.path_pod_logs, file.path_pod_logs, "/var/log/pods"),
+                passwd: path(self.path_passwd, file.path_passwd, "/etc/passwd"),
+            },
+            instance_type: self.instance_type.or(file.instance_type).unwrap_or_default(),
+            region: self.region.or(file.region).unwrap_or_default(),
+            zone: self.zone.or(file.zone).unwrap_or_default(),
+            capacity_type: self.capacity_type.or(file.capacity_type).unwrap_or_default(),
+            node_labels,
+            log_level: parsed("log_level", self.log_level.or(file.log_level))?.unwrap_or(LevelFilter::INFO),
+            log_format: parsed("log_format", self.log_format.or(file.log_format))?.unwrap_or(Format::Text),
+            simulated_clock: self.simulated_clock,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string().trim().to_owned() })
+}
+
+fn wrong(field: &'static str, value: impl ToString, right: impl Into<String>) -> ConfigError {
+    ConfigError::Value { field, value: value.to_string(), right: right.into() }
+}
+
+fn endpoint(url: &str, insecure: bool, has_token: bool) -> Result<Endpoint, ConfigError> {
+    let right = "use a URL like http://aggregator:7787";
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong("aggregator", url, right))?;
+    let host = endpoint.uri().host().ok_or_else(|| wrong("aggregator", url, right))?;
+    if endpoint.uri().scheme_str() != Some("http") {
+        return Err(wrong("aggregator", url, "only http is served by this version"));
+    }
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    let loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    if insecure && !loopback {
+        return Err(wrong("aggregator", url, "with insecure_loopback it must be on loopback"));
+    }
+    if !insecure && !has_token {
+        return Err(wrong(
+            "token_file",
+            "",
+            "name the file with this node's token (or set insecure_loopback)",
+        ));
+    }
+    let keep_alive = std::time::Duration::from_secs(20);
+    Ok(endpoint.http2_keep_alive_interval(keep_alive).keep_alive_while_idle(true).tcp_nodelay(true))
+}
+
+fn driver(name: Option<String>, library: Option<PathBuf>) -> Result<DriverChoice, ConfigError> {
+    match name.as_deref().unwrap_or("nvml") {
+        "nvml" => Ok(DriverChoice::Nvml(library.unwrap_or_else(|| DEFAULT_LIBRARY.into()))),
+        "none" => Ok(DriverChoice::None),
+        other => Err(wrong("driver", other, "use nvml or none")),
+    }
+}
+
+fn name(field: &'static str, value: String) -> Result<String, ConfigError> {
+    let good = !value.is_empty() && value.len() <= NAME_BYTES_MAX && !value.chars().any(char::is_control);
+    if good { Ok(value) } else { Err(wrong(field, value, "use 1 to 256 bytes without control characters")) }
+}
+
+fn within(field: &'static str, value: u32, min: u32, max: u32) -> Result<u32, ConfigError> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(wrong(field, value, format!("use {min} to {max}")))
+    }
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+    field: &'static str,
+    value: Option<String>,
+) -> Result<Option<T>, ConfigError> {
+    value.map(|value| value.parse().map_err(|e: T::Err| wrong(field, &value, e.to_string()))).transpose()
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("use KEY=VALUE")?;
+    if key.is_empty() || text.len() > NAME_BYTES_MAX {
+        return Err("use KEY=VALUE with a key, in at most 256 bytes".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(args: &[&str]) -> Result<Config, ConfigError> {
+        let args = ["tonnage-agent", "run"].iter().chain(args);
+        match Cli::try_parse_from(args).unwrap().command {
+            Command::Run(args) | Command::Check(args) => args.resolve(),
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let file = file("cluster = 'from-file'\nnode = 'from-file'\ninsecure_loopback = true\n");
+        let config = resolve(&["--config", file.path().to_str().unwrap(), "--node", "from-flag"]).unwrap();
+        assert_eq!((config.cluster.as_str(), config.node.as_str()), ("from-file", "from-flag"));
+        assert_eq!(config.period_ns, 1_000_000_000);
+    }
+
+    #[test]
+    fn an_unknown_key_of_the_file_is_an_error_that_names_it() {
+        let file = file("insecure_loopback = true\nnoed = 'x'\n");
+        let error = resolve(&["--config", file.path().to_str().unwrap()]).unwrap_err().to_string();
+        assert!(error.contains("noed"), "{error}");
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_field_and_value() {
+        for (args, parts) in [
+            (vec!["--insecure-loopback", "--period-ms", "50"], ["period_ms", "50"]),
+            (vec!["--insecure-loopback", "--driver", "rocm"], ["driver", "rocm"]),
+            (vec!["--insecure-loopback", "--aggregator", "http://10.0.0.1:1"], ["aggregator", "10.0.0.1"]),
+            (vec!["--insecure-loopback", "--log-level", "loud"], ["log_level", "loud"]),
+            (vec![], ["token_file", "token"]),
+        ] {
+            let error = resolve(&args).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_flag_is_an_error() {
+        assert!(Cli::try_parse_from(["tonnage-agent", "run", "--nod", "x"]).is_err());
+    }
+}

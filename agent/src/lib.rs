@@ -1,0 +1,27 @@
+//! Meters the GPUs of one node and keeps what it measured until the ledger has it.
+//!
+//! ```text
+//! driver -> sampler -> attribution -> metering -> seal -> spool -> uplink
+//!                                         '-> metrics
+//! ```
+//!
+//! Neighbouring stages do not import each other; they share [`model`] and meet in [`pump`] and [`node`].
+//! The rules of metering are docs/ledger.md's.
+
+pub mod model;
+
+pub mod attribution;
+pub mod driver;
+pub mod ledger_clock;
+pub mod metering;
+pub mod sampler;
+pub mod seal;
+pub mod spool;
+pub mod uplink;
+
+pub mod metrics;
+pub mod pump;
+
+pub mod check;
+pub mod config;
+pub mod node;

@@ -1,0 +1,91 @@
+//! Use: the driver's utilisation samples per process, made into nanoseconds and laid on the parts of an interval.
+//!
+//! Sample timestamps are the driver's and lag; only differences between two of the same pid are used.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tonnage_proto::method;
+
+use crate::metering::interval::{self, Part};
+use crate::metering::split::Spread;
+use crate::model::{Holder, Owner, UtilisationSample};
+
+/// A pid is forgotten when its last sample is older than the newest by this: the driver reports what was used, so
+/// it has been idle, and its next sample is cut to one interval anyway.
+const FORGET_AFTER_US: u64 = 60_000_000;
+/// Pids remembered. The driver gives at most 1024 samples at once; beyond this, all are forgotten.
+const PIDS_MAX: usize = 4096;
+
+/// Timestamp of the last sample of each pid.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    last_us: HashMap<u32, u64>,
+}
+
+/// `sm_percent * nanoseconds` of one sample: divided by 100 only once, and after slices.
+pub(super) type PercentNs = Vec<(u32, u64)>;
+
+impl Busy {
+    /// Takes note of all samples; returns `(pid, sm_percent * ns)` of each, cut to the interval's length.
+    pub(super) fn take(&mut self, samples: &[UtilisationSample], interval_ns: u64) -> PercentNs {
+        let mut samples = samples.to_vec();
+        samples.sort_unstable_by_key(|sample| (sample.pid, sample.timestamp_us));
+        let mut used = Vec::with_capacity(samples.len());
+        for sample in &samples {
+            let before_us = self.last_us.get(&sample.pid).copied();
+            if before_us.is_some_and(|before_us| sample.timestamp_us <= before_us) {
+                continue;
+            }
+            self.last_us.insert(sample.pid, sample.timestamp_us);
+            let since_ns =
+                before_us.map_or(interval_ns, |us| (sample.timestamp_us - us).saturating_mul(1_000));
+            let percent = u64::from(sample.sm_percent.min(100));
+            used.push((sample.pid, since_ns.min(interval_ns).saturating_mul(percent)));
+        }
+        self.forget();
+        used
+    }
+
+    fn forget(&mut self) {
+        let newest_us = self.last_us.values().copied().max().unwrap_or(0);
+        self.last_us.retain(|_, at_us| newest_us - *at_us <= FORGET_AFTER_US);
+        if self.last_us.len() > PIDS_MAX {
+            self.last_us.clear();
+        }
+    }
+}
+
+/// Lays use on the parts: to the owner of its process if that owner held anything, else unattributed.
+///
+/// An owner's use is spread in proportion to what it held in each part, what nobody owns in proportion to time.
+pub(super) fn lay(parts: &mut [Part], used: &PercentNs, slices: u64, holders: &[Holder]) {
+    let held = interval::held_by_owner(parts);
+    let holds = |owner: &Arc<Owner>| held.get(owner).is_some_and(|held_ns| *held_ns > 0);
+    let owners: HashMap<u32, &Arc<Owner>> = holders
+        .iter()
+        .filter(|holder| holds(&holder.owner))
+        .map(|holder| (holder.pid, &holder.owner))
+        .collect();
+    let mut busy: BTreeMap<&Arc<Owner>, u64> = BTreeMap::new();
+    let mut unattributed_ns = 0_u64;
+    for (pid, percent_ns) in used {
+        let busy_ns = percent_ns.saturating_mul(slices) / 100;
+        let sum = owners.get(pid).map_or(&mut unattributed_ns, |owner| busy.entry(owner).or_default());
+        *sum = sum.saturating_add(busy_ns);
+    }
+    for (owner, held_ns) in &held {
+        let busy_ns = busy.get(owner).copied().unwrap_or(0);
+        let scaled = if busy_ns > *held_ns { method::BUSY_SCALED } else { 0 };
+        let mut spread = Spread::new(busy_ns.min(*held_ns), *held_ns);
+        for share in parts.iter_mut().filter_map(|part| part.shares.get_mut(owner)) {
+            share.busy_ns = spread.next(share.held_ns);
+            share.method |= method::BUSY_PROCESS | scaled;
+        }
+    }
+    let duration_ns = parts.iter().map(|part| part.duration_ns).sum();
+    let mut spread = Spread::new(unattributed_ns, duration_ns);
+    for part in parts {
+        part.busy_unattributed_ns = spread.next(part.duration_ns);
+    }
+}

@@ -1,0 +1,146 @@
+//! One device between two ticks: what it showed last, and its open window.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use tonnage_proto::limits;
+
+use crate::metering::busy::Busy;
+use crate::metering::energy::Energy;
+use crate::metering::interval::{self, ProcessKey};
+use crate::metering::window::Open;
+use crate::metering::{busy, energy};
+use crate::model::{DeviceInfo, Holder, Observation, Owner, Window};
+
+/// An interval `(from_ns, to_ns]` of ledger time that a sample covers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Covered {
+    pub(super) from_ns: i64,
+    pub(super) to_ns: i64,
+    /// More real time passed than this: the energy counter ran on meanwhile.
+    pub(super) stood_still: bool,
+}
+
+impl Covered {
+    pub(super) fn length_ns(self) -> u64 {
+        self.to_ns.saturating_sub(self.from_ns).max(0).unsigned_abs()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Device {
+    info: Arc<DeviceInfo>,
+    window: Option<Open>,
+    /// Processes in the reading before: they held the device when this interval began.
+    present: HashSet<ProcessKey>,
+    busy: Busy,
+    energy: Energy,
+    unobserved_ns: u64,
+}
+
+impl Device {
+    pub(super) fn first_seen(observation: Observation) -> Self {
+        let mut device = Self {
+            info: Arc::clone(&observation.info),
+            window: None,
+            present: HashSet::new(),
+            busy: Busy::default(),
+            energy: Energy::default(),
+            unobserved_ns: 0,
+        };
+        device.look(observation, &mut Vec::new());
+        device
+    }
+
+    /// Books a covered interval by the reading at its end.
+    pub(super) fn cover(&mut self, covered: Covered, mut observation: Observation, closed: &mut Vec<Window>) {
+        self.keep_info(&observation.info, closed);
+        limit_owners(&mut observation.holders);
+        let holders = &observation.holders;
+        let slices = u64::from(self.info.slices.max(1));
+        let mut parts = interval::cut(covered.from_ns, covered.to_ns, slices, holders, &self.present);
+        if let Some(samples) = &observation.utilisation {
+            let used = self.busy.take(samples, covered.length_ns());
+            busy::lay(&mut parts, &used, slices, holders);
+        }
+        if let Some(delta_uj) = self.energy.covered_delta(observation.energy_mj, !covered.stood_still) {
+            energy::lay(&mut parts, delta_uj);
+        }
+        for part in parts {
+            if self.window.as_ref().is_some_and(|window| !window.takes(&part)) {
+                self.close(closed);
+            }
+            let window = self.window.get_or_insert_with(|| Open::new(&self.info, part.start_ns));
+            window.add(part, self.energy.take_unobserved());
+            if window.is_full() {
+                self.close(closed);
+            }
+        }
+        self.remember(&observation);
+    }
+
+    /// Takes note of a reading that covers nothing.
+    pub(super) fn look(&mut self, observation: Observation, closed: &mut Vec<Window>) {
+        self.keep_info(&observation.info, closed);
+        if let Some(samples) = &observation.utilisation {
+            self.busy.take(samples, 0);
+        }
+        self.energy.uncovered(observation.energy_mj);
+        self.remember(&observation);
+    }
+
+    /// Ledger time passed that no sample covers.
+    pub(super) fn gap(&mut self, gap_ns: u64, closed: &mut Vec<Window>) {
+        self.unobserved_ns = self.unobserved_ns.saturating_add(gap_ns);
+        self.close(closed);
+    }
+
+    /// The device was not in the reading.
+    pub(super) fn absent(&mut self, gap_ns: Option<u64>, closed: &mut Vec<Window>) {
+        self.energy.uncovered(None);
+        if let Some(gap_ns) = gap_ns {
+            self.gap(gap_ns, closed);
+        }
+    }
+
+    pub(super) fn close(&mut self, closed: &mut Vec<Window>) {
+        closed.extend(self.window.take().map(Open::close));
+    }
+
+    pub(super) fn unobserved_ns(&self) -> u64 {
+        self.unobserved_ns
+    }
+
+    /// A window is of one description of the device; another number of slices weighs time otherwise.
+    fn keep_info(&mut self, info: &Arc<DeviceInfo>, closed: &mut Vec<Window>) {
+        if self.info != *info {
+            self.close(closed);
+            self.info = Arc::clone(info);
+        }
+    }
+
+    fn remember(&mut self, observation: &Observation) {
+        self.present.clear();
+        self.present.extend(observation.holders.iter().map(interval::key));
+    }
+}
+
+/// A window names at most `USAGES_PER_WINDOW_MAX` owners. Where a single reading has more, the last in their order
+/// become one that is unowned: no time is lost, and it shows that it could not be said whose it was.
+fn limit_owners(holders: &mut [Holder]) {
+    let max = limits::USAGES_PER_WINDOW_MAX;
+    if holders.len() <= max {
+        return;
+    }
+    let owners: BTreeSet<Arc<Owner>> = holders.iter().map(|holder| Arc::clone(&holder.owner)).collect();
+    if owners.len() <= max {
+        return;
+    }
+    let named: BTreeSet<Arc<Owner>> = owners.into_iter().take(max - 1).collect();
+    let nobody = Arc::new(Owner::default());
+    for holder in holders {
+        if !named.contains(&holder.owner) {
+            holder.owner = Arc::clone(&nobody);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Energy: the device's counter, whose delta over an interval is split by use, else by holding.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tonnage_proto::method;
+
+use crate::metering::interval::{self, Part};
+use crate::metering::split::{self, Spread};
+use crate::model::Owner;
+
+/// The counter as it was read last.
+#[derive(Debug, Default)]
+pub(super) struct Energy {
+    last_mj: Option<u64>,
+    /// The last tick gave `last_mj`: the next delta is that of one interval.
+    fresh: bool,
+    /// Drawn across gaps, and not yet in a window.
+    unobserved_uj: u64,
+}
+
+impl Energy {
+    /// The delta over a covered interval. A delta over more than that interval goes to `unobserved`.
+    pub(super) fn covered_delta(&mut self, now_mj: Option<u64>, whole: bool) -> Option<u64> {
+        let fresh = self.fresh && whole;
+        let delta_uj = self.advance(now_mj)?;
+        if fresh {
+            return Some(delta_uj);
+        }
+        self.unobserved_uj = self.unobserved_uj.saturating_add(delta_uj);
+        None
+    }
+
+    /// Takes note of a reading, or of its absence, at a tick that covers nothing.
+    pub(super) fn uncovered(&mut self, now_mj: Option<u64>) {
+        let delta_uj = self.advance(now_mj).unwrap_or(0);
+        self.unobserved_uj = self.unobserved_uj.saturating_add(delta_uj);
+    }
+
+    /// What the next window is to say was drawn unobserved.
+    pub(super) fn take_unobserved(&mut self) -> u64 {
+        std::mem::take(&mut self.unobserved_uj)
+    }
+
+    /// A counter that went down was reset: it says nothing about this interval.
+    fn advance(&mut self, now_mj: Option<u64>) -> Option<u64> {
+        self.fresh = now_mj.is_some();
+        let before_mj = self.last_mj;
+        self.last_mj = now_mj.or(before_mj);
+        Some(now_mj?.checked_sub(before_mj?)?.saturating_mul(1_000))
+    }
+}
+
+/// Lays a delta on the parts: by busy time if there is any, else by held time with the idle part to idle.
+pub(super) fn lay(parts: &mut [Part], delta_uj: u64) {
+    let held = interval::held_by_owner(parts);
+    let mut busy: BTreeMap<&Arc<Owner>, u64> = BTreeMap::new();
+    for owner in held.keys() {
+        let shares = parts.iter().filter_map(|part| part.shares.get(owner));
+        busy.insert(owner, shares.map(|share| share.busy_ns).sum());
+    }
+    let idle_ns: u64 = parts.iter().map(|part| part.idle_ns).sum();
+    let by_busy = busy.values().any(|busy_ns| *busy_ns > 0);
+    let (mut weights, method): (Vec<u64>, u32) = if by_busy {
+        (busy.values().copied().collect(), method::ENERGY_BY_BUSY)
+    } else {
+        (held.values().copied().collect(), method::ENERGY_BY_HELD)
+    };
+    weights.push(if by_busy { 0 } else { idle_ns });
+    let mut energies = split::by_largest_remainder(delta_uj, &weights);
+
+    let mut idle = Spread::new(energies.pop().unwrap_or(0), idle_ns);
+    for ((owner, held_ns), energy_uj) in held.iter().zip(energies) {
+        let mut spread = Spread::new(energy_uj, *held_ns);
+        for share in parts.iter_mut().filter_map(|part| part.shares.get_mut(owner)) {
+            share.energy_uj = spread.next(share.held_ns);
+            share.method |= method;
+        }
+    }
+    for part in parts {
+        part.energy_idle_uj = idle.next(part.idle_ns);
+    }
+}

@@ -1,0 +1,239 @@
+//! The agent's Prometheus metrics: time, memory and energy per device and owner, gauges of the moment, and the
+//! agent's own health.
+//!
+//! Totals are kept as integers, in one compact entry per (device, owner), and become Prometheus's floats when
+//! scraped. Bounded: at most [`SERIES_MAX`] entries; further owners are counted together under
+//! `owner_kind="other"`, so that sums stay whole, and `tonnage_agent_series_dropped_total` says how many. An owner
+//! that has been gone for [`EXPIRY_NS`] is dropped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::TextEncoder;
+
+use crate::model::{DeviceInfo, Gauges, Owner, OwnerKind, Window};
+use crate::uplink;
+
+mod families;
+mod process;
+
+pub use process::OwnUse;
+
+/// (device, owner) entries; each is four series.
+const SERIES_MAX: usize = 2_000;
+/// An owner without a window for this long is finished.
+const EXPIRY_NS: i64 = 600_000_000_000;
+
+/// Counters of the agent itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Own {
+    pub samples: u64,
+    pub sample_failures: u64,
+    pub samples_dropped: u64,
+    /// How long the last reading took.
+    pub sample_ns: i64,
+    pub windows: u64,
+    pub windows_dropped: u64,
+    pub spool_failures: u64,
+    pub spool_bytes: usize,
+    pub spool_drafts: usize,
+    pub overlap_ns: u64,
+    pub series_dropped: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Totals {
+    held_ns: u64,
+    busy_ns: u64,
+    memory_byte_seconds: u64,
+    energy_uj: u64,
+    last_ns: i64,
+}
+
+#[derive(Debug, Default)]
+struct Device {
+    info: Option<Arc<DeviceInfo>>,
+    gauges: Gauges,
+    holders: usize,
+    idle_ns: u64,
+    unobserved_ns: u64,
+    busy_unattributed_ns: u64,
+    energy_idle_uj: u64,
+    energy_unobserved_uj: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    owners: HashMap<(Arc<str>, Arc<Owner>), Totals>,
+    devices: HashMap<Arc<str>, Device>,
+    own: Own,
+}
+
+/// See the module. Shared between the stage that meters and the admin port.
+#[derive(Debug)]
+pub struct Metrics {
+    state: Mutex<State>,
+    uplink: Arc<Mutex<uplink::State>>,
+    version: &'static str,
+    node: String,
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn new(version: &'static str, node: String, uplink: Arc<Mutex<uplink::State>>) -> Self {
+        Self { state: Mutex::default(), uplink, version, node }
+    }
+
+    /// Adds closed windows.
+    pub fn windows(&self, windows: &[Window]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *state;
+        state.own.windows += windows.len() as u64;
+        let mut now_ns = i64::MIN;
+        for window in windows {
+            let end_ns = window.start_ns.saturating_add_unsigned(window.duration_ns);
+            now_ns = now_ns.max(end_ns);
+            let device = state.devices.entry(Arc::clone(&window.info.uuid)).or_default();
+            device.idle_ns += window.idle_ns;
+            device.busy_unattributed_ns += window.busy_unattributed_ns;
+            device.energy_idle_uj += window.energy_idle_uj;
+            device.energy_unobserved_uj += window.energy_unobserved_uj;
+            for (owner, usage) in &window.usages {
+                let totals = entry(&mut state.owners, &mut state.own, &window.info.uuid, owner);
+                totals.held_ns += usage.held_ns;
+                totals.busy_ns += usage.busy_ns;
+                totals.memory_byte_seconds += usage.memory_byte_seconds;
+                totals.energy_uj += usage.energy_uj;
+                totals.last_ns = end_ns;
+            }
+        }
+        state.owners.retain(|_, totals| totals.last_ns > now_ns - EXPIRY_NS);
+    }
+
+    /// Notes the values of the moment.
+    pub fn gauges(&self, info: &Arc<DeviceInfo>, gauges: Gauges, holders: usize) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = state.devices.entry(Arc::clone(&info.uuid)).or_default();
+        (device.gauges, device.holders) = (gauges, holders);
+        device.info = Some(Arc::clone(info));
+    }
+
+    /// Sets a device's time that this run of the agent did not cover.
+    pub fn unobserved(&self, device: &Arc<str>, unobserved_ns: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.devices.entry(Arc::clone(device)).or_default().unobserved_ns = unobserved_ns;
+    }
+
+    /// Changes the agent's own counters.
+    pub fn own(&self, change: impl FnOnce(&mut Own)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).own);
+    }
+
+    /// Prometheus text.
+    #[must_use]
+    pub fn render(&self, process: Option<OwnUse>) -> String {
+        let uplink = self.uplink.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let families = families::all(&state, &uplink, process, self.version, &self.node);
+        drop(state);
+        TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| format!("# {error}\n"))
+    }
+}
+
+/// The entry of this owner, or the one that all share once there are too many.
+fn entry<'a>(
+    owners: &'a mut HashMap<(Arc<str>, Arc<Owner>), Totals>,
+    own: &mut Own,
+    device: &Arc<str>,
+    owner: &Arc<Owner>,
+) -> &'a mut Totals {
+    let mut key = (Arc::clone(device), Arc::clone(owner));
+    if owners.len() >= SERIES_MAX && !owners.contains_key(&key) {
+        own.series_dropped += 1;
+        key.1 = Arc::new(other());
+    }
+    owners.entry(key).or_default()
+}
+
+/// Stands for the owners beyond the limit. No real owner looks like it: an unowned one has no user.
+fn other() -> Owner {
+    Owner { kind: OwnerKind::Unowned, user: "__other__".to_owned(), ..Owner::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::Usage;
+
+    fn window(start_ns: i64, pods: std::ops::Range<usize>) -> Window {
+        let info = DeviceInfo {
+            uuid: "GPU-1".into(),
+            model: "NVIDIA H100".into(),
+            memory_bytes: 1,
+            slices: 1,
+            minor: None,
+            pci_bus_id: String::new(),
+        };
+        let usages: BTreeMap<_, _> = pods
+            .map(|pod| {
+                let owner = Owner { kind: OwnerKind::Pod, pod: format!("p{pod}"), ..Owner::default() };
+                (Arc::new(owner), Usage { held_ns: 1_000_000_000, ..Usage::default() })
+            })
+            .collect();
+        Window {
+            info: Arc::new(info),
+            start_ns,
+            duration_ns: 10_000_000_000,
+            idle_ns: 2_500_000_000,
+            usages,
+            busy_unattributed_ns: 0,
+            energy_idle_uj: 0,
+            energy_unobserved_uj: 0,
+            samples: 1,
+        }
+    }
+
+    fn metrics() -> Metrics {
+        Metrics::new("0", "n".into(), Arc::default())
+    }
+
+    #[test]
+    fn counters_are_in_base_units_and_name_the_owner() {
+        let metrics = metrics();
+        metrics.windows(&[window(0, 1..2)]);
+        let text = metrics.render(None);
+        let held = text.lines().find(|line| line.starts_with("tonnage_gpu_held_seconds_total{")).unwrap();
+        assert!(
+            held.contains("gpu=\"GPU-1\"") && held.contains("pod=\"p1\"") && held.ends_with(" 1"),
+            "{held}"
+        );
+        assert!(text.contains("tonnage_gpu_idle_seconds_total{gpu=\"GPU-1\"} 2.5"), "{text}");
+    }
+
+    #[test]
+    fn owners_beyond_the_limit_are_counted_together_so_that_sums_stay_whole() {
+        let metrics = metrics();
+        metrics.windows(&[window(0, 0..SERIES_MAX + 50)]);
+        let text = metrics.render(None);
+        let held: Vec<f64> = text
+            .lines()
+            .filter(|line| line.starts_with("tonnage_gpu_held_seconds_total{"))
+            .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(held.len(), SERIES_MAX + 1);
+        let sum: f64 = held.iter().sum();
+        assert!((sum - (SERIES_MAX as f64 + 50.0)).abs() < 1e-6, "{sum}");
+        assert!(text.contains("tonnage_agent_series_dropped_total 50"));
+    }
+
+    #[test]
+    fn an_owner_that_is_gone_leaves_the_metrics() {
+        let metrics = metrics();
+        metrics.windows(&[window(0, 1..2)]);
+        metrics.windows(&[window(EXPIRY_NS + 20_000_000_000, 2..3)]);
+        let text = metrics.render(None);
+        assert!(!text.contains("pod=\"p1\"") && text.contains("pod=\"p2\""));
+    }
+}

@@ -1,0 +1,283 @@
+//! The metrics' names, help texts and labels, in the order in which they are shown.
+
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::{Device, OwnUse, State, other};
+use crate::model::{Owner, OwnerKind};
+use crate::uplink;
+
+const NANO: f64 = 1e-9;
+
+pub(super) fn all(
+    state: &State,
+    uplink: &uplink::State,
+    process: Option<OwnUse>,
+    version: &str,
+    node: &str,
+) -> Vec<MetricFamily> {
+    let mut families = Vec::from(owners(state));
+    families.extend(devices(state));
+    families.extend(own(state, uplink));
+    if let Some(process) = process {
+        let resident = process.resident_bytes as f64;
+        families.push(one(
+            "process_resident_memory_bytes",
+            "Resident memory of the agent.",
+            Kind::Gauge,
+            resident,
+        ));
+        let cpu = process.cpu_seconds;
+        families.push(one("process_cpu_seconds_total", "CPU time of the agent.", Kind::Counter, cpu));
+    }
+    let labels = vec![label("version", version), label("node", node)];
+    families.push(family(
+        "tonnage_agent_info",
+        "The agent's version and node.",
+        Kind::Gauge,
+        [(labels, 1.0)],
+    ));
+    families.retain(|family| !family.get_metric().is_empty());
+    families
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+type Sample = (Vec<LabelPair>, f64);
+
+fn owners(state: &State) -> [MetricFamily; 4] {
+    let counter = |name: &str, help: &str, value: fn(&super::Totals) -> f64| {
+        let samples =
+            state.owners.iter().map(|((gpu, owner), totals)| (owner_labels(gpu, owner), value(totals)));
+        family(name, help, Kind::Counter, samples)
+    };
+    [
+        counter(
+            "tonnage_gpu_held_seconds_total",
+            "Time that an owner held the GPU, split among those that held it together. Source: driver's process list and cgroups.",
+            |totals| totals.held_ns as f64 * NANO,
+        ),
+        counter(
+            "tonnage_gpu_busy_seconds_total",
+            "Time that an owner's processes used the GPU. Source: driver's utilisation samples per process.",
+            |totals| totals.busy_ns as f64 * NANO,
+        ),
+        counter(
+            "tonnage_gpu_memory_byte_seconds_total",
+            "GPU memory of an owner, times time. Source: driver's process list.",
+            |totals| totals.memory_byte_seconds as f64,
+        ),
+        counter(
+            "tonnage_gpu_energy_joules_total",
+            "An owner's part of the GPU's energy, by busy time, else by held time. Source: driver's energy counter.",
+            |totals| totals.energy_uj as f64 * 1e-6,
+        ),
+    ]
+}
+
+fn owner_labels(gpu: &str, owner: &Owner) -> Vec<LabelPair> {
+    let kind = match owner.kind {
+        OwnerKind::Unowned if *owner == other() => "other",
+        OwnerKind::Unowned => "unowned",
+        OwnerKind::Pod => "pod",
+        OwnerKind::SlurmJob => "slurm_job",
+        OwnerKind::SystemdUnit => "systemd_unit",
+        OwnerKind::User => "user",
+        OwnerKind::Container => "container",
+    };
+    // A pod whose name is not known yet is still itself.
+    let pod = if owner.pod.is_empty() { &owner.pod_uid } else { &owner.pod };
+    let container = if owner.container.is_empty() { &owner.container_id } else { &owner.container };
+    [
+        ("container", container.as_str()),
+        ("gpu", gpu),
+        ("job", &owner.job_id),
+        ("namespace", &owner.namespace),
+        ("owner_kind", kind),
+        ("pod", pod),
+        ("step", &owner.step),
+        ("unit", &owner.unit),
+        ("user", &owner.user),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+    .map(|(name, value)| label(name, value))
+    .collect()
+}
+
+fn devices(state: &State) -> Vec<MetricFamily> {
+    let each = |name: &str, help: &str, kind: Kind, value: &dyn Fn(&Device) -> Option<f64>| {
+        let samples =
+            state.devices.iter().filter_map(|(gpu, device)| Some((vec![label("gpu", gpu)], value(device)?)));
+        family(name, help, kind, samples)
+    };
+    let count = |name: &str, help: &str, value: fn(&Device) -> f64| {
+        each(name, help, Kind::Counter, &|device| Some(value(device)))
+    };
+    let gauge =
+        |name: &str, help: &str, value: &dyn Fn(&Device) -> Option<f64>| each(name, help, Kind::Gauge, value);
+    let info = state.devices.iter().filter_map(|(gpu, device)| {
+        let info = device.info.as_ref()?;
+        let minor = info.minor.map_or(String::new(), |minor| minor.to_string());
+        let labels = [("gpu", &**gpu), ("minor", &minor), ("model", &info.model), ("pci", &info.pci_bus_id)];
+        Some((labels.map(|(name, value)| label(name, value)).to_vec(), 1.0))
+    });
+    vec![
+        count("tonnage_gpu_idle_seconds_total", "Time that the GPU was observed and nobody held it.", |d| {
+            d.idle_ns as f64 * NANO
+        }),
+        count(
+            "tonnage_gpu_unobserved_seconds_total",
+            "Time since the agent started that no sample covers.",
+            |d| d.unobserved_ns as f64 * NANO,
+        ),
+        count(
+            "tonnage_gpu_busy_unattributed_seconds_total",
+            "Use that the driver reported for processes that hold nothing on the GPU.",
+            |d| d.busy_unattributed_ns as f64 * NANO,
+        ),
+        count(
+            "tonnage_gpu_idle_energy_joules_total",
+            "Energy of the GPU that no owner had a part in.",
+            |d| d.energy_idle_uj as f64 * 1e-6,
+        ),
+        count(
+            "tonnage_gpu_unobserved_energy_joules_total",
+            "Energy of the GPU in time that no sample covers.",
+            |d| d.energy_unobserved_uj as f64 * 1e-6,
+        ),
+        gauge("tonnage_gpu_holding_processes", "Processes on the GPU now.", &|d| Some(d.holders as f64)),
+        gauge(
+            "tonnage_gpu_utilization_ratio",
+            "Part of the last sample period in which the GPU worked.",
+            &|d| d.gauges.gpu_utilisation_percent.map(|percent| f64::from(percent) / 100.0),
+        ),
+        gauge("tonnage_gpu_memory_used_bytes", "GPU memory in use.", &|d| {
+            d.gauges.memory_used_bytes.map(|bytes| bytes as f64)
+        }),
+        gauge("tonnage_gpu_memory_bytes", "GPU memory.", &|d| {
+            d.info.as_ref().map(|info| info.memory_bytes as f64)
+        }),
+        gauge("tonnage_gpu_power_watts", "Power that the GPU draws.", &|d| {
+            d.gauges.power_mw.map(|mw| f64::from(mw) / 1000.0)
+        }),
+        gauge("tonnage_gpu_temperature_celsius", "Temperature of the GPU.", &|d| {
+            d.gauges.temperature_celsius.map(f64::from)
+        }),
+        family("tonnage_gpu_info", "Every GPU of the node.", Kind::Gauge, info),
+    ]
+}
+
+fn own(state: &State, uplink: &uplink::State) -> Vec<MetricFamily> {
+    let own = &state.own;
+    let count = |name, help, value: u64| one(name, help, Kind::Counter, value as f64);
+    let gauge = |name, help, value: f64| one(name, help, Kind::Gauge, value);
+    let mut families = vec![
+        count("tonnage_agent_samples_total", "Readings of the driver that succeeded.", own.samples),
+        count("tonnage_agent_sample_failures_total", "Readings that failed as a whole.", own.sample_failures),
+        count(
+            "tonnage_agent_samples_dropped_total",
+            "Readings that found the next stage busy; their time is unobserved.",
+            own.samples_dropped,
+        ),
+        gauge(
+            "tonnage_agent_sample_duration_seconds",
+            "How long the last reading took.",
+            own.sample_ns as f64 * NANO,
+        ),
+        count("tonnage_agent_windows_total", "Windows that closed.", own.windows),
+        count(
+            "tonnage_agent_windows_dropped_total",
+            "Windows that the spool could not keep; their time is unobserved.",
+            own.windows_dropped,
+        ),
+        count("tonnage_agent_spool_failures_total", "Spool operations that failed.", own.spool_failures),
+        gauge(
+            "tonnage_agent_spool_bytes",
+            "Bytes of windows and batches in the spool.",
+            own.spool_bytes as f64,
+        ),
+        gauge(
+            "tonnage_agent_spool_drafts",
+            "Groups of windows that wait to be sealed.",
+            own.spool_drafts as f64,
+        ),
+        one(
+            "tonnage_agent_clock_overlap_seconds_total",
+            "Real time that ledger time stood still for, after the node's clock was set back.",
+            Kind::Counter,
+            own.overlap_ns as f64 * NANO,
+        ),
+        count(
+            "tonnage_agent_series_dropped_total",
+            "Windows of owners that were counted as owner_kind=\"other\" for want of room.",
+            own.series_dropped,
+        ),
+        gauge(
+            "tonnage_agent_uplink_connected",
+            "1 with a stream to the ledger.",
+            f64::from(u8::from(uplink.connected)),
+        ),
+        count("tonnage_agent_uplink_acked_total", "Batches that the ledger has.", uplink.acked),
+        count("tonnage_agent_uplink_refused_total", "Batches that the ledger refused.", uplink.refused),
+        count(
+            "tonnage_agent_uplink_quarantined_total",
+            "Batches of which the ledger quarantined windows.",
+            uplink.quarantined,
+        ),
+        count("tonnage_agent_uplink_failures_total", "Streams that ended.", uplink.failures),
+    ];
+    if let Some(skew_ns) = uplink.skew_ns {
+        families.push(gauge(
+            "tonnage_agent_clock_skew_seconds",
+            "The node's clock minus the ledger's, when last connected.",
+            skew_ns as f64 * NANO,
+        ));
+    }
+    families
+}
+
+fn one(name: &str, help: &str, kind: Kind, value: f64) -> MetricFamily {
+    family(name, help, kind, [(Vec::new(), value)])
+}
+
+fn family(name: &str, help: &str, kind: Kind, samples: impl IntoIterator<Item = Sample>) -> MetricFamily {
+    let metrics = samples
+        .into_iter()
+        .map(|(labels, value)| {
+            let mut metric = Metric::from_label(labels);
+            match kind {
+                Kind::Counter => {
+                    let mut counter = Counter::default();
+                    counter.set_value(value);
+                    metric.set_counter(counter);
+                }
+                Kind::Gauge => {
+                    let mut gauge = Gauge::default();
+                    gauge.set_value(value);
+                    metric.set_gauge(gauge);
+                }
+            }
+            metric
+        })
+        .collect();
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(match kind {
+        Kind::Counter => MetricType::COUNTER,
+        Kind::Gauge => MetricType::GAUGE,
+    });
+    family.set_metric(metrics);
+    family
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut label = LabelPair::default();
+    label.set_name(name.to_owned());
+    label.set_value(value.to_owned());
+    label
+}

@@ -1,0 +1,140 @@
+//! The words that the agent's stages share. Plain data, no I/O, imports from no sibling.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A GPU as the driver describes it; does not change while the driver is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// NVML's UUID: the identity everywhere. An index is not one.
+    pub uuid: Arc<str>,
+    pub model: String,
+    pub memory_bytes: u64,
+    /// Compute slices of the whole device; 1 where it is not partitioned.
+    pub slices: u32,
+    pub minor: Option<u32>,
+    pub pci_bus_id: String,
+}
+
+/// What one reading of one device gave. `None` = the driver cannot say (unsupported, symbol missing).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceReading {
+    pub info: Arc<DeviceInfo>,
+    /// Every process with a context on the device, each pid once. `Err`: the call failed this time, so nobody
+    /// knows who held the device: the interval is unobserved.
+    pub processes: Result<Vec<DeviceProcess>, String>,
+    /// Utilisation samples newer than those read before, each (pid, timestamp) once, impossible values left out.
+    pub utilisation: Option<Vec<UtilisationSample>>,
+    /// Energy since the driver was loaded.
+    pub energy_mj: Option<u64>,
+    pub gauges: Gauges,
+}
+
+/// Values of the moment, for metrics only: nothing is billed by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Gauges {
+    pub gpu_utilisation_percent: Option<u32>,
+    pub memory_used_bytes: Option<u64>,
+    pub power_mw: Option<u32>,
+    pub temperature_celsius: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceProcess {
+    pub pid: u32,
+    pub memory_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UtilisationSample {
+    pub pid: u32,
+    /// Driver's clock, microseconds since the Unix epoch; may lag the call by seconds.
+    pub timestamp_us: u64,
+    /// 0 to 100.
+    pub sm_percent: u32,
+}
+
+/// A moment of ledger time, as the ledger clock gives it for each sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tick {
+    /// Ledger time of this sample, nanoseconds since the Unix epoch. Never before the previous tick's.
+    pub now_ns: i64,
+    /// False: the time since the previous tick is not covered (a step, a suspend, the first tick).
+    pub continuous: bool,
+    /// Real time that passed since the previous tick while ledger time stood still.
+    pub overlap_ns: u64,
+    /// The clock was set back so far that the agent anchored anew: seal under a new epoch from here on.
+    pub new_epoch: bool,
+}
+
+/// Whose. Field by field the same as `Owner` on the wire; empty = does not apply or is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Owner {
+    pub kind: OwnerKind,
+    pub namespace: String,
+    pub pod: String,
+    pub pod_uid: String,
+    pub container: String,
+    pub container_id: String,
+    pub job_id: String,
+    pub step: String,
+    pub unit: String,
+    pub user: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum OwnerKind {
+    /// A process holds the device, and whose it is cannot be known.
+    #[default]
+    Unowned,
+    Pod,
+    SlurmJob,
+    SystemdUnit,
+    User,
+    Container,
+}
+
+/// A live process on a device, with its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub pid: u32,
+    pub owner: Arc<Owner>,
+    /// When the process started, in ledger time, if known: a new owner's time begins there.
+    pub started_ns: Option<i64>,
+    pub memory_bytes: Option<u64>,
+}
+
+/// One device at one tick, owners resolved: what metering works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    pub info: Arc<DeviceInfo>,
+    pub holders: Vec<Holder>,
+    pub utilisation: Option<Vec<UtilisationSample>>,
+    pub energy_mj: Option<u64>,
+}
+
+/// Sums over one device and one covered interval within one cell of the window grid.
+/// Invariant: `sum(usages.held_ns) + idle_ns == duration_ns * info.slices`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    pub info: Arc<DeviceInfo>,
+    pub start_ns: i64,
+    pub duration_ns: u64,
+    pub idle_ns: u64,
+    pub usages: BTreeMap<Arc<Owner>, Usage>,
+    pub busy_unattributed_ns: u64,
+    pub energy_idle_uj: u64,
+    pub energy_unobserved_uj: u64,
+    pub samples: u32,
+}
+
+/// One owner's part of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    pub held_ns: u64,
+    pub busy_ns: u64,
+    pub memory_byte_seconds: u64,
+    pub energy_uj: u64,
+    /// Bits of `tonnage_proto::method`.
+    pub method: u32,
+}

@@ -1,0 +1,220 @@
+//! Wiring: builds the stages of one node, joins them by bounded queues, and stops them in the order of the flow.
+//!
+//! ```text
+//! thread sampler --Sampled--> thread pump --drafts--> spool <--batches-- task uplink --> ledger
+//!                                 '--> metrics <-- task admin
+//! ```
+
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tonnage_proto::metering::NodeFacts;
+use tonnage_runtime::admin::{self, Admin};
+use tonnage_runtime::clock::{Clock, ClockError};
+use tonnage_runtime::shutdown::Shutdown;
+
+use crate::attribution::Attribution;
+use crate::config::{Config, DriverChoice};
+use crate::driver::nvml::NvmlDriver;
+use crate::driver::{Driver, NoDriver};
+use crate::metering::Meter;
+use crate::metrics::{Metrics, OwnUse};
+use crate::pump::{Pump, Status};
+use crate::sampler::{QUEUE_MAX, Sampler};
+use crate::seal::NodeState;
+use crate::spool::{Identity, Limits, Spool, SpoolError};
+use crate::uplink::{Target, Uplink};
+
+/// A driver that has not answered for this long is called hung.
+const HUNG_NS: i64 = 30_000_000_000;
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The agent could not start, or its stages ended by themselves.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("listen: {address}: cannot listen there")]
+    Listen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("spool {path}: cannot be opened; is another agent running on it?")]
+    Spool {
+        path: std::path::PathBuf,
+        #[source]
+        source: SpoolError,
+    },
+    #[error("simulated_clock cannot be used")]
+    Clock(#[from] ClockError),
+    #[error("the system refused a thread or a signal handler")]
+    System(#[from] std::io::Error),
+}
+
+/// Runs the agent until a signal, then drains within the configured time.
+///
+/// # Errors
+/// If it cannot start.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let clock = match &config.simulated_clock {
+        Some(path) => Clock::simulated(path)?,
+        None => Clock::system(),
+    };
+    let stop = Shutdown::new();
+    stop.on_signals()?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| RunError::Listen { address: config.listen, source })?;
+    let spool = open_spool(&config, &clock)?;
+    let last_window_end_ns = spool
+        .last_window_end_ns()
+        .map_err(|source| RunError::Spool { path: config.spool.clone(), source })?;
+    let spool = Arc::new(Mutex::new(spool));
+    let (more, uplink_state) = (Arc::new(Notify::new()), Arc::default());
+    let metrics = Arc::new(Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state)));
+    let health = Arc::new(Health {
+        clock: clock.clone(),
+        alive_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
+        status: Arc::default(),
+        metrics: Arc::clone(&metrics),
+    });
+    // The admin port answers until the very end, so it has a stop signal of its own.
+    let admin_stop = Shutdown::new();
+    tokio::spawn(admin::serve(listener, Arc::clone(&health) as Arc<dyn Admin>, admin_stop.clone()));
+
+    let pump = Pump {
+        attribution: Attribution::new(config.paths.clone()),
+        meter: Meter::new(config.period_ns),
+        node: node_state(&config),
+        spool: Arc::clone(&spool),
+        more: Arc::clone(&more),
+        metrics: Arc::clone(&metrics),
+        status: Arc::clone(&health.status),
+        last_window_end_ns,
+    };
+    let sampler = Sampler {
+        driver: driver(&config, &clock),
+        clock: clock.clone(),
+        period_ns: config.period_ns,
+        metrics,
+        alive_ns: Arc::clone(&health.alive_ns),
+    };
+    let metered = start_metering(sampler, pump, stop.clone())?;
+    let target = Target {
+        endpoint: config.aggregator,
+        token_file: config.token_file,
+        cluster: config.cluster,
+        node: config.node,
+        agent_version: VERSION.to_owned(),
+    };
+    let uplink = Uplink { target, spool, more, clock, state: uplink_state };
+    let uplink_stop = Shutdown::new();
+    let uplink = tokio::spawn(uplink.run(uplink_stop.clone()));
+
+    stop.wait().await;
+    let drained = tokio::time::timeout(config.drain, async {
+        // A driver that hangs keeps its thread: then what the pump has is in the spool but for the open window.
+        let _ = metered.await;
+        uplink_stop.set();
+        let _ = uplink.await;
+    });
+    match drained.await {
+        Ok(()) => tracing::info!("Stopped; everything measured is in the ledger."),
+        Err(_) => tracing::warn!("Stopped at the deadline; what is left is in the spool for the next start."),
+    }
+    admin_stop.set();
+    Ok(())
+}
+
+/// Starts the two threads. The receiver hears when both have ended.
+fn start_metering(
+    sampler: Sampler,
+    pump: Pump,
+    stop: Shutdown,
+) -> std::io::Result<tokio::sync::oneshot::Receiver<()>> {
+    let (samples, received) = sync_channel(QUEUE_MAX);
+    let (ended, metered) = tokio::sync::oneshot::channel();
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned()).stack_size(512 * 1024);
+    thread("sampler").spawn(move || sampler.run(&samples, &stop))?;
+    thread("pump").spawn(move || {
+        pump.run(&received);
+        // Nobody waits for it when the agent is past its deadline.
+        let _ = ended.send(());
+    })?;
+    Ok(metered)
+}
+
+fn open_spool(config: &Config, clock: &Clock) -> Result<Spool, RunError> {
+    let error = |source| RunError::Spool { path: config.spool.clone(), source };
+    let identity = Identity { cluster: config.cluster.clone(), node: config.node.clone() };
+    let limits = Limits { bytes: config.spool_bytes, kept_bytes: config.spool_kept_bytes };
+    let (spool, aside) = Spool::open(&config.spool, identity, limits, clock.wall_ns()).map_err(error)?;
+    if let Some(aside) = aside {
+        tracing::error!(aside = %aside.display(), "What the old spool held may be lost to the ledger; keep it.");
+    }
+    Ok(spool)
+}
+
+/// The driver that the configuration asks for. Loads nothing yet.
+#[must_use]
+pub fn driver(config: &Config, clock: &Clock) -> Box<dyn Driver> {
+    match &config.driver {
+        DriverChoice::Nvml(library) => Box::new(NvmlDriver::new(library.clone(), clock.clone())),
+        DriverChoice::None => Box::new(NoDriver),
+    }
+}
+
+fn node_state(config: &Config) -> NodeState {
+    NodeState {
+        boot_id: boot_id(&config.paths.procfs).unwrap_or_default(),
+        instance_id: String::new(),
+        facts: NodeFacts {
+            instance_type: config.instance_type.clone(),
+            region: config.region.clone(),
+            zone: config.zone.clone(),
+            capacity_type: config.capacity_type.clone(),
+            labels: config.node_labels.clone().into_iter().collect(),
+        },
+        driver_version: String::new(),
+    }
+}
+
+/// The kernel's id of this boot.
+pub(crate) fn boot_id(procfs: &Path) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(procfs.join("sys/kernel/random/boot_id"))?;
+    Ok(text.trim().chars().filter(|c| !c.is_control()).take(64).collect())
+}
+
+struct Health {
+    clock: Clock,
+    alive_ns: Arc<AtomicI64>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+}
+
+impl Admin for Health {
+    fn health(&self) -> Result<(), String> {
+        let silent_ns = self.clock.monotonic_ns() - self.alive_ns.load(Ordering::Relaxed);
+        if silent_ns > HUNG_NS {
+            let seconds = silent_ns / 1_000_000_000;
+            return Err(format!("no sample for {seconds} s: a call into the driver hangs"));
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.health()?;
+        match self.status.get() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(reason)) => Err(reason),
+            None => Err("no reading yet".to_owned()),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render(OwnUse::read())
+    }
+}

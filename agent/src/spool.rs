@@ -1,0 +1,368 @@
+//! What was measured and is not yet in the ledger, on disk. Survives kill -9 at any point.
+//!
+//! ```text
+//! windows -> draft (no number) -> sealed batch (seq, bytes that never change) -> acked -> kept a while -> gone
+//! ```
+//!
+//! - Every step is one atomic change, flushed before the call returns; nothing is sent that is not flushed.
+//! - At most [`SEALED_MAX`] batches are sealed and not acked; later windows wait as drafts.
+//! - Acked batches stay within [`Limits::kept_bytes`] and seven days, in case a restored ledger asks again.
+//! - Where [`Limits::bytes`] is reached, acked batches go first; then new windows are turned away, and the time
+//!   they stood for is unobserved. The caller counts and says so.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::seal::{self, Header};
+
+mod store;
+
+pub use store::StoreError;
+use store::{Changes, List, Name, Store};
+
+/// Batches that are sealed and not acked.
+pub const SEALED_MAX: u64 = 4;
+/// Drafts that one batch may join: a backlog is sent in fewer, larger batches.
+const DRAFTS_PER_BATCH_MAX: usize = 90;
+/// Acked batches are kept no longer than this.
+const KEPT_NS_MAX: i64 = 7 * 86_400_000_000_000;
+/// Layout of this spool on disk.
+const VERSION: u8 = 1;
+
+/// How much the spool may hold, in bytes of drafts and batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub bytes: usize,
+    pub kept_bytes: usize,
+}
+
+/// The spool failed; what was on disk before is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("spool: is full ({bytes} bytes of {limit}); these windows are not kept")]
+    Full { bytes: usize, limit: usize },
+    #[error("spool {path}: cannot be moved aside")]
+    Aside {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("spool: no random numbers: {0}")]
+    Random(String),
+}
+
+/// Who this spool belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster: String,
+    pub node: String,
+}
+
+/// What can be sent: `oldest_seq..=sealed_seq`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holdings {
+    pub oldest_seq: u64,
+    pub sealed_seq: u64,
+    pub acked_seq: u64,
+}
+
+/// A batch as it was sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedBatch {
+    pub payload: Vec<u8>,
+    pub sha256: [u8; 32],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    seq: u64,
+    bytes: usize,
+    /// When it was acked, or the spool opened.
+    at_ns: i64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Spool {
+    store: Store,
+    identity: Identity,
+    limits: Limits,
+    epoch: [u8; 16],
+    acked_seq: u64,
+    sealed_seq: u64,
+    batches: VecDeque<Kept>,
+    drafts: VecDeque<(u64, usize)>,
+    next_draft: u64,
+}
+
+impl Spool {
+    /// Opens the spool in `path`, making it if there is none. One that cannot be read is moved aside, never
+    /// deleted, and a new one begins under a new epoch; its path is returned.
+    ///
+    /// # Errors
+    /// If the disk does not allow even that.
+    pub fn open(
+        path: &Path,
+        identity: Identity,
+        limits: Limits,
+        now_ns: i64,
+    ) -> Result<(Self, Option<PathBuf>), SpoolError> {
+        match Self::try_open(path, identity.clone(), limits, now_ns) {
+            Ok(spool) => Ok((spool, None)),
+            Err(SpoolError::Store(error)) if error.is_corruption() => {
+                let aside = PathBuf::from(format!("{}.unreadable.{now_ns}", path.display()));
+                tracing::error!(error = tonnage_runtime::telemetry::chain(&error), aside = %aside.display(),
+                    "The spool cannot be read; it is moved aside and a new one begins.");
+                std::fs::rename(path, &aside)
+                    .map_err(|source| SpoolError::Aside { path: path.to_owned(), source })?;
+                Ok((Self::try_open(path, identity, limits, now_ns)?, Some(aside)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_open(path: &Path, identity: Identity, limits: Limits, now_ns: i64) -> Result<Self, SpoolError> {
+        let store = Store::open(path)?;
+        let number = |name| -> Result<u64, SpoolError> {
+            let value = store.get(name)?;
+            Ok(value.and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?))).unwrap_or(0))
+        };
+        let (acked_seq, sealed_seq) = (number(Name::Acked)?, number(Name::Sealed)?);
+        let epoch = match store.get(Name::Epoch)?.and_then(|epoch| epoch.try_into().ok()) {
+            Some(epoch) => epoch,
+            None => {
+                let epoch = random()?;
+                let mut changes = Changes::default();
+                changes.set(Name::Version, &[VERSION]);
+                changes.set(Name::Epoch, &epoch);
+                store.apply(changes)?;
+                epoch
+            }
+        };
+        let batches = store.sizes(List::Batches)?;
+        let batches = batches.into_iter().map(|(seq, bytes)| Kept { seq, bytes, at_ns: now_ns }).collect();
+        let drafts = VecDeque::from(store.sizes(List::Drafts)?);
+        let next_draft = drafts.back().map_or(0, |(number, _)| number + 1);
+        Ok(Self { store, identity, limits, epoch, acked_seq, sealed_seq, batches, drafts, next_draft })
+    }
+
+    #[must_use]
+    pub fn epoch(&self) -> [u8; 16] {
+        self.epoch
+    }
+
+    #[must_use]
+    pub fn holdings(&self) -> Holdings {
+        let oldest_seq = self.batches.front().map_or(self.sealed_seq + 1, |kept| kept.seq);
+        Holdings { oldest_seq, sealed_seq: self.sealed_seq, acked_seq: self.acked_seq }
+    }
+
+    /// Windows waiting without a number, as drafts.
+    #[must_use]
+    pub fn drafts(&self) -> usize {
+        self.drafts.len()
+    }
+
+    /// Bytes of all drafts and batches.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let drafts: usize = self.drafts.iter().map(|(_, bytes)| bytes).sum();
+        drafts + self.batches.iter().map(|kept| kept.bytes).sum::<usize>()
+    }
+
+    /// End of the last window that was appended, in ledger time.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn last_window_end_ns(&self) -> Result<Option<i64>, SpoolError> {
+        let value = self.store.get(Name::LastWindowEnd)?;
+        Ok(value.and_then(|v| Some(i64::from_be_bytes(v.try_into().ok()?))))
+    }
+
+    /// The ledger that this spool feeds, once it has met one.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn ledger_id(&self) -> Result<Option<Vec<u8>>, SpoolError> {
+        Ok(self.store.get(Name::LedgerId)?)
+    }
+
+    /// Remembers the ledger that this spool feeds.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn set_ledger_id(&mut self, id: &[u8]) -> Result<(), SpoolError> {
+        let mut changes = Changes::default();
+        changes.set(Name::LedgerId, id);
+        Ok(self.store.apply(changes)?)
+    }
+
+    /// Keeps a draft. On disk when this returns.
+    ///
+    /// # Errors
+    /// If the spool is full, or the disk fails: the draft is not kept.
+    pub fn append(&mut self, draft: &[u8], last_window_end_ns: i64) -> Result<(), SpoolError> {
+        let mut changes = Changes::default();
+        let mut dropped = 0;
+        let mut bytes = self.bytes() + draft.len();
+        for kept in &self.batches {
+            if bytes <= self.limits.bytes || kept.seq > self.acked_seq {
+                break;
+            }
+            changes.remove(List::Batches, kept.seq);
+            bytes -= kept.bytes;
+            dropped += 1;
+        }
+        if bytes > self.limits.bytes {
+            return Err(SpoolError::Full { bytes, limit: self.limits.bytes });
+        }
+        changes.put(List::Drafts, self.next_draft, draft);
+        changes.set(Name::LastWindowEnd, &last_window_end_ns.to_be_bytes());
+        self.store.apply(changes)?;
+        self.batches.drain(..dropped);
+        self.drafts.push_back((self.next_draft, draft.len()));
+        self.next_draft += 1;
+        Ok(())
+    }
+
+    /// Seals drafts while fewer than [`SEALED_MAX`] batches wait for their ack. True if a batch was sealed.
+    ///
+    /// # Errors
+    /// If the disk fails: what was a draft stays one.
+    pub fn seal(&mut self, now_ns: i64) -> Result<bool, SpoolError> {
+        let mut sealed = false;
+        while !self.drafts.is_empty() && self.sealed_seq - self.acked_seq.min(self.sealed_seq) < SEALED_MAX {
+            let numbers: Vec<u64> =
+                self.drafts.iter().take(DRAFTS_PER_BATCH_MAX).map(|(number, _)| *number).collect();
+            let mut drafts = Vec::with_capacity(numbers.len());
+            for number in &numbers {
+                drafts.push(self.store.read(List::Drafts, *number)?.unwrap_or_default());
+            }
+            let seq = self.sealed_seq + 1;
+            let header = Header {
+                cluster: self.identity.cluster.clone(),
+                node: self.identity.node.clone(),
+                epoch: self.epoch,
+                seq,
+                sealed_at_ns: now_ns,
+            };
+            let (payload, taken) = seal::seal(&drafts, &header);
+            let mut value = Sha256::digest(&payload).to_vec();
+            value.extend_from_slice(&payload);
+            let mut changes = Changes::default();
+            changes.put(List::Batches, seq, &value);
+            changes.set(Name::Sealed, &seq.to_be_bytes());
+            for number in &numbers[..taken] {
+                changes.remove(List::Drafts, *number);
+            }
+            self.store.apply(changes)?;
+            self.batches.push_back(Kept { seq, bytes: value.len(), at_ns: now_ns });
+            self.drafts.drain(..taken);
+            self.sealed_seq = seq;
+            sealed = true;
+        }
+        Ok(sealed)
+    }
+
+    /// A batch by its number; `None` if it is not held, or damaged.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn batch(&self, seq: u64) -> Result<Option<SealedBatch>, SpoolError> {
+        let Some(value) = self.store.read(List::Batches, seq)? else { return Ok(None) };
+        let Some((hash, payload)) = value.split_first_chunk::<32>() else { return Ok(None) };
+        if Sha256::digest(payload)[..] != hash[..] {
+            tracing::error!(seq, "A batch in the spool is damaged; it will not be sent.");
+            return Ok(None);
+        }
+        Ok(Some(SealedBatch { payload: payload.to_vec(), sha256: *hash }))
+    }
+
+    /// The ledger has everything up to `seq`. Lets go of what need not be kept any longer.
+    ///
+    /// # Errors
+    /// If the disk fails: nothing has changed.
+    pub fn ack(&mut self, seq: u64, backed_up_seq: u64, now_ns: i64) -> Result<(), SpoolError> {
+        let acked_seq = seq.min(self.sealed_seq).max(self.acked_seq);
+        let mut changes = Changes::default();
+        changes.set(Name::Acked, &acked_seq.to_be_bytes());
+        let acked = self.batches.iter().filter(|kept| kept.seq <= acked_seq);
+        let mut kept_bytes: usize = acked.clone().map(|kept| kept.bytes).sum();
+        let mut gone = 0;
+        for kept in acked {
+            let old = now_ns - kept.at_ns > KEPT_NS_MAX;
+            if kept.seq > backed_up_seq && kept_bytes <= self.limits.kept_bytes && !old {
+                break;
+            }
+            changes.remove(List::Batches, kept.seq);
+            kept_bytes -= kept.bytes;
+            gone += 1;
+        }
+        self.store.apply(changes)?;
+        self.batches.drain(..gone);
+        self.acked_seq = acked_seq;
+        Ok(())
+    }
+
+    /// The ledger's cursor stands lower than what it acked once: it was restored. What is held is sent again.
+    ///
+    /// # Errors
+    /// If the disk fails: nothing has changed.
+    pub fn rewind(&mut self, cursor_seq: u64) -> Result<(), SpoolError> {
+        let mut changes = Changes::default();
+        changes.set(Name::Acked, &cursor_seq.to_be_bytes());
+        self.store.apply(changes)?;
+        self.acked_seq = cursor_seq;
+        Ok(())
+    }
+
+    /// Begins another epoch: what is sealed and not acked becomes drafts again, in front of the others.
+    ///
+    /// # Errors
+    /// If the disk fails: nothing has changed.
+    pub fn new_epoch(&mut self) -> Result<(), SpoolError> {
+        let epoch = random()?;
+        let mut drafts = Vec::new();
+        for kept in self.batches.iter().filter(|kept| kept.seq > self.acked_seq) {
+            let draft = self.batch(kept.seq)?.and_then(|batch| seal::unseal(&batch.payload));
+            drafts.extend(draft);
+        }
+        for (number, _) in &self.drafts {
+            drafts.extend(self.store.read(List::Drafts, *number)?);
+        }
+        let mut changes = Changes::default();
+        for kept in &self.batches {
+            changes.remove(List::Batches, kept.seq);
+        }
+        for (number, _) in &self.drafts {
+            changes.remove(List::Drafts, *number);
+        }
+        let numbered: Vec<(u64, usize)> =
+            (self.next_draft..).zip(&drafts).map(|(number, draft)| (number, draft.len())).collect();
+        for ((number, _), draft) in numbered.iter().zip(&drafts) {
+            changes.put(List::Drafts, *number, draft);
+        }
+        changes.set(Name::Epoch, &epoch);
+        changes.set(Name::Acked, &0_u64.to_be_bytes());
+        changes.set(Name::Sealed, &0_u64.to_be_bytes());
+        self.store.apply(changes)?;
+        self.next_draft += u64::try_from(numbered.len()).unwrap_or(0);
+        (self.epoch, self.acked_seq, self.sealed_seq) = (epoch, 0, 0);
+        self.batches.clear();
+        self.drafts = numbered.into();
+        Ok(())
+    }
+}
+
+fn random() -> Result<[u8; 16], SpoolError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| SpoolError::Random(e.to_string()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::seal::{NodeState, draft};
+
+const LIMITS: Limits = Limits { bytes: 1 << 20, kept_bytes: 1 << 10 };
+
+fn identity() -> Identity {
+    Identity { cluster: "c".into(), node: "n".into() }
+}
+
+fn open(path: &Path) -> Spool {
+    Spool::open(path, identity(), LIMITS, 0).unwrap().0
+}
+
+fn some_draft(boot: &str) -> Vec<u8> {
+    draft(&[], &NodeState { boot_id: boot.into(), ..NodeState::default() }, 0)
+}
+
+#[test]
+fn what_was_appended_and_sealed_is_there_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(folder.path());
+    spool.append(&some_draft("a"), 7).unwrap();
+    assert!(spool.seal(1).unwrap());
+    spool.append(&some_draft("b"), 8).unwrap();
+    let (epoch, before) = (spool.epoch(), spool.batch(1).unwrap().unwrap());
+    drop(spool);
+    let spool = open(folder.path());
+    assert_eq!(spool.epoch(), epoch);
+    assert_eq!(spool.holdings(), Holdings { oldest_seq: 1, sealed_seq: 1, acked_seq: 0 });
+    assert_eq!(spool.batch(1).unwrap().unwrap(), before);
+    assert_eq!((spool.drafts(), spool.last_window_end_ns().unwrap()), (1, Some(8)));
+}
+
+#[test]
+fn only_a_few_batches_are_sealed_and_not_acked() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(folder.path());
+    for n in 0..SEALED_MAX + 3 {
+        spool.append(&some_draft(&n.to_string()), 0).unwrap();
+        spool.seal(0).unwrap();
+    }
+    assert_eq!(spool.holdings().sealed_seq, SEALED_MAX);
+    assert_eq!(spool.drafts(), 3);
+    spool.ack(1, 0, 0).unwrap();
+    assert!(spool.seal(0).unwrap());
+    assert_eq!(spool.holdings().sealed_seq, SEALED_MAX + 1);
+}
+
+#[test]
+fn acked_batches_stay_within_their_bytes_and_leave_once_backed_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(folder.path());
+    for seq in 1..=100 {
+        spool.append(&some_draft("a"), 0).unwrap();
+        spool.seal(0).unwrap();
+        spool.ack(seq, 0, 0).unwrap();
+        assert!(spool.bytes() <= LIMITS.kept_bytes);
+    }
+    let Holdings { oldest_seq, sealed_seq, acked_seq } = spool.holdings();
+    assert!(oldest_seq > 1 && oldest_seq < 100, "{oldest_seq}");
+    assert_eq!((sealed_seq, acked_seq), (100, 100));
+    spool.ack(100, 100, 0).unwrap();
+    assert_eq!(spool.holdings().oldest_seq, 101);
+}
+
+#[test]
+fn acked_batches_leave_after_seven_days() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(folder.path());
+    spool.append(&some_draft("a"), 0).unwrap();
+    spool.seal(0).unwrap();
+    spool.ack(1, 0, 0).unwrap();
+    assert_eq!(spool.holdings().oldest_seq, 1);
+    spool.ack(1, 0, KEPT_NS_MAX + 1).unwrap();
+    assert_eq!(spool.holdings().oldest_seq, 2);
+}
+
+#[test]
+fn a_full_spool_drops_acked_batches_first_and_then_turns_windows_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { bytes: 400, kept_bytes: 400 };
+    let mut spool = Spool::open(folder.path(), identity(), limits, 0).unwrap().0;
+    spool.append(&some_draft(&"x".repeat(200)), 0).unwrap();
+    spool.seal(0).unwrap();
+    spool.ack(1, 0, 0).unwrap();
+    assert_eq!(spool.holdings().oldest_seq, 1, "acked, and kept while there is room");
+    spool.append(&some_draft(&"y".repeat(200)), 5).unwrap();
+    assert_eq!(spool.holdings().oldest_seq, 2, "dropped to make room");
+    let error = spool.append(&some_draft(&"z".repeat(200)), 6).unwrap_err();
+    assert!(matches!(error, SpoolError::Full { limit: 400, .. }), "{error}");
+    assert_eq!(spool.last_window_end_ns().unwrap(), Some(5));
+}
+
+#[test]
+fn a_new_epoch_keeps_every_window_that_was_not_acked() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(folder.path());
+    for boot in ["acked", "sealed", "draft"] {
+        spool.append(&some_draft(boot), 0).unwrap();
+        if boot != "draft" {
+            spool.seal(0).unwrap();
+        }
+    }
+    spool.ack(1, 0, 0).unwrap();
+    let old = spool.epoch();
+    spool.new_epoch().unwrap();
+    assert_ne!(spool.epoch(), old);
+    assert_eq!(spool.holdings(), Holdings { oldest_seq: 1, sealed_seq: 0, acked_seq: 0 });
+    spool.seal(0).unwrap();
+    let boots: Vec<String> = (1..=2)
+        .map(|seq| {
+            let payload = spool.batch(seq).unwrap().unwrap().payload;
+            let batch: tonnage_proto::metering::Batch = prost::Message::decode(payload.as_slice()).unwrap();
+            batch.boot_id
+        })
+        .collect();
+    assert_eq!(boots, ["sealed", "draft"]);
+}
+
+#[test]
+fn a_spool_that_cannot_be_read_is_moved_aside_and_not_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool");
+    drop(open(&path));
+    std::fs::write(path.join("conf"), b"rubbish").unwrap();
+    let (spool, aside) = Spool::open(&path, identity(), LIMITS, 5).unwrap();
+    let aside = aside.expect("the old spool is somewhere");
+    assert!(aside.join("conf").exists());
+    assert_eq!(spool.holdings().sealed_seq, 0);
+}
+
+#[test]
+fn a_spool_that_another_agent_has_open_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path());
+    let error = Spool::open(folder.path(), identity(), LIMITS, 0).unwrap_err();
+    assert!(matches!(error, SpoolError::Store(_)), "{error}");
+    assert!(folder.path().exists());
+    drop(first);
+}
+
+#[test]
+fn random_histories_keep_the_numbers_contiguous_through_reopening() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(folder.path());
+    let (mut appended, mut delivered) = (0_u64, 0_u64);
+    for _ in 0..200 {
+        match rng.random_range(0..5) {
+            0 | 1 => {
+                spool.append(&some_draft(&appended.to_string()), 0).unwrap();
+                appended += 1;
+            }
+            2 => drop(spool.seal(0).unwrap()),
+            3 => {
+                let Holdings { acked_seq, sealed_seq, .. } = spool.holdings();
+                if acked_seq < sealed_seq {
+                    assert!(spool.batch(acked_seq + 1).unwrap().is_some(), "the next to send is always held");
+                    spool.ack(acked_seq + 1, 0, 0).unwrap();
+                    delivered += 1;
+                }
+            }
+            _ => {
+                drop(spool);
+                spool = open(folder.path());
+            }
+        }
+        let Holdings { oldest_seq, sealed_seq, acked_seq } = spool.holdings();
+        assert_eq!(acked_seq, delivered);
+        assert!(oldest_seq <= acked_seq + 1 && acked_seq <= sealed_seq);
+    }
+}

@@ -1,0 +1,248 @@
+//! The meter against a naive model: random devices, owners, processes, clocks and failures.
+//!
+//! The model knows nothing of windows: it walks each interval from one moment at which anything may change to the
+//! next, and keeps one sum per device, cell of the grid and owner. The meter's windows, added up by cell, must say
+//! the same of time, exactly, and keep their promises one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tonnage_agent::metering::Meter;
+use tonnage_agent::model::{
+    DeviceInfo, Holder, Observation, Owner, OwnerKind, Tick, UtilisationSample, Window,
+};
+use tonnage_proto::limits::WINDOW_NS;
+
+const SEEDS: usize = 60;
+const TICKS: usize = 300;
+const PERIOD_NS: i64 = 1_000_000_000;
+const T0: i64 = 1_800_000_000_123_456_789;
+
+/// (device, start of the cell, owner's pod uid or "" for idle) -> slice-nanoseconds.
+type Sums = BTreeMap<(String, i64, String), u64>;
+
+/// One device as it is, and as it was in the reading before.
+struct Gpu {
+    info: Arc<DeviceInfo>,
+    processes: Vec<Holder>,
+    before: BTreeSet<(u32, Option<i64>)>,
+    known: bool,
+    energy_mj: u64,
+    /// What the meter was shown of the counter.
+    energy_shown: Vec<u64>,
+}
+
+struct World {
+    rng: StdRng,
+    now_ns: i64,
+    next_pid: u32,
+    gpus: Vec<Gpu>,
+    expected: Sums,
+    unobserved: BTreeMap<String, u64>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let count: u32 = rng.random_range(1..4);
+        let gpus = (0..count)
+            .map(|n| Gpu {
+                info: Arc::new(DeviceInfo {
+                    uuid: format!("GPU-{n}").into(),
+                    model: "model".into(),
+                    memory_bytes: 80 << 30,
+                    slices: [1, 1, 4, 7][rng.random_range(0..4)],
+                    minor: None,
+                    pci_bus_id: String::new(),
+                }),
+                processes: Vec::new(),
+                before: BTreeSet::new(),
+                known: false,
+                energy_mj: rng.random_range(0..1_000_000),
+                energy_shown: Vec::new(),
+            })
+            .collect();
+        let (expected, unobserved) = (Sums::new(), BTreeMap::new());
+        Self { rng, now_ns: T0, next_pid: 1, gpus, expected, unobserved }
+    }
+
+    /// Moves time on, lets processes come and go, and books the interval in the model.
+    fn step(&mut self, n: usize) -> (Tick, Vec<Observation>) {
+        // The last one is quiet: what waits for a window gets one.
+        let (first, last) = (n == 0, n == TICKS - 1);
+        let from_ns = self.now_ns;
+        let (length_ns, continuous) = match self.rng.random_range(0..40) {
+            _ if last => (PERIOD_NS, true),
+            0 => (0, true),
+            1 => (self.rng.random_range(2 * PERIOD_NS..30 * PERIOD_NS), true),
+            2 => (self.rng.random_range(0..5 * PERIOD_NS), false),
+            3 => (2 * PERIOD_NS, true),
+            _ => (self.rng.random_range(900_000_000..1_100_000_000), true),
+        };
+        self.now_ns += length_ns;
+        let covered = continuous && !first && length_ns <= 2 * PERIOD_NS;
+        let mut observations = Vec::new();
+        for at in 0..self.gpus.len() {
+            self.churn(at, from_ns);
+            let readable = last || self.rng.random_bool(0.95);
+            let gpu = &mut self.gpus[at];
+            if gpu.known && covered && readable {
+                book(&mut self.expected, gpu, from_ns, self.now_ns);
+            } else if gpu.known {
+                *self.unobserved.entry(gpu.info.uuid.to_string()).or_default() += length_ns.unsigned_abs();
+            }
+            if readable {
+                gpu.before = gpu.processes.iter().map(|p| (p.pid, p.started_ns)).collect();
+                gpu.known = true;
+                observations.push(self.observe(at));
+            }
+        }
+        let overlap_ns = if self.rng.random_bool(0.05) { 1_000 } else { 0 };
+        let continuous = continuous && !first;
+        (Tick { now_ns: self.now_ns, continuous, overlap_ns, new_epoch: false }, observations)
+    }
+
+    fn churn(&mut self, at: usize, from_ns: i64) {
+        let (rng, gpu) = (&mut self.rng, &mut self.gpus[at]);
+        gpu.processes.retain(|_| rng.random_bool(0.9));
+        while rng.random_bool(0.3) {
+            // Some start long ago (the device was not theirs), some within the interval, some nobody knows when.
+            let started_ns = match rng.random_range(0..6) {
+                0 => None,
+                1 => Some(from_ns - 5 * PERIOD_NS),
+                _ => Some(rng.random_range(from_ns..=self.now_ns)),
+            };
+            let pod_uid = format!("pod-{}", rng.random_range(0..5));
+            let owner = Arc::new(Owner { kind: OwnerKind::Pod, pod_uid, ..Owner::default() });
+            let memory_bytes = rng.random_bool(0.8).then(|| rng.random_range(0..80 << 30));
+            gpu.processes.push(Holder { pid: self.next_pid, owner, started_ns, memory_bytes });
+            self.next_pid += 1;
+        }
+        gpu.energy_mj += rng.random_range(0..800_000);
+        if rng.random_bool(0.01) {
+            gpu.energy_mj = 0;
+        }
+    }
+
+    fn observe(&mut self, at: usize) -> Observation {
+        let (rng, gpu) = (&mut self.rng, &mut self.gpus[at]);
+        let mut samples = Vec::new();
+        let stranger = self.next_pid + 7;
+        for pid in gpu.processes.iter().map(|p| p.pid).chain([stranger]) {
+            for _ in 0..rng.random_range(0..3) {
+                let late_ns = rng.random_range(0..3 * PERIOD_NS);
+                let timestamp_us = ((self.now_ns - late_ns) / 1_000).unsigned_abs();
+                samples.push(UtilisationSample { pid, timestamp_us, sm_percent: rng.random_range(0..=100) });
+            }
+        }
+        let energy_mj = rng.random_bool(0.95).then_some(gpu.energy_mj);
+        gpu.energy_shown.extend(energy_mj);
+        Observation {
+            info: Arc::clone(&gpu.info),
+            holders: gpu.processes.clone(),
+            utilisation: rng.random_bool(0.9).then_some(samples),
+            energy_mj,
+        }
+    }
+}
+
+fn cell(at_ns: i64) -> i64 {
+    at_ns - at_ns.rem_euclid(WINDOW_NS)
+}
+
+/// The rules of `docs/ledger.md` for held time, in the plainest form.
+fn book(sums: &mut Sums, gpu: &Gpu, from_ns: i64, to_ns: i64) {
+    let mut moments = BTreeSet::from([from_ns, to_ns]);
+    moments.extend(gpu.processes.iter().filter_map(|p| p.started_ns));
+    moments.extend((1..5).map(|n| cell(from_ns) + n * WINDOW_NS));
+    moments.retain(|at_ns| (from_ns..=to_ns).contains(at_ns));
+    let moments: Vec<i64> = moments.into_iter().collect();
+    for pair in moments.windows(2) {
+        let started = |p: &&Holder| {
+            gpu.before.contains(&(p.pid, p.started_ns)) || p.started_ns.is_none_or(|at_ns| at_ns <= pair[0])
+        };
+        let mut owners: BTreeSet<String> =
+            gpu.processes.iter().filter(started).map(|p| p.owner.pod_uid.clone()).collect();
+        if owners.is_empty() {
+            owners.insert(String::new());
+        }
+        let whole = (pair[1] - pair[0]).unsigned_abs() * u64::from(gpu.info.slices);
+        let n = owners.iter().fold(0, |n, _| n + 1);
+        for (rank, owner) in (0..).zip(owners) {
+            let part = whole / n + u64::from(rank < whole % n);
+            *sums.entry((gpu.info.uuid.to_string(), cell(pair[0]), owner)).or_default() += part;
+        }
+    }
+}
+
+/// What every window promises by itself.
+fn check(window: &Window) {
+    let held: u64 = window.usages.values().map(|usage| usage.held_ns).sum();
+    let whole = window.duration_ns * u64::from(window.info.slices);
+    assert_eq!(held + window.idle_ns, whole, "time is conserved in {window:?}");
+    assert!(window.duration_ns > 0 && window.samples > 0, "{window:?}");
+    for usage in window.usages.values() {
+        assert!(usage.busy_ns <= usage.held_ns, "busy over held in {window:?}");
+    }
+    let last_ns = end_ns(window) - 1;
+    assert_eq!(cell(window.start_ns), cell(last_ns), "over the grid: {window:?}");
+}
+
+fn end_ns(window: &Window) -> i64 {
+    window.start_ns.saturating_add_unsigned(window.duration_ns)
+}
+
+fn add_up(windows: &[Window]) -> Sums {
+    let mut sums = Sums::new();
+    for window in windows {
+        let usages = window.usages.iter().map(|(owner, usage)| (owner.pod_uid.clone(), usage.held_ns));
+        for (owner, ns) in usages.chain([(String::new(), window.idle_ns)]) {
+            *sums.entry((window.info.uuid.to_string(), cell(window.start_ns), owner)).or_default() += ns;
+        }
+    }
+    sums
+}
+
+fn energy_uj(window: &Window) -> u64 {
+    let owners: u64 = window.usages.values().map(|usage| usage.energy_uj).sum();
+    owners + window.energy_idle_uj + window.energy_unobserved_uj
+}
+
+fn check_together(windows: &[Window], world: &World) {
+    let mut ends: BTreeMap<&str, i64> = BTreeMap::new();
+    for window in windows {
+        let before_ns = ends.insert(&window.info.uuid, end_ns(window)).unwrap_or(i64::MIN);
+        assert!(window.start_ns >= before_ns, "windows of one device overlap at {window:?}");
+    }
+    let spent = |sums: &Sums| -> Sums { sums.clone().into_iter().filter(|(_, ns)| *ns > 0).collect() };
+    assert_eq!(spent(&add_up(windows)), spent(&world.expected));
+    for gpu in &world.gpus {
+        let rises = gpu.energy_shown.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+        let drawn_uj = rises.sum::<u64>() * 1_000;
+        let of_gpu = windows.iter().filter(|window| window.info.uuid == gpu.info.uuid);
+        assert_eq!(of_gpu.map(energy_uj).sum::<u64>(), drawn_uj, "energy is conserved");
+    }
+}
+
+#[test]
+fn the_meter_says_what_the_rules_say_whatever_happens() {
+    for _ in 0..SEEDS {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        let mut meter = Meter::new(PERIOD_NS);
+        let mut windows = Vec::new();
+        for n in 0..TICKS {
+            let (tick, observations) = world.step(n);
+            windows.extend(meter.observe(tick, observations));
+        }
+        windows.extend(meter.finish());
+        windows.iter().for_each(check);
+        check_together(&windows, &world);
+        for (uuid, unobserved_ns) in meter.unobserved_ns() {
+            assert_eq!(unobserved_ns, world.unobserved.get(&*uuid).copied().unwrap_or(0), "{uuid}");
+        }
+    }
+}
