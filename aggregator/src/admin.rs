@@ -1,0 +1,92 @@
+//! The commands beside `serve`: verification, tokens, checking a price book. They print for people.
+#![allow(clippy::print_stdout, reason = "these are commands for people")]
+
+use std::path::Path;
+
+use tonnage_runtime::clock::Clock;
+
+use crate::config::TokenCommand;
+use crate::model::NodeName;
+use crate::prices::watch;
+use crate::store::Store;
+use crate::store::tokens::{self, Grant, Role};
+use crate::verify;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Prints what verification found. True if the ledger is conserved.
+///
+/// # Errors
+/// If there is no ledger, or it cannot be read.
+pub fn verify_ledger(data: &Path) -> Result<bool> {
+    let store = existing(data)?;
+    let report = verify::verify(&mut store.writer()?)?;
+    println!("{} batches, {} windows read from the journal", report.batches, report.windows);
+    println!("{report}");
+    Ok(report.conserved())
+}
+
+/// Prints a price book's rows.
+///
+/// # Errors
+/// If it is not a good one.
+pub fn check_prices(file: &Path) -> Result<()> {
+    let book = watch::load(file)?;
+    for row in book.rows() {
+        let matches: Vec<String> = row.matches.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let (from, matches) = (&row.valid_from, matches.join(" "));
+        println!(
+            "line {}: {} {} per {} from {from}: {matches}",
+            row.line,
+            row.price,
+            book.currency(),
+            row.unit
+        );
+    }
+    Ok(())
+}
+
+/// Makes, lists and removes tokens.
+///
+/// # Errors
+/// If the store cannot be used, or the command does not fit what is there.
+pub fn token(command: TokenCommand, clock: &Clock) -> Result<()> {
+    match command {
+        TokenCommand::Add { store, name, role, node, cluster } => {
+            let grant =
+                match (role, node, cluster) {
+                    (Some(role), None, None) => Grant::Role(Role::from_name(&role).ok_or_else(|| {
+                        format!("role: {role:?} is not a role; use reader, operator or admin")
+                    })?),
+                    (None, Some(node), Some(cluster)) => Grant::Node(NodeName { cluster, node }),
+                    _ => return Err("use either --role, or --node with --cluster".into()),
+                };
+            let connection = Store::open(&store.data)?.writer()?;
+            println!("{}", tokens::add(&connection, &name, &grant, clock.wall_ns())?);
+        }
+        TokenCommand::List { store } => {
+            for token in tokens::list(&existing(&store.data)?.writer()?)? {
+                match token.grant {
+                    Grant::Role(role) => println!("{}\t{}", token.name, role.name()),
+                    Grant::Node(NodeName { cluster, node }) => {
+                        println!("{}\tnode {node} of cluster {cluster}", token.name);
+                    }
+                }
+            }
+        }
+        TokenCommand::Remove { store, name } => {
+            if !tokens::remove(&existing(&store.data)?.writer()?, &name)? {
+                return Err(format!("name: there is no token {name:?}").into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reading commands must not make an empty ledger where a path is mistyped.
+fn existing(data: &Path) -> Result<Store> {
+    if !data.join("ledger.sqlite").exists() {
+        return Err(format!("data: there is no ledger in {}", data.display()).into());
+    }
+    Ok(Store::open(data)?)
+}

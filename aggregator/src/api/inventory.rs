@@ -1,0 +1,86 @@
+//! `GET /api/v1/{nodes,devices,live}`: what there is, and who is on it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::Uri;
+use tonnage_proto::decimal;
+use tonnage_proto::limits::slot_start;
+use tonnage_proto::rest::{DeviceRow, DevicesAnswer, LiveAnswer, NodeRow, NodesAnswer};
+
+use super::Api;
+use super::error::ApiError;
+use super::params::Params;
+use crate::prices::{Book, PriceFacts};
+use crate::store::query::{self, DeviceRecord, NodeRecord};
+
+pub(super) async fn nodes(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<NodesAnswer>, ApiError> {
+    Params::read(&uri, &[])?;
+    let found = api.queries.run(|connection, _| Ok(query::nodes(connection)?)).await?;
+    let nodes = found
+        .into_iter()
+        .map(|record| {
+            let connected = api.state.live.connected(&record.node);
+            node(record, connected)
+        })
+        .collect();
+    Ok(Json(NodesAnswer { nodes }))
+}
+
+pub(super) async fn devices(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<DevicesAnswer>, ApiError> {
+    Params::read(&uri, &[])?;
+    let found = api.queries.run(|connection, _| Ok(query::devices(connection)?)).await?;
+    let now_ns = api.state.clock.wall_ns();
+    let book = Arc::clone(&api.state.prices.books.borrow());
+    Ok(Json(DevicesAnswer {
+        devices: found.into_iter().map(|record| device(record, &book, now_ns)).collect(),
+    }))
+}
+
+pub(super) async fn live(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<LiveAnswer>, ApiError> {
+    Params::read(&uri, &[])?;
+    let book = Arc::clone(&api.state.prices.books.borrow());
+    Ok(Json(api.state.live.answer(&book, api.state.clock.wall_ns())))
+}
+
+fn node(record: NodeRecord, connected: bool) -> NodeRow {
+    NodeRow {
+        cluster: record.node.cluster,
+        node: record.node.node,
+        devices: record.devices,
+        agent_version: record.agent_version,
+        connected,
+        observed_until: record.observed_until_ns.map(time),
+        clock_skew_ms: record.skew_ns.map(|skew_ns| skew_ns / 1_000_000),
+        batches_accepted: record.accepted,
+        batches_refused: record.refused,
+        batches_quarantined: record.quarantined,
+    }
+}
+
+fn device(record: DeviceRecord, book: &Book, now_ns: i64) -> DeviceRow {
+    let facts = PriceFacts {
+        cluster: &record.node.cluster,
+        node: &record.node.node,
+        gpu_model: &record.model,
+        facts: &record.facts,
+    };
+    let rate = book.rate(&facts, slot_start(now_ns), record.slices);
+    DeviceRow {
+        price_per_hour: rate.map(|rate| decimal::from_nanos(rate.per_gpu_hour_nanos(record.slices))),
+        uuid: record.uuid,
+        model: record.model,
+        cluster: record.node.cluster,
+        node: record.node.node,
+        memory_bytes: record.memory_bytes,
+        slices: record.slices,
+        since: time(record.from_ns),
+        observed_until: time(record.to_ns),
+    }
+}
+
+/// RFC 3339 in UTC. Every i64 of nanoseconds is a time.
+pub(super) fn time(at_ns: i64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(at_ns)).map_or_else(|_| String::new(), |at| at.to_string())
+}

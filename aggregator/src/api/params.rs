@@ -1,0 +1,72 @@
+//! Query parameters, each known and given once.
+
+use std::collections::BTreeMap;
+
+use axum::extract::Query;
+use axum::http::Uri;
+
+use super::error::{ApiError, quoted};
+
+/// Longest value in bytes.
+const VALUE_BYTES_MAX: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Params(BTreeMap<&'static str, String>);
+
+impl Params {
+    /// Reads the parameters of `uri`, of which `known` exist.
+    pub(super) fn read(uri: &Uri, known: &[&'static str]) -> Result<Self, ApiError> {
+        let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|error| ApiError::bad_request(format!("the query cannot be read: {error}")))?;
+        let mut values = BTreeMap::new();
+        for (name, value) in pairs.0 {
+            let Some(field) = known.iter().copied().find(|known| *known == name) else {
+                return Err(ApiError::unknown_parameter(&name, known));
+            };
+            if value.is_empty() || value.len() > VALUE_BYTES_MAX {
+                let message = format!(
+                    "{field} has {} bytes; give it 1 to {VALUE_BYTES_MAX}, or leave it out",
+                    value.len()
+                );
+                return Err(ApiError::invalid(field, message));
+            }
+            if values.insert(field, value).is_some() {
+                return Err(ApiError::invalid(
+                    field,
+                    format!("{field} is given more than once; give it once"),
+                ));
+            }
+        }
+        Ok(Self(values))
+    }
+
+    pub(super) fn take(&mut self, name: &'static str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    /// `true` or `false`.
+    pub(super) fn take_bool(&mut self, name: &'static str, default: bool) -> Result<bool, ApiError> {
+        match self.take(name).as_deref() {
+            None => Ok(default),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(other) => {
+                Err(ApiError::invalid(name, format!("{name} {:?} is neither true nor false", quoted(other))))
+            }
+        }
+    }
+
+    /// A whole number from 1 to `most`.
+    pub(super) fn take_count(
+        &mut self,
+        name: &'static str,
+        default: usize,
+        most: usize,
+    ) -> Result<usize, ApiError> {
+        let Some(text) = self.take(name) else { return Ok(default) };
+        text.parse().ok().filter(|count| (1..=most).contains(count)).ok_or_else(|| {
+            let message = format!("{name} {:?} is not a whole number from 1 to {most}", quoted(&text));
+            ApiError::invalid(name, message)
+        })
+    }
+}

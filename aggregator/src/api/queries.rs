@@ -1,0 +1,99 @@
+//! Runs queries of the ledger off the async threads: few at once, none for ever.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+use tonnage_runtime::clock::Clock;
+use tonnage_runtime::telemetry::chain;
+
+use super::error::ApiError;
+use crate::store::Readers;
+use crate::store::query::QueryError;
+
+/// Queries at once; one more is answered `unavailable`.
+pub(super) const QUERIES_MAX: usize = 8;
+const TIMEOUT_NS: i64 = 30_000_000_000;
+
+pub(super) struct Queries {
+    clock: Clock,
+    readers: Readers,
+    permits: Arc<Semaphore>,
+}
+
+impl Queries {
+    pub(super) fn new(clock: Clock, readers: Readers) -> Self {
+        Self { clock, readers, permits: Arc::new(Semaphore::new(QUERIES_MAX)) }
+    }
+
+    /// Runs `query`, which asks its second argument now and then whether to give up.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection, &dyn Fn() -> bool) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let busy =
+            || ApiError::unavailable(format!("{QUERIES_MAX} queries run already; try again in a moment"));
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| busy())?;
+        let (clock, readers) = (self.clock.clone(), self.readers.clone());
+        let deadline_ns = clock.monotonic_ns().saturating_add(TIMEOUT_NS);
+        let task = tokio::task::spawn_blocking(move || {
+            // Kept until the query ends, even if nobody waits for it any more.
+            let _permit = permit;
+            readers.with(|connection| Ok(query(connection, &|| clock.monotonic_ns() > deadline_ns)))
+        });
+        let result = match task.await {
+            Ok(result) => result.map_err(QueryError::Store).and_then(|result| result),
+            Err(error) => {
+                tracing::error!(%error, "A query ended without an answer.");
+                return Err(ApiError::internal());
+            }
+        };
+        result.map_err(|error| match &error {
+            QueryError::TooManyGroups => ApiError::invalid("aggregate", error.to_string()),
+            QueryError::Expired => ApiError::unavailable(error.to_string()),
+            QueryError::Store(_) => {
+                tracing::error!(error = chain(&error), "A query failed.");
+                ApiError::internal()
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn one_query_too_many_is_turned_away_and_the_others_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let queries = Arc::new(Queries::new(Clock::system(), store.readers()));
+        let gate = Arc::new(Semaphore::new(0));
+        let running: Vec<_> = (0..QUERIES_MAX)
+            .map(|_| {
+                let (queries, gate) = (Arc::clone(&queries), Arc::clone(&gate));
+                tokio::spawn(async move {
+                    queries
+                        .run(move |_, _| {
+                            while gate.available_permits() == 0 {
+                                std::thread::sleep(std::time::Duration::from_millis(1));
+                            }
+                            Ok(())
+                        })
+                        .await
+                })
+            })
+            .collect();
+        while queries.permits.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = queries.run(|_, _| Ok(())).await.unwrap_err();
+        assert_eq!(refused.answer("x").error.code, "unavailable");
+        gate.add_permits(1);
+        for query in running {
+            query.await.unwrap().unwrap();
+        }
+        queries.run(|_, _| Ok(())).await.unwrap();
+    }
+}

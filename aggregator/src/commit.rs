@@ -1,0 +1,413 @@
+//! The one thread that writes the ledger. Submissions wait in a bounded queue; all that wait are committed together
+//! (group commit), so that one flush of the disk serves many agents; each answer goes out after its commit.
+//!
+//! Constraint: whatever one submission holds, it harms no other. A bad batch was found bad by validation and is
+//! journalled as refused; if a group fails all the same, each of it is tried alone.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+use tonnage_proto::metering::ack::Outcome;
+use tonnage_proto::metering::resync::Reason;
+use tonnage_runtime::clock::Clock;
+use tonnage_runtime::telemetry::chain;
+
+use crate::ledger::settle::NotConserved;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::model::{Id, NodeName, UsageBatch};
+use crate::prices::Book;
+use crate::store::write::{self, BatchCount, JournalEntry, JournalKind};
+use crate::store::{Store, StoreError};
+
+pub mod fold;
+
+use fold::{Context, Quarantined, Working};
+
+/// Submissions that may wait. Each agent has at most a few on the way; further ones wait in their streams.
+pub const QUEUE_MAX: usize = 1024;
+/// Submissions in one transaction.
+const GROUP_MAX: usize = 512;
+/// Slots that are priced again in one transaction after the book changed.
+const REPRICE_MAX: u32 = 500;
+
+/// Something to commit, and where its answer goes.
+#[derive(Debug)]
+pub enum Submission {
+    Hello {
+        hello: HelloFacts,
+        answer: oneshot::Sender<Result<Position, Unavailable>>,
+    },
+    Batch {
+        batch: Box<Sealed>,
+        answer: oneshot::Sender<Result<Verdict, Unavailable>>,
+    },
+    /// The book to price by from now on; slots priced by another are priced again.
+    Book(Arc<Book>),
+}
+
+/// What an agent's Hello says that the ledger keeps.
+#[derive(Debug, Clone)]
+pub struct HelloFacts {
+    pub node: NodeName,
+    pub epoch: Id,
+    pub oldest_seq: u64,
+    pub agent_version: String,
+    pub sent_at_ns: i64,
+}
+
+/// Where the ledger stands with an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub cursor_seq: u64,
+    pub now_ns: i64,
+}
+
+/// A batch as it came, and what validation says of it.
+#[derive(Debug)]
+pub struct Sealed {
+    pub node: NodeName,
+    pub epoch: Id,
+    pub seq: u64,
+    pub payload: Vec<u8>,
+    pub sha256: [u8; 32],
+    pub valid: Result<UsageBatch, String>,
+}
+
+/// The ledger's answer to a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Committed { outcome: Outcome, detail: String, quarantined: Vec<&'static str> },
+    Resync { next_seq: u64, reason: Reason },
+}
+
+/// Nothing was committed; the agent keeps its batch and tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailable;
+
+/// A transaction failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    NotConserved(#[from] NotConserved),
+    #[error("ledger: {0}; this is a bug")]
+    Bug(&'static str),
+}
+
+impl From<rusqlite::Error> for CommitError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// See the module.
+pub struct Committer {
+    db: Connection,
+    clock: Clock,
+    book: Arc<Book>,
+    /// Last slot that was priced again, while that is going on.
+    repricing: Option<(i64, i64)>,
+    /// A book whose transaction failed.
+    untaken_book: Option<Arc<Book>>,
+    working: Working,
+    live: Arc<Live>,
+    metrics: Arc<Metrics>,
+}
+
+enum Done {
+    Hello(Position),
+    Batch(Verdict),
+    Book,
+}
+
+impl Committer {
+    /// # Errors
+    /// If the store cannot be opened for writing.
+    pub fn new(
+        store: &Store,
+        clock: Clock,
+        book: Arc<Book>,
+        live: Arc<Live>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StoreError> {
+        let db = store.writer()?;
+        let working = Working::default();
+        Ok(Self { db, clock, book, repricing: None, untaken_book: None, working, live, metrics })
+    }
+
+    /// Commits until every sender is gone, then returns: what was submitted before is committed.
+    pub fn run(mut self, mut queue: mpsc::Receiver<Submission>) {
+        let book = Arc::clone(&self.book);
+        self.commit(vec![Submission::Book(book)]);
+        loop {
+            let mut group: Vec<Submission> =
+                self.untaken_book.take().map(Submission::Book).into_iter().collect();
+            if self.repricing.is_none() {
+                match queue.blocking_recv() {
+                    Some(first) => group.push(first),
+                    None => return,
+                }
+            }
+            while group.len() < GROUP_MAX {
+                match queue.try_recv() {
+                    Ok(next) => group.push(next),
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                    Err(mpsc::error::TryRecvError::Disconnected) if group.is_empty() => return,
+                    Err(mpsc::error::TryRecvError::Disconnected) => break,
+                }
+            }
+            if !group.is_empty() {
+                self.commit(group);
+            }
+            if self.repricing.is_some() {
+                self.reprice_some();
+            }
+        }
+    }
+
+    fn commit(&mut self, group: Vec<Submission>) {
+        match self.transaction(&group) {
+            Ok(done) => {
+                for (submission, done) in group.into_iter().zip(done) {
+                    self.answer(submission, done);
+                }
+                self.working.trim();
+            }
+            Err(error) if group.len() > 1 => {
+                tracing::warn!(error = chain(&error), "A group commit failed; trying each alone.");
+                self.working = Working::default();
+                for submission in group {
+                    self.commit(vec![submission]);
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = chain(&error), "The ledger could not commit.");
+                self.working = Working::default();
+                for submission in group {
+                    match submission {
+                        Submission::Hello { answer, .. } => drop(answer.send(Err(Unavailable))),
+                        Submission::Batch { answer, .. } => drop(answer.send(Err(Unavailable))),
+                        // Comes again with the next submission.
+                        Submission::Book(book) => self.untaken_book = Some(book),
+                    }
+                }
+            }
+        }
+    }
+
+    fn transaction(&mut self, group: &[Submission]) -> Result<Vec<Done>, CommitError> {
+        let started_ns = self.clock.monotonic_ns();
+        let now_ns = self.clock.wall_ns();
+        let db = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut done = Vec::with_capacity(group.len());
+        for submission in group {
+            done.push(match submission {
+                Submission::Hello { hello, .. } => Done::Hello(take_hello(&db, hello, now_ns)?),
+                Submission::Batch { batch, .. } => {
+                    Done::Batch(take_batch(&db, &mut self.working, batch, now_ns)?)
+                }
+                Submission::Book(book) => {
+                    self.book = Arc::clone(book);
+                    if take_book(&db, book, now_ns)? {
+                        self.repricing = Some((i64::MIN, 0));
+                    }
+                    Done::Book
+                }
+            });
+        }
+        self.working.write(&db, &self.book)?;
+        db.commit()?;
+        self.metrics.commit_ns(self.clock.monotonic_ns() - started_ns);
+        Ok(done)
+    }
+
+    fn answer(&self, submission: Submission, done: Done) {
+        match (submission, done) {
+            (Submission::Hello { answer, .. }, Done::Hello(position)) => drop(answer.send(Ok(position))),
+            (Submission::Batch { batch, answer }, Done::Batch(verdict)) => {
+                if let Verdict::Committed { outcome, detail, quarantined } = &verdict {
+                    self.count(&batch, *outcome, quarantined);
+                    if matches!(outcome, Outcome::Refused | Outcome::Quarantined) {
+                        let NodeName { cluster, node } = &batch.node;
+                        tracing::warn!(cluster, node, batch.seq, detail, "A batch did not enter whole.");
+                    }
+                }
+                drop(answer.send(Ok(verdict)));
+            }
+            _ => {}
+        }
+    }
+
+    fn count(&self, batch: &Sealed, outcome: Outcome, quarantined: &[&'static str]) {
+        self.metrics.batch(match outcome {
+            Outcome::Accepted => "accepted",
+            Outcome::Duplicate => "duplicate",
+            Outcome::Refused => "refused",
+            Outcome::Quarantined => "quarantined",
+            Outcome::Unspecified => "unspecified",
+        });
+        self.metrics.ingest_bytes(batch.payload.len() as u64);
+        for kind in quarantined {
+            self.metrics.quarantined(kind, 1);
+        }
+        if let (Outcome::Accepted | Outcome::Quarantined, Ok(valid)) = (outcome, &batch.valid) {
+            let now_ns = self.clock.wall_ns();
+            self.metrics.windows((valid.windows.len() - quarantined.len()) as u64);
+            self.metrics.batch_age_ns(now_ns - valid.sealed_at_ns);
+            if outcome == Outcome::Accepted {
+                self.live.apply(&batch.node, valid, now_ns);
+            }
+        }
+    }
+
+    /// Prices the next slots again. Restarts from the first slot after a failure or a restart: pricing a slot twice
+    /// changes nothing.
+    fn reprice_some(&mut self) {
+        if let Err(error) = self.try_reprice() {
+            tracing::error!(
+                error = chain(&error),
+                "Slots could not be priced by the new book; trying again."
+            );
+            self.working = Working::default();
+            self.repricing = Some((i64::MIN, 0));
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+    }
+
+    fn try_reprice(&mut self) -> Result<(), CommitError> {
+        let Some(after) = self.repricing else { return Ok(()) };
+        let db = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let slots = write::slots_after(&db, after, REPRICE_MAX)?;
+        for slot in &slots {
+            self.working.touch(&db, slot)?;
+        }
+        self.working.write(&db, &self.book)?;
+        let last = slots.last().map(|slot| (slot.start_ns, slot.tenure));
+        if last.is_none() {
+            write::set_applied_book(&db, self.book.text())?;
+        }
+        db.commit()?;
+        self.repricing = last;
+        self.working.trim();
+        Ok(())
+    }
+}
+
+/// Registers the node; books the hole if the agent no longer has what comes next.
+fn take_hello(db: &Connection, hello: &HelloFacts, now_ns: i64) -> Result<Position, CommitError> {
+    let node = write::node(db, &hello.node)?;
+    write::node_hello(db, node, &hello.agent_version, hello.sent_at_ns - now_ns)?;
+    let mut cursor_seq = write::cursor(db, node, &hello.epoch)?;
+    if hello.oldest_seq > cursor_seq + 1 {
+        let detail = format!("the agent no longer has {}..{}", cursor_seq + 1, hello.oldest_seq);
+        let NodeName { cluster, node: name } = &hello.node;
+        tracing::error!(cluster, node = name, detail, "Usage is lost; its time stays unobserved.");
+        let to = hello.oldest_seq - 1;
+        write::journal(
+            db,
+            &JournalEntry {
+                at_ns: now_ns,
+                kind: JournalKind::Hole,
+                node,
+                epoch: &hello.epoch,
+                seq: to,
+                sha256: &[],
+                outcome: 0,
+                detail: &detail,
+                payload: &[],
+            },
+        )?;
+        if !write::move_cursor(db, node, &hello.epoch, cursor_seq, to)? {
+            return Err(CommitError::Bug("a cursor moved under the only writer"));
+        }
+        cursor_seq = to;
+    }
+    Ok(Position { cursor_seq, now_ns })
+}
+
+fn take_batch(
+    db: &Connection,
+    working: &mut Working,
+    sealed: &Sealed,
+    now_ns: i64,
+) -> Result<Verdict, CommitError> {
+    let node = write::node(db, &sealed.node)?;
+    let cursor_seq = write::cursor(db, node, &sealed.epoch)?;
+    if sealed.seq <= cursor_seq {
+        // What was declared lost and comes all the same has no entry: it is over, like a duplicate.
+        let known = write::journalled_hash(db, node, &sealed.epoch, sealed.seq)?;
+        if known.is_some_and(|known| known != sealed.sha256) {
+            return Ok(Verdict::Resync { next_seq: cursor_seq + 1, reason: Reason::Conflict });
+        }
+        return Ok(committed(Outcome::Duplicate, String::new()));
+    }
+    if sealed.seq != cursor_seq + 1 || !write::move_cursor(db, node, &sealed.epoch, cursor_seq, sealed.seq)? {
+        return Ok(Verdict::Resync { next_seq: cursor_seq + 1, reason: Reason::Gap });
+    }
+    let mut entry = JournalEntry {
+        at_ns: now_ns,
+        kind: JournalKind::Batch,
+        node,
+        epoch: &sealed.epoch,
+        seq: sealed.seq,
+        sha256: &sealed.sha256,
+        outcome: Outcome::Accepted as i32,
+        detail: "",
+        payload: &sealed.payload,
+    };
+    let batch = match &sealed.valid {
+        Ok(batch) => batch,
+        Err(reason) => {
+            (entry.outcome, entry.detail) = (Outcome::Refused as i32, reason);
+            write::journal(db, &entry)?;
+            write::node_count(db, node, BatchCount::Refused)?;
+            return Ok(committed(Outcome::Refused, reason.clone()));
+        }
+    };
+    let context = Context { node: &sealed.node, node_id: node, now_ns };
+    let quarantined = working.fold(db, context, batch)?;
+    let Some(first) = quarantined.first() else {
+        write::journal(db, &entry)?;
+        write::node_count(db, node, BatchCount::Accepted)?;
+        return Ok(committed(Outcome::Accepted, String::new()));
+    };
+    let (count, of) = (quarantined.len(), batch.windows.len());
+    let detail = format!("{count} of {of} windows; the first of {}: {}", first.device, first.reason.text);
+    (entry.outcome, entry.detail) = (Outcome::Quarantined as i32, &detail);
+    let journal = write::journal(db, &entry)?;
+    for Quarantined { device, span, reason } in &quarantined {
+        write::quarantine(db, journal, device, *span, &reason.text)?;
+    }
+    write::node_count(db, node, BatchCount::Quarantined)?;
+    let quarantined = quarantined.iter().map(|quarantined| quarantined.reason.kind).collect();
+    Ok(Verdict::Committed { outcome: Outcome::Quarantined, detail, quarantined })
+}
+
+fn committed(outcome: Outcome, detail: String) -> Verdict {
+    Verdict::Committed { outcome, detail, quarantined: Vec::new() }
+}
+
+/// Journals a book that is not the one in force. True if slots must be priced again.
+fn take_book(db: &Connection, book: &Book, now_ns: i64) -> Result<bool, CommitError> {
+    if write::applied_book(db)?.as_deref() == Some(book.text()) {
+        return Ok(false);
+    }
+    write::journal(
+        db,
+        &JournalEntry {
+            at_ns: now_ns,
+            kind: JournalKind::PriceBook,
+            node: 0,
+            epoch: &[],
+            seq: 0,
+            sha256: &book.sha256(),
+            outcome: 0,
+            detail: "",
+            payload: book.text().as_bytes(),
+        },
+    )?;
+    Ok(true)
+}

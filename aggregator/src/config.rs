@@ -1,0 +1,242 @@
+//! What the aggregator is told: flags, then environment, then a TOML file, then defaults. Only this file knows of
+//! either. Parsing binds no port and opens no store.
+//!
+//! Unknown flags and unknown keys of the file are errors. Unknown environment is not: Kubernetes injects
+//! `TONNAGE_..._PORT` and the like for a Service of that name, so no name here ends like those.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use tonnage_runtime::telemetry::Format;
+use tracing::level_filters::LevelFilter;
+
+/// Takes in what agents sealed, keeps the ledger, prices it, and answers over REST.
+#[derive(Debug, Parser)]
+#[command(name = "tonnage-aggregator", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the aggregator.
+    Serve(ServeArgs),
+    /// Recompute the whole ledger from the journal's sealed bytes and compare it with what is stored.
+    Verify(StoreArgs),
+    /// Tokens for people (reader, operator, admin) and for nodes. A token is shown once, when it is made.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Check a price book without a server.
+    CheckPrices { file: PathBuf },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it.
+    Add {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Its name in lists and logs.
+        #[arg(long)]
+        name: String,
+        /// reader, operator or admin: for people and scripts.
+        #[arg(long, conflicts_with_all = ["node", "cluster"], required_unless_present = "node")]
+        role: Option<String>,
+        /// For the agent of this node: good for its usage and nothing else.
+        #[arg(long, requires = "cluster")]
+        node: Option<String>,
+        #[arg(long, requires = "node")]
+        cluster: Option<String>,
+    },
+    /// List tokens, without their secrets.
+    List {
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Remove a token; it stops working within a minute.
+    Remove {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[arg(long)]
+        name: String,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct StoreArgs {
+    /// Folder of the ledger.
+    #[arg(long = "data", value_name = "DIR", env = "TONNAGE_DATA", default_value = DATA)]
+    pub data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// TOML file with any of these settings under their names (with underscores).
+    #[arg(long, value_name = "FILE", env = "TONNAGE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Folder of the ledger [default: /var/lib/tonnage-aggregator]
+    #[arg(long, value_name = "DIR", env = "TONNAGE_DATA")]
+    data: Option<PathBuf>,
+    /// REST, metrics and health [default: 127.0.0.1:7788]
+    #[arg(long, value_name = "ADDRESS", env = "TONNAGE_LISTEN_HTTP")]
+    listen_http: Option<SocketAddr>,
+    /// Agents' uplinks [default: 127.0.0.1:7787]
+    #[arg(long, value_name = "ADDRESS", env = "TONNAGE_LISTEN_GRPC")]
+    listen_grpc: Option<SocketAddr>,
+    /// Price book (TOML); without one everything is unpriced.
+    #[arg(long, value_name = "FILE", env = "TONNAGE_PRICES")]
+    prices: Option<PathBuf>,
+    /// Ask nobody for a token. Only with both listeners on loopback.
+    #[arg(long)]
+    insecure_loopback: bool,
+    /// off, error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", env = "TONNAGE_LOG_LEVEL")]
+    log_level: Option<LevelFilter>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT", env = "TONNAGE_LOG_FORMAT")]
+    log_format: Option<Format>,
+    /// For tests: a clock that stands in this file.
+    #[arg(long, value_name = "FILE", hide = true)]
+    simulated_clock: Option<PathBuf>,
+}
+
+/// The file's keys. The same settings; none is required.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data: Option<PathBuf>,
+    listen_http: Option<SocketAddr>,
+    listen_grpc: Option<SocketAddr>,
+    prices: Option<PathBuf>,
+    insecure_loopback: Option<bool>,
+    log_level: Option<String>,
+    log_format: Option<String>,
+}
+
+const DATA: &str = "/var/lib/tonnage-aggregator";
+
+/// Validated settings of `serve`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub data: PathBuf,
+    pub listen_http: SocketAddr,
+    pub listen_grpc: SocketAddr,
+    pub prices: Option<PathBuf>,
+    pub insecure_loopback: bool,
+    pub log_level: LevelFilter,
+    pub log_format: Format,
+    pub simulated_clock: Option<PathBuf>,
+}
+
+/// A setting is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("config file {path}: cannot be read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("config file {path}: {message}")]
+    Parse { path: PathBuf, message: String },
+    #[error("{field}: {value:?}: {right}")]
+    Value { field: &'static str, value: String, right: String },
+}
+
+impl ServeArgs {
+    /// Merges flags and environment with the file and the defaults.
+    ///
+    /// # Errors
+    /// If the file cannot be used, or a setting is wrong.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let file = self.config.as_deref().map_or_else(|| Ok(File::default()), read)?;
+        let log_level = parsed("log_level", file.log_level)?;
+        let log_format = parsed("log_format", file.log_format)?;
+        let config = Config {
+            data: self.data.or(file.data).unwrap_or_else(|| DATA.into()),
+            listen_http: self.listen_http.or(file.listen_http).unwrap_or(([127, 0, 0, 1], 7788).into()),
+            listen_grpc: self.listen_grpc.or(file.listen_grpc).unwrap_or(([127, 0, 0, 1], 7787).into()),
+            prices: self.prices.or(file.prices),
+            insecure_loopback: self.insecure_loopback || file.insecure_loopback.unwrap_or(false),
+            log_level: self.log_level.or(log_level).unwrap_or(LevelFilter::INFO),
+            log_format: self.log_format.or(log_format).unwrap_or(Format::Text),
+            simulated_clock: self.simulated_clock,
+        };
+        for (field, address) in [("listen_http", config.listen_http), ("listen_grpc", config.listen_grpc)] {
+            if config.insecure_loopback && !address.ip().is_loopback() {
+                let right = "with insecure_loopback it must be on loopback, as 127.0.0.1".to_owned();
+                return Err(ConfigError::Value { field, value: address.to_string(), right });
+            }
+        }
+        Ok(config)
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string().trim().to_owned() })
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+    field: &'static str,
+    value: Option<String>,
+) -> Result<Option<T>, ConfigError> {
+    value
+        .map(|value| {
+            value.parse().map_err(|e: T::Err| ConfigError::Value { field, value, right: e.to_string() })
+        })
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(args: &[&str]) -> Result<Config, ConfigError> {
+        let args = ["tonnage-aggregator", "serve"].iter().chain(args);
+        match Cli::try_parse_from(args).unwrap().command {
+            Command::Serve(args) => args.resolve(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let file = file("data = '/a'\nlisten_http = '127.0.0.1:1'\n");
+        let path = file.path().to_str().unwrap();
+        let config = resolve(&["--config", path, "--listen-http", "127.0.0.1:2"]).unwrap();
+        assert_eq!(config.data, Path::new("/a"));
+        assert_eq!(config.listen_http.port(), 2);
+        assert_eq!(config.listen_grpc.port(), 7787);
+    }
+
+    #[test]
+    fn an_unknown_key_of_the_file_is_an_error_that_names_it() {
+        let file = file("data = '/a'\nlisten_htttp = '127.0.0.1:1'\n");
+        let error = resolve(&["--config", file.path().to_str().unwrap()]).unwrap_err().to_string();
+        assert!(error.contains("listen_htttp"), "{error}");
+    }
+
+    #[test]
+    fn without_tokens_it_listens_on_loopback_only() {
+        let error = resolve(&["--insecure-loopback", "--listen-grpc", "0.0.0.0:7787"]).unwrap_err();
+        assert!(error.to_string().contains("listen_grpc"), "{error}");
+        assert!(resolve(&["--insecure-loopback"]).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_flag_is_an_error() {
+        assert!(Cli::try_parse_from(["tonnage-aggregator", "serve", "--dtaa", "x"]).is_err());
+    }
+}

@@ -1,0 +1,224 @@
+//! Sealed bytes to a valid batch, or the reason why not. Pure; the only place where usage messages are taken apart.
+//!
+//! What passes here can be folded without a second look: indices are in range, sums hold, every figure is far
+//! below 2^63, every text is short and printable.
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tonnage_proto::limits::{
+    BATCH_FORMAT, DEVICES_PER_BATCH_MAX, LABELS_PER_NODE_MAX, NAME_BYTES_MAX, OWNERS_PER_BATCH_MAX,
+    SLICES_MAX, USAGES_PER_WINDOW_MAX, WINDOW_NS, WINDOWS_PER_BATCH_MAX, window_start,
+};
+use tonnage_proto::metering as pb;
+
+use crate::model::{Device, Id, NodeFacts, NodeName, Owner, OwnerKind, Usage, UsageBatch, Window};
+
+/// Most joules in one window, in microjoules: 100 kW for 10 s.
+const ENERGY_UJ_MAX: u64 = 1_000_000_000_000;
+/// Most memory of one owner on one device: 16 TiB for 10 s.
+const MEMORY_BYTE_SECONDS_MAX: u64 = 10 << 44;
+
+/// SHA-256 of a payload.
+#[must_use]
+pub fn sha256(payload: &[u8]) -> [u8; 32] {
+    Sha256::digest(payload).into()
+}
+
+/// Decodes and validates a sealed payload that came under this cursor.
+///
+/// # Errors
+/// What is wrong, by field and value: the batch is journalled as refused with this text.
+pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<UsageBatch, String> {
+    let batch = pb::Batch::decode(payload).map_err(|e| format!("Batch: not protobuf: {e}"))?;
+    let is = |field: &str, good: bool, value: &dyn std::fmt::Debug| {
+        if good { Ok(()) } else { Err(format!("Batch.{field}: {value:?} is not what it was sent as")) }
+    };
+    if batch.format != BATCH_FORMAT {
+        return Err(format!("Batch.format: {} is not known here, {BATCH_FORMAT} is", batch.format));
+    }
+    is("cluster", batch.cluster == node.cluster, &batch.cluster)?;
+    is("node", batch.node == node.node, &batch.node)?;
+    is("epoch", batch.epoch == epoch, &batch.epoch)?;
+    is("seq", batch.seq == seq, &batch.seq)?;
+    at_most("Batch.devices", batch.devices.len(), DEVICES_PER_BATCH_MAX)?;
+    at_most("Batch.owners", batch.owners.len(), OWNERS_PER_BATCH_MAX)?;
+    at_most("Batch.windows", batch.windows.len(), WINDOWS_PER_BATCH_MAX)?;
+    let devices = indexed("devices", &batch.devices, device)?;
+    let owners = indexed("owners", &batch.owners, owner)?;
+    let windows = indexed("windows", &batch.windows, |w| window(w, &devices, owners.len()))?;
+    Ok(UsageBatch {
+        epoch: *epoch,
+        seq,
+        sealed_at_ns: batch.sealed_at_ns,
+        boot_id: name("boot_id", &batch.boot_id)?,
+        instance_id: name("instance_id", &batch.instance_id)?,
+        facts: facts(batch.facts.unwrap_or_default())?,
+        devices,
+        owners,
+        windows,
+        overlap_ns: batch.overlap_ns,
+    })
+}
+
+fn indexed<T, U>(
+    field: &str,
+    items: &[T],
+    convert: impl Fn(&T) -> Result<U, String>,
+) -> Result<Vec<U>, String> {
+    items
+        .iter()
+        .enumerate()
+        .map(|(at, item)| convert(item).map_err(|e| format!("Batch.{field}[{at}].{e}")))
+        .collect()
+}
+
+fn device(device: &pb::Device) -> Result<Device, String> {
+    if !(1..=SLICES_MAX).contains(&device.slices) {
+        return Err(format!("slices: {} is not between 1 and {SLICES_MAX}", device.slices));
+    }
+    Ok(Device {
+        uuid: required_name("uuid", &device.uuid)?,
+        model: name("model", &device.model)?,
+        memory_bytes: bounded("memory_bytes", device.memory_bytes, 1 << 50)?,
+        slices: device.slices,
+        minor: device.minor,
+        pci_bus_id: name("pci_bus_id", &device.pci_bus_id)?,
+        driver_version: name("driver_version", &device.driver_version)?,
+    })
+}
+
+fn owner(owner: &pb::Owner) -> Result<Owner, String> {
+    let kind = OwnerKind::from_number(i64::from(owner.kind))
+        .ok_or_else(|| format!("kind: {} is not known here", owner.kind))?;
+    Ok(Owner {
+        kind,
+        namespace: name("namespace", &owner.namespace)?,
+        pod: name("pod", &owner.pod)?,
+        pod_uid: name("pod_uid", &owner.pod_uid)?,
+        container: name("container", &owner.container)?,
+        container_id: name("container_id", &owner.container_id)?,
+        job_id: name("job_id", &owner.job_id)?,
+        step: name("step", &owner.step)?,
+        unit: name("unit", &owner.unit)?,
+        user: name("user", &owner.user)?,
+    })
+}
+
+fn facts(facts: pb::NodeFacts) -> Result<NodeFacts, String> {
+    at_most("Batch.facts.labels", facts.labels.len(), LABELS_PER_NODE_MAX)?;
+    for (key, value) in &facts.labels {
+        required_name("Batch.facts.labels (key)", key)?;
+        name("Batch.facts.labels", value)?;
+    }
+    Ok(NodeFacts {
+        instance_type: name("Batch.facts.instance_type", &facts.instance_type)?,
+        region: name("Batch.facts.region", &facts.region)?,
+        zone: name("Batch.facts.zone", &facts.zone)?,
+        capacity_type: name("Batch.facts.capacity_type", &facts.capacity_type)?,
+        labels: facts.labels.into_iter().collect(),
+    })
+}
+
+fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Window, String> {
+    let at = window.device as usize;
+    let device =
+        devices.get(at).ok_or_else(|| format!("device: {at} is not one of {} devices", devices.len()))?;
+    let start_ns = window.start_ns;
+    let room_ns = WINDOW_NS.unsigned_abs();
+    let end_ns = i64::try_from(window.duration_ns)
+        .ok()
+        .filter(|duration_ns| *duration_ns > 0 && duration_ns.unsigned_abs() <= room_ns)
+        .and_then(|duration_ns| start_ns.checked_add(duration_ns))
+        .filter(|end_ns| start_ns >= 0 && window_start(start_ns) == window_start(end_ns - 1))
+        .ok_or_else(|| {
+            format!("duration_ns: {start_ns} + {} is not within one cell of 10 s", window.duration_ns)
+        })?;
+    at_most("usages", window.usages.len(), USAGES_PER_WINDOW_MAX)?;
+    let capacity_ns = window.duration_ns * u64::from(device.slices);
+    let usages: Vec<Usage> = window
+        .usages
+        .iter()
+        .enumerate()
+        .map(|(i, u)| usage(u, owners, capacity_ns).map_err(|e| format!("usages[{i}].{e}")))
+        .collect::<Result<_, _>>()?;
+    for (i, one) in usages.iter().enumerate() {
+        if usages[..i].iter().any(|other| other.owner == one.owner) {
+            return Err(format!("usages[{i}].owner: {} stands twice in one window", one.owner));
+        }
+    }
+    let idle_ns = bounded("idle_ns", window.idle_ns, capacity_ns)?;
+    let held_ns: u64 = usages.iter().map(|usage| usage.held_ns).sum();
+    if held_ns + idle_ns != capacity_ns {
+        return Err(format!("idle_ns: {held_ns} held + {idle_ns} idle is not the window's {capacity_ns} ns"));
+    }
+    let busy_max_ns = capacity_ns.saturating_mul(64);
+    Ok(Window {
+        device: at,
+        start_ns,
+        end_ns,
+        idle_ns,
+        usages,
+        busy_unattributed_ns: bounded("busy_unattributed_ns", window.busy_unattributed_ns, busy_max_ns)?,
+        energy_idle_uj: bounded("energy_idle_uj", window.energy_idle_uj, ENERGY_UJ_MAX)?,
+        // Drawn over a gap of any length: a megajoule-counter's whole range would be no surprise.
+        energy_unobserved_uj: bounded("energy_unobserved_uj", window.energy_unobserved_uj, 1 << 52)?,
+        samples: window.samples,
+    })
+}
+
+fn usage(usage: &pb::Usage, owners: usize, capacity_ns: u64) -> Result<Usage, String> {
+    let owner = usage.owner as usize;
+    if owner >= owners {
+        return Err(format!("owner: {owner} is not one of {owners} owners"));
+    }
+    if usage.kind() != pb::usage::Kind::Held {
+        return Err(format!("kind: {} is not taken by this version, only HELD", usage.kind));
+    }
+    let (gi, ci, generation) = (usage.gpu_instance, usage.compute_instance, usage.instance_generation);
+    if (gi, ci, generation, usage.slices) != (0, 0, 0, 0) {
+        return Err(format!("gpu_instance: {gi}/{ci}: MIG instances are not taken by this version"));
+    }
+    let held_ns = bounded("held_ns", usage.held_ns, capacity_ns)?;
+    Ok(Usage {
+        owner,
+        held_ns,
+        busy_ns: bounded("busy_ns", usage.busy_ns, held_ns)?,
+        memory_byte_seconds: bounded(
+            "memory_byte_seconds",
+            usage.memory_byte_seconds,
+            MEMORY_BYTE_SECONDS_MAX,
+        )?,
+        energy_uj: bounded("energy_uj", usage.energy_uj, ENERGY_UJ_MAX)?,
+        method: usage.method,
+    })
+}
+
+fn bounded(field: &str, value: u64, max: u64) -> Result<u64, String> {
+    if value <= max { Ok(value) } else { Err(format!("{field}: {value} is over {max}")) }
+}
+
+fn at_most(field: &str, count: usize, max: usize) -> Result<(), String> {
+    if count <= max { Ok(()) } else { Err(format!("{field}: {count} entries are over the limit of {max}")) }
+}
+
+/// A text that may be empty: short, without control characters.
+///
+/// # Errors
+/// The field and what is wrong with it.
+pub fn name(field: &str, text: &str) -> Result<String, String> {
+    if text.len() > NAME_BYTES_MAX {
+        return Err(format!("{field}: {} bytes are over the limit of {NAME_BYTES_MAX}", text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(format!("{field}: {text:?} has control characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A text that must not be empty.
+///
+/// # Errors
+/// The field and what is wrong with it.
+pub fn required_name(field: &str, text: &str) -> Result<String, String> {
+    if text.is_empty() { Err(format!("{field}: is empty")) } else { name(field, text) }
+}

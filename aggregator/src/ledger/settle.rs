@@ -1,0 +1,167 @@
+//! What a slot's rows say, once its existence, its coverage and who held it are known.
+//!
+//! A pure function of one (slot, tenure): calling it again with the same facts gives the same rows, so late data and
+//! a changed price are the same case as the first time. Formulas: docs/ledger.md, "Slots" and "Price".
+
+use std::collections::BTreeMap;
+
+use crate::model::RowKind;
+
+/// Owner of rows that have none.
+pub const NOBODY: i64 = 0;
+
+/// A row's key within its (slot, tenure).
+pub type Key = (i64, RowKind);
+
+/// The figures of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Row {
+    pub time_ns: i64,
+    pub busy_ns: i64,
+    pub memory_byte_seconds: i64,
+    pub energy_uj: i64,
+    pub method: u32,
+    pub cost_nanos: i64,
+    pub unpriced_ns: i64,
+}
+
+/// The rows of one (slot, tenure).
+pub type Rows = BTreeMap<Key, Row>;
+
+/// The time of a (slot, tenure) in slice-nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extent {
+    pub existence_ns: i64,
+    pub covered_ns: i64,
+}
+
+/// The ledger would not add up: a bug of ours, never a consequence of what an agent sent.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("slot does not add up: {held_ns} ns held, {covered_ns} ns covered, {existence_ns} ns in existence")]
+pub struct NotConserved {
+    pub held_ns: i64,
+    pub covered_ns: i64,
+    pub existence_ns: i64,
+}
+
+/// Works out idle, unobserved and rounding, and the cost of every row. `charge` prices slice-nanoseconds,
+/// rounding down; `None` = unpriced. Returns the device's price for the slot.
+///
+/// # Errors
+/// If held time exceeds coverage or coverage exceeds existence.
+pub fn settle(
+    rows: &mut Rows,
+    extent: Extent,
+    charge: Option<&dyn Fn(i64) -> i64>,
+) -> Result<Option<i64>, NotConserved> {
+    let held_ns: i64 =
+        rows.iter().filter(|((_, kind), _)| *kind == RowKind::Held).map(|(_, row)| row.time_ns).sum();
+    let Extent { existence_ns, covered_ns } = extent;
+    if held_ns > covered_ns || covered_ns > existence_ns {
+        return Err(NotConserved { held_ns, covered_ns, existence_ns });
+    }
+    set_time(rows, RowKind::Idle, covered_ns - held_ns);
+    set_time(rows, RowKind::Unobserved, existence_ns - covered_ns);
+    rows.remove(&(NOBODY, RowKind::Rounding));
+    let mut charged = 0;
+    for row in rows.values_mut() {
+        row.cost_nanos = charge.map_or(0, |charge| charge(row.time_ns));
+        row.unpriced_ns = if charge.is_none() { row.time_ns } else { 0 };
+        charged += row.cost_nanos;
+    }
+    let price_nanos = charge.map(|charge| charge(existence_ns));
+    if let Some(left) = price_nanos.map(|price| price - charged).filter(|left| *left != 0) {
+        rows.insert((NOBODY, RowKind::Rounding), Row { cost_nanos: left, ..Row::default() });
+    }
+    Ok(price_nanos)
+}
+
+/// Keeps what else the row holds (energy, unattributed use); a row of nothing is not kept.
+fn set_time(rows: &mut Rows, kind: RowKind, time_ns: i64) {
+    let row = rows.entry((NOBODY, kind)).or_default();
+    row.time_ns = time_ns;
+    if *row == (Row { cost_nanos: row.cost_nanos, unpriced_ns: row.unpriced_ns, ..Row::default() }) {
+        rows.remove(&(NOBODY, kind));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    fn held(time_ns: i64) -> Row {
+        Row { time_ns, ..Row::default() }
+    }
+
+    #[test]
+    fn the_worked_example_of_the_documentation_adds_up() {
+        // 2 pods hold a GPU at 3 nano-dollars per 7 ns for 10 and 20 of 50 ns; 5 ns nobody saw.
+        let mut rows = Rows::from([((1, RowKind::Held), held(10)), ((2, RowKind::Held), held(20))]);
+        let charge = |ns: i64| ns * 3 / 7;
+        let price = settle(&mut rows, Extent { existence_ns: 50, covered_ns: 45 }, Some(&charge)).unwrap();
+        assert_eq!(price, Some(21));
+        let cost = |owner, kind| rows[&(owner, kind)].cost_nanos;
+        assert_eq!(cost(1, RowKind::Held), 4);
+        assert_eq!(cost(2, RowKind::Held), 8);
+        assert_eq!(cost(NOBODY, RowKind::Idle), 6);
+        assert_eq!(cost(NOBODY, RowKind::Unobserved), 2);
+        assert_eq!(cost(NOBODY, RowKind::Rounding), 1);
+    }
+
+    #[test]
+    fn settling_again_changes_nothing() {
+        let mut rows = Rows::from([((1, RowKind::Held), held(10))]);
+        let charge = |ns: i64| ns * 3 / 7;
+        let extent = Extent { existence_ns: 50, covered_ns: 45 };
+        settle(&mut rows, extent, Some(&charge)).unwrap();
+        let once = rows.clone();
+        settle(&mut rows, extent, Some(&charge)).unwrap();
+        assert_eq!(rows, once);
+    }
+
+    #[test]
+    fn without_a_price_the_time_is_unpriced_and_costs_nothing() {
+        let mut rows = Rows::from([((1, RowKind::Held), held(10))]);
+        let price = settle(&mut rows, Extent { existence_ns: 50, covered_ns: 45 }, None).unwrap();
+        assert_eq!(price, None);
+        assert_eq!(rows.values().map(|row| row.unpriced_ns).sum::<i64>(), 50);
+        assert!(rows.values().all(|row| row.cost_nanos == 0));
+    }
+
+    #[test]
+    fn more_held_than_covered_is_an_error_not_a_clamp() {
+        let mut rows = Rows::from([((1, RowKind::Held), held(10))]);
+        let extent = Extent { existence_ns: 50, covered_ns: 9 };
+        assert!(settle(&mut rows, extent, None).is_err());
+    }
+
+    #[test]
+    fn money_and_time_are_conserved_for_random_slots_and_rates() {
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        for _ in 0..2000 {
+            let existence_ns = rng.random_range(1..=900_000_000_000_i64);
+            let covered_ns = rng.random_range(0..=existence_ns);
+            let mut rows = Rows::new();
+            let mut left = covered_ns;
+            for owner in 1..rng.random_range(1..20) {
+                let time_ns = rng.random_range(0..=left);
+                left -= time_ns;
+                rows.insert((owner, RowKind::Held), held(time_ns));
+            }
+            let (num, den) = (rng.random_range(0..=10_i128.pow(13)), rng.random_range(1..=10_i128.pow(13)));
+            let charge = |ns: i64| i64::try_from(i128::from(ns) * num / den).unwrap_or(i64::MAX);
+            if charge(existence_ns) > i64::MAX / 4 {
+                continue;
+            }
+            let price = settle(&mut rows, Extent { existence_ns, covered_ns }, Some(&charge)).unwrap();
+            assert_eq!(rows.values().map(|row| row.time_ns).sum::<i64>(), existence_ns);
+            assert_eq!(rows.values().map(|row| row.cost_nanos).sum::<i64>(), price.unwrap());
+            let rounding = rows.get(&(NOBODY, RowKind::Rounding)).map_or(0, |row| row.cost_nanos);
+            assert!(rounding >= 0 && rounding < i64::try_from(rows.len()).unwrap());
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Who is on the GPUs right now: the newest window of each device, in memory.
+//!
+//! Nothing here is the ledger: it is lost at a restart and full again a window later. A window counts for two
+//! minutes. Limits: [`DEVICES_MAX`] devices; windows of more are left out until others are gone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tonnage_proto::decimal;
+use tonnage_proto::limits::slot_start;
+use tonnage_proto::rest::{LiveAnswer, LiveRow, OwnerName};
+
+use crate::model::{Device, NodeFacts, NodeName, Owner, Usage, UsageBatch, Window};
+use crate::prices::{Book, PriceFacts};
+
+/// Age at which a window says nothing about now any more, in nanoseconds.
+pub const AGE_NS_MAX: i64 = 120_000_000_000;
+/// Devices that are remembered.
+pub const DEVICES_MAX: usize = 65_536;
+const HOUR_NS: i128 = 3_600_000_000_000;
+
+/// The newest windows, and the agents that are connected. Share it by `Arc`.
+#[derive(Debug, Default)]
+pub struct Live(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    newest: BTreeMap<(NodeName, String), Newest>,
+    streams: HashMap<NodeName, usize>,
+}
+
+#[derive(Debug)]
+struct Newest {
+    device: Arc<Device>,
+    facts: Arc<NodeFacts>,
+    window: Window,
+    /// As `window.usages` counts them.
+    holders: Vec<Arc<Owner>>,
+}
+
+/// What one owner, or nobody, has of one device.
+#[derive(Debug, Clone)]
+pub struct Share {
+    pub node: NodeName,
+    pub device: Arc<Device>,
+    /// `None` = nobody holds this part.
+    pub owner: Option<Arc<Owner>>,
+    /// Parts of the window in thousandths.
+    pub held_permille: u32,
+    pub busy_permille: u32,
+    pub memory_bytes: u64,
+    /// Nano-dollars per hour; `None` = unpriced.
+    pub hourly_nanos: Option<i128>,
+    pub age_ns: i64,
+}
+
+impl Live {
+    /// Takes the newest window of each device in a batch that was committed.
+    pub fn apply(&self, node: &NodeName, batch: &UsageBatch, now_ns: i64) {
+        let facts = Arc::new(batch.facts.clone());
+        let mut newest: HashMap<usize, &Window> = HashMap::new();
+        for window in batch.windows.iter().filter(|w| fresh(w, now_ns)) {
+            let known = newest.entry(window.device).or_insert(window);
+            if window.end_ns > known.end_ns {
+                *known = window;
+            }
+        }
+        let mut owners: HashMap<usize, Arc<Owner>> = HashMap::new();
+        let mut state = self.lock();
+        for (index, window) in newest {
+            let Some(device) = batch.devices.get(index) else { continue };
+            let key = (node.clone(), device.uuid.clone());
+            match state.newest.get(&key) {
+                Some(known) if known.window.end_ns >= window.end_ns => continue,
+                Some(_) => {}
+                None if state.newest.len() >= DEVICES_MAX => {
+                    state.newest.retain(|_, newest| fresh(&newest.window, now_ns));
+                    if state.newest.len() >= DEVICES_MAX {
+                        continue;
+                    }
+                }
+                None => {}
+            }
+            let owner =
+                |usage: &Usage| {
+                    let known = owners.entry(usage.owner);
+                    Arc::clone(known.or_insert_with(|| {
+                        Arc::new(batch.owners.get(usage.owner).cloned().unwrap_or_default())
+                    }))
+                };
+            let holders = window.usages.iter().map(owner).collect();
+            let (device, facts) = (Arc::new(device.clone()), Arc::clone(&facts));
+            state.newest.insert(key, Newest { device, facts, window: window.clone(), holders });
+        }
+    }
+
+    /// A stream of `node` is open for as long as the answer is kept.
+    #[must_use]
+    pub fn connect(self: &Arc<Self>, node: NodeName) -> Connected {
+        *self.lock().streams.entry(node.clone()).or_default() += 1;
+        Connected { live: Arc::clone(self), node }
+    }
+
+    /// Has `node` a stream open?
+    #[must_use]
+    pub fn connected(&self, node: &NodeName) -> bool {
+        self.lock().streams.contains_key(node)
+    }
+
+    /// Streams that are open.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.lock().streams.values().sum()
+    }
+
+    /// All shares of all devices with a fresh window, priced by `book`: by node, device, and as the window says.
+    #[must_use]
+    pub fn shares(&self, book: &Book, now_ns: i64) -> Vec<Share> {
+        let mut state = self.lock();
+        state.newest.retain(|_, newest| fresh(&newest.window, now_ns));
+        state.newest.iter().flat_map(|((node, _), newest)| newest.shares(node, book, now_ns)).collect()
+    }
+
+    /// The REST API's answer.
+    #[must_use]
+    pub fn answer(&self, book: &Book, now_ns: i64) -> LiveAnswer {
+        LiveAnswer {
+            at: jiff::Timestamp::from_second(now_ns.div_euclid(1_000_000_000))
+                .map_or_else(|_| String::new(), |t| t.to_string()),
+            currency: book.currency().to_owned(),
+            rows: self.shares(book, now_ns).into_iter().map(row).collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream is open until this is dropped.
+#[derive(Debug)]
+pub struct Connected {
+    live: Arc<Live>,
+    node: NodeName,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let mut state = self.live.lock();
+        if let Some(streams) = state.streams.get_mut(&self.node) {
+            *streams -= 1;
+            if *streams == 0 {
+                state.streams.remove(&self.node);
+            }
+        }
+    }
+}
+
+fn fresh(window: &Window, now_ns: i64) -> bool {
+    now_ns.saturating_sub(window.end_ns) <= AGE_NS_MAX && window.end_ns > window.start_ns
+}
+
+impl Newest {
+    fn shares(&self, node: &NodeName, book: &Book, now_ns: i64) -> Vec<Share> {
+        let window = &self.window;
+        let duration_ns = i128::from(window.end_ns) - i128::from(window.start_ns);
+        let whole_ns = duration_ns * i128::from(self.device.slices);
+        let facts = PriceFacts {
+            cluster: &node.cluster,
+            node: &node.node,
+            gpu_model: &self.device.model,
+            facts: &self.facts,
+        };
+        let rate = book.rate(&facts, slot_start(now_ns), self.device.slices);
+        let permille = |ns: u64| u32::try_from(i128::from(ns) * 1000 / whole_ns.max(1)).unwrap_or(u32::MAX);
+        let share = |owner, held_ns: u64, busy_ns: u64, memory_byte_seconds: u64| Share {
+            node: node.clone(),
+            device: Arc::clone(&self.device),
+            owner,
+            held_permille: permille(held_ns),
+            busy_permille: permille(busy_ns),
+            memory_bytes: u64::try_from(i128::from(memory_byte_seconds) * 1_000_000_000 / duration_ns)
+                .unwrap_or(u64::MAX),
+            hourly_nanos: rate.map(|rate| rate.charge(i128::from(held_ns) * HOUR_NS / duration_ns)),
+            age_ns: now_ns.saturating_sub(window.end_ns).max(0),
+        };
+        let mut shares: Vec<Share> = std::iter::zip(&self.holders, &window.usages)
+            .map(|(owner, usage)| {
+                share(Some(Arc::clone(owner)), usage.held_ns, usage.busy_ns, usage.memory_byte_seconds)
+            })
+            .collect();
+        if window.idle_ns > 0 || window.busy_unattributed_ns > 0 {
+            shares.push(share(None, window.idle_ns, window.busy_unattributed_ns, 0));
+        }
+        shares
+    }
+}
+
+fn row(share: Share) -> LiveRow {
+    LiveRow {
+        cluster: share.node.cluster,
+        node: share.node.node,
+        device: share.device.uuid.clone(),
+        model: share.device.model.clone(),
+        owner: share.owner.as_deref().map_or_else(idle, name),
+        held_permille: share.held_permille,
+        busy_permille: share.busy_permille,
+        memory_bytes: share.memory_bytes,
+        hourly_rate: share.hourly_nanos.map(decimal::from_nanos),
+        age_seconds: share.age_ns / 1_000_000_000,
+    }
+}
+
+fn idle() -> OwnerName {
+    OwnerName { kind: "idle".to_owned(), ..OwnerName::default() }
+}
+
+fn name(owner: &Owner) -> OwnerName {
+    let owner = owner.clone();
+    OwnerName {
+        kind: owner.kind.name().to_owned(),
+        namespace: owner.namespace,
+        pod: owner.pod,
+        pod_uid: owner.pod_uid,
+        container: owner.container,
+        container_id: owner.container_id,
+        job: owner.job_id,
+        step: owner.step,
+        unit: owner.unit,
+        user: owner.user,
+    }
+}
+
+#[cfg(test)]
+mod tests;

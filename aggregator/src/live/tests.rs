@@ -1,0 +1,101 @@
+//! What the live view remembers, forgets and answers.
+
+use super::*;
+use crate::model::OwnerKind;
+
+const SECOND: i64 = 1_000_000_000;
+
+fn node(name: &str) -> NodeName {
+    NodeName { cluster: "c".into(), node: name.into() }
+}
+
+fn batch(end_s: i64, held_ns: u64) -> UsageBatch {
+    let slices = 7;
+    let whole: u64 = 10_000_000_000 * 7;
+    UsageBatch {
+        epoch: [0; 16],
+        seq: 1,
+        sealed_at_ns: 0,
+        boot_id: String::new(),
+        instance_id: String::new(),
+        facts: NodeFacts::default(),
+        devices: vec![Device {
+            uuid: "GPU-1".into(),
+            model: "H100".into(),
+            memory_bytes: 80,
+            slices,
+            minor: 0,
+            pci_bus_id: String::new(),
+            driver_version: String::new(),
+        }],
+        owners: vec![Owner { kind: OwnerKind::Pod, pod: "train-0".into(), ..Owner::default() }],
+        windows: vec![Window {
+            device: 0,
+            start_ns: (end_s - 10) * SECOND,
+            end_ns: end_s * SECOND,
+            idle_ns: whole - held_ns,
+            usages: vec![Usage {
+                owner: 0,
+                held_ns,
+                busy_ns: held_ns / 2,
+                memory_byte_seconds: 500,
+                energy_uj: 0,
+                method: 0,
+            }],
+            busy_unattributed_ns: 0,
+            energy_idle_uj: 0,
+            energy_unobserved_uj: 0,
+            samples: 10,
+        }],
+        overlap_ns: 0,
+    }
+}
+
+fn book() -> Book {
+    Book::parse("currency = \"USD\"\n[[price]]\nprice = 7\nunit = \"gpu_hour\"\n").unwrap()
+}
+
+#[test]
+fn shares_of_a_device_sum_to_its_price() {
+    let live = Live::default();
+    live.apply(&node("n1"), &batch(100, 10_000_000_000), 100 * SECOND);
+    let answer = live.answer(&book(), 103 * SECOND);
+    assert_eq!(answer.rows.len(), 2);
+    let (pod, idle) = (&answer.rows[0], &answer.rows[1]);
+    assert_eq!((pod.owner.kind.as_str(), pod.owner.pod.as_str()), ("pod", "train-0"));
+    assert_eq!((pod.held_permille, pod.busy_permille, pod.memory_bytes), (142, 71, 50));
+    assert_eq!(pod.hourly_rate.as_deref(), Some("1.000000000"));
+    assert_eq!(idle.owner.kind, "idle");
+    assert_eq!(idle.hourly_rate.as_deref(), Some("6.000000000"));
+    assert_eq!((pod.age_seconds, answer.at.as_str()), (3, "1970-01-01T00:01:43Z"));
+}
+
+#[test]
+fn without_a_price_there_is_no_rate() {
+    let live = Live::default();
+    live.apply(&node("n1"), &batch(100, 5), 100 * SECOND);
+    assert_eq!(live.answer(&Book::empty(), 100 * SECOND).rows[0].hourly_rate, None);
+}
+
+#[test]
+fn a_window_is_gone_after_two_minutes_and_an_older_one_does_not_replace_a_newer() {
+    let live = Live::default();
+    live.apply(&node("n1"), &batch(100, 10_000_000_000), 100 * SECOND);
+    live.apply(&node("n1"), &batch(90, 0), 100 * SECOND);
+    assert_eq!(live.shares(&book(), 220 * SECOND)[0].held_permille, 142);
+    assert!(live.shares(&book(), 221 * SECOND).is_empty());
+    live.apply(&node("n1"), &batch(100, 1), 300 * SECOND);
+    assert!(live.shares(&book(), 300 * SECOND).is_empty(), "a backlog is not news");
+}
+
+#[test]
+fn a_node_is_connected_while_any_of_its_streams_is() {
+    let live = Arc::new(Live::default());
+    let first = live.connect(node("n1"));
+    let second = live.connect(node("n1"));
+    assert_eq!(live.streams(), 2);
+    drop(first);
+    assert!(live.connected(&node("n1")) && !live.connected(&node("n2")));
+    drop(second);
+    assert!(!live.connected(&node("n1")));
+}

@@ -1,0 +1,46 @@
+//! The aggregator's process: parse, log, run.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tonnage_aggregator::config::{Cli, Command};
+use tonnage_aggregator::{admin, serve};
+use tonnage_runtime::clock::Clock;
+use tonnage_runtime::telemetry::{self, chain};
+
+/// Exit status of wrong usage, as in sysexits.h.
+const USAGE: u8 = 64;
+
+#[allow(clippy::print_stderr, reason = "this is where the process talks to people")]
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(args) => match args.resolve() {
+            Ok(config) => {
+                telemetry::init(config.log_level, config.log_format);
+                run(config)
+            }
+            Err(error) => {
+                eprintln!("tonnage-aggregator: {}", chain(&error));
+                return ExitCode::from(USAGE);
+            }
+        },
+        Command::Verify(store) => admin::verify_ledger(&store.data),
+        Command::Token(command) => admin::token(command, &Clock::system()).map(|()| true),
+        Command::CheckPrices { file } => admin::check_prices(&file).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("tonnage-aggregator: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: tonnage_aggregator::config::Config) -> Result<bool, Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(serve::run(config));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(done.map(|()| true)?)
+}

@@ -1,0 +1,211 @@
+//! The aggregator's own metrics, for Prometheus. Counters are kept here by whoever does the work; what the ledger
+//! and the live view know is worked out at each scrape ([`scrape`]).
+//!
+//! Labels have few values: outcomes, routes, status codes; namespaces are limited in [`scrape`].
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+};
+
+pub mod scrape;
+
+/// Sub-second work.
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+/// From fresh to a week's backlog.
+const AGES: [f64; 8] = [5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0, 604_800.0];
+
+/// Everything that is counted. Share it by `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    batches: IntCounterVec,
+    windows: IntCounter,
+    quarantined: IntCounterVec,
+    bytes: IntCounter,
+    batch_age: Histogram,
+    commits: Histogram,
+    unauthenticated: IntCounterVec,
+    refused_streams: IntCounterVec,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            kept(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let counter = |name: &str, help: &str| kept(&registry, IntCounter::new(name, help));
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            kept(&registry, Histogram::with_opts(options))
+        };
+        let batches = counters(
+            "tonnage_ingest_batches_total",
+            "Batches answered, by what became of them.",
+            &["outcome"],
+        );
+        let windows = counter("tonnage_ingest_windows_total", "Windows folded into the ledger.");
+        let quarantined = counters(
+            "tonnage_ingest_quarantined_windows_total",
+            "Windows journalled but not folded, by reason.",
+            &["reason"],
+        );
+        let bytes = counter("tonnage_ingest_bytes_total", "Bytes of sealed batches received.");
+        let batch_age = histogram(
+            "tonnage_ingest_batch_age_seconds",
+            "Age of batches when they were committed, since they were sealed.",
+            &AGES,
+        );
+        let commits = histogram(
+            "tonnage_commit_duration_seconds",
+            "Time from the first write of a group of batches until it is on disk.",
+            &SECONDS,
+        );
+        let unauthenticated = counters(
+            "tonnage_unauthenticated_total",
+            "Requests and streams turned away for want of a good token, by where.",
+            &["at"],
+        );
+        let refused_streams = counters(
+            "tonnage_ingest_refused_streams_total",
+            "Streams turned away although their token is good, by reason.",
+            &["reason"],
+        );
+        let requests = counters("tonnage_http_requests_total", "HTTP requests answered.", &["route", "code"]);
+        let options =
+            HistogramOpts::new("tonnage_http_request_duration_seconds", "Time to answer an HTTP request.")
+                .buckets(SECONDS.to_vec());
+        let request_seconds = kept(&registry, HistogramVec::new(options, &["route"]));
+        Self {
+            registry,
+            batches,
+            windows,
+            quarantined,
+            bytes,
+            batch_age,
+            commits,
+            unauthenticated,
+            refused_streams,
+            requests,
+            request_seconds,
+        }
+    }
+
+    /// A batch was answered; `outcome` as `metering.v1.Ack.Outcome` in lower case: `accepted`, `duplicate`, ...
+    pub fn batch(&self, outcome: &'static str) {
+        self.batches.with_label_values(&[outcome]).inc();
+    }
+
+    /// `count` windows were folded.
+    pub fn windows(&self, count: u64) {
+        self.windows.inc_by(count);
+    }
+
+    /// `count` windows were quarantined; `reason` is one of few.
+    pub fn quarantined(&self, reason: &'static str, count: u64) {
+        self.quarantined.with_label_values(&[reason]).inc_by(count);
+    }
+
+    /// Sealed bytes came in.
+    pub fn ingest_bytes(&self, bytes: u64) {
+        self.bytes.inc_by(bytes);
+    }
+
+    /// A batch was committed so long after it was sealed.
+    pub fn batch_age_ns(&self, age_ns: i64) {
+        self.batch_age.observe(seconds(age_ns.max(0)));
+    }
+
+    /// A group commit took so long.
+    pub fn commit_ns(&self, duration_ns: i64) {
+        self.commits.observe(seconds(duration_ns.max(0)));
+    }
+
+    /// Somebody had no good token; `at` is `ingest` or `api`.
+    pub fn unauthenticated(&self, at: &'static str) {
+        self.unauthenticated.with_label_values(&[at]).inc();
+    }
+
+    /// A stream was turned away; `reason` is one of few.
+    pub fn refused_stream(&self, reason: &'static str) {
+        self.refused_streams.with_label_values(&[reason]).inc();
+    }
+
+    /// A request was answered; `route` is the pattern, never the path that was asked for.
+    pub fn request(&self, route: &str, code: u16, duration_ns: i64) {
+        self.requests.with_label_values(&[route, &code.to_string()]).inc();
+        self.request_seconds.with_label_values(&[route]).observe(seconds(duration_ns.max(0)));
+    }
+
+    /// Prometheus text: what is counted here, and what `facts` say now.
+    #[must_use]
+    pub fn render(&self, facts: &scrape::Facts<'_>) -> String {
+        let mut families = self.registry.gather();
+        families.extend(scrape::registry(facts).gather());
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut text = Vec::new();
+        // Writing to memory fails only where a family has no metrics, and gather leaves those out.
+        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
+            tracing::error!(%error, "Metrics could not be written.");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// Registers a collector. Names and labels are constants of this module, so a failure is a slip in the code that
+/// the first test of this file meets.
+fn kept<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+    let collector = match collector {
+        Ok(collector) => collector,
+        Err(error) => panic!("metric: {error}"),
+    };
+    if let Err(error) = registry.register(Box::new(collector.clone())) {
+        panic!("metric: {error}");
+    }
+    collector
+}
+
+/// Only for display: nothing is added up in floats.
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has only doubles")]
+fn seconds(ns: i64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_shown() {
+        let metrics = Metrics::new();
+        metrics.batch("accepted");
+        metrics.windows(3);
+        metrics.quarantined("overlap", 1);
+        metrics.ingest_bytes(100);
+        metrics.batch_age_ns(7_000_000_000);
+        metrics.commit_ns(2_000_000);
+        metrics.unauthenticated("api");
+        metrics.refused_stream("protocol");
+        metrics.request("/api/v1/live", 200, 1_000_000);
+        let text = metrics.render(&scrape::Facts::default());
+        for line in [
+            "tonnage_ingest_batches_total{outcome=\"accepted\"} 1",
+            "tonnage_ingest_windows_total 3",
+            "tonnage_ingest_batch_age_seconds_bucket{le=\"15\"} 1",
+            "tonnage_commit_duration_seconds_count 1",
+            "tonnage_http_requests_total{code=\"200\",route=\"/api/v1/live\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The words that the aggregator's parts share. Plain data without I/O; imports from no sibling.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Who sent it: from the credential, never from a payload.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeName {
+    pub cluster: String,
+    pub node: String,
+}
+
+/// 16 random bytes, minted with a spool or a ledger.
+pub type Id = [u8; 16];
+
+/// A batch that passed validation: every index is in range, every sum holds (docs/ledger.md).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageBatch {
+    pub epoch: Id,
+    pub seq: u64,
+    pub sealed_at_ns: i64,
+    pub boot_id: String,
+    pub instance_id: String,
+    pub facts: NodeFacts,
+    pub devices: Vec<Device>,
+    pub owners: Vec<Owner>,
+    pub windows: Vec<Window>,
+    pub overlap_ns: u64,
+}
+
+/// What a price book can match a node by; empty = unknown.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct NodeFacts {
+    pub instance_type: String,
+    pub region: String,
+    pub zone: String,
+    pub capacity_type: String,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub uuid: String,
+    pub model: String,
+    pub memory_bytes: u64,
+    /// At least 1.
+    pub slices: u32,
+    /// `u32::MAX` if unknown.
+    pub minor: u32,
+    pub pci_bus_id: String,
+    pub driver_version: String,
+}
+
+/// Whose; empty = does not apply or is not known. All fields together are the identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Owner {
+    pub kind: OwnerKind,
+    pub namespace: String,
+    pub pod: String,
+    pub pod_uid: String,
+    pub container: String,
+    pub container_id: String,
+    pub job_id: String,
+    pub step: String,
+    pub unit: String,
+    pub user: String,
+}
+
+/// The numbers are those of the wire, and of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(u8)]
+pub enum OwnerKind {
+    #[default]
+    Unowned = 1,
+    Pod = 2,
+    SlurmJob = 3,
+    SystemdUnit = 4,
+    User = 5,
+    Container = 6,
+}
+
+impl OwnerKind {
+    /// Every kind with the name that answers and metrics use.
+    pub const ALL: [(Self, &'static str); 6] = [
+        (Self::Unowned, "unowned"),
+        (Self::Pod, "pod"),
+        (Self::SlurmJob, "slurm_job"),
+        (Self::SystemdUnit, "systemd_unit"),
+        (Self::User, "user"),
+        (Self::Container, "container"),
+    ];
+
+    /// By its number on the wire and in the store.
+    #[must_use]
+    pub fn from_number(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().map(|(kind, _)| kind).find(|kind| i64::from(*kind as u8) == number)
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(kind, _)| *kind == self).map_or("unowned", |(_, name)| name)
+    }
+}
+
+/// One device over one covered interval, within one cell of the window grid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// Position in `UsageBatch::devices`.
+    pub device: usize,
+    pub start_ns: i64,
+    pub end_ns: i64,
+    pub idle_ns: u64,
+    pub usages: Vec<Usage>,
+    pub busy_unattributed_ns: u64,
+    pub energy_idle_uj: u64,
+    pub energy_unobserved_uj: u64,
+    pub samples: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Position in `UsageBatch::owners`.
+    pub owner: usize,
+    pub held_ns: u64,
+    pub busy_ns: u64,
+    pub memory_byte_seconds: u64,
+    pub energy_uj: u64,
+    pub method: u32,
+}
+
+/// What a row of the ledger stands for. The numbers are the store's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum RowKind {
+    Held = 0,
+    Idle = 1,
+    Unobserved = 2,
+    Rounding = 3,
+}
+
+impl RowKind {
+    /// By its number in the store.
+    #[must_use]
+    pub fn from_number(number: i64) -> Option<Self> {
+        [Self::Held, Self::Idle, Self::Unobserved, Self::Rounding]
+            .into_iter()
+            .find(|kind| i64::from(*kind as u8) == number)
+    }
+}

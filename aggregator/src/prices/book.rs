@@ -1,0 +1,158 @@
+//! The price book: which rate a GPU has in a slot.
+//!
+//! Rows with the same `match` are one series, ordered by `valid_from`. The first series in the file that matches and
+//! has a row valid at the slot's start decides; none = unpriced. A price therefore changes at slots' edges only.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use tonnage_proto::decimal;
+use tonnage_proto::rest::PriceRow;
+
+use super::matcher::{Matcher, Patterns};
+use super::unit::Unit;
+use super::{Rate, parse};
+use crate::model::NodeFacts;
+
+/// Largest book in bytes.
+pub const BOOK_BYTES_MAX: usize = 1 << 20;
+/// Rows of a book.
+pub const BOOK_ROWS_MAX: usize = 10_000;
+
+/// What the book is asked by.
+#[derive(Debug, Clone, Copy)]
+pub struct PriceFacts<'a> {
+    pub cluster: &'a str,
+    pub node: &'a str,
+    pub gpu_model: &'a str,
+    pub facts: &'a NodeFacts,
+}
+
+/// A price book that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct BookError {
+    /// Counted from 1.
+    pub line: u32,
+    /// `price.unit`; empty where the file is no TOML at all.
+    pub field: String,
+    /// What was found there, if anything; cut to 80 characters.
+    pub value: Option<String>,
+    /// What is wrong with it and what would be right.
+    pub reason: String,
+}
+
+impl fmt::Display for BookError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "price book line {}: ", self.line)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        if let Some(value) = &self.value {
+            write!(f, "{value:?} ")?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+/// One price: from `valid_from_ns` until the next row of its series.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) line: u32,
+    /// `None` = always.
+    pub(super) valid_from_ns: Option<i64>,
+    pub(super) price_nanos: i128,
+    pub(super) unit: Unit,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Series {
+    pub(super) patterns: Patterns,
+    pub(super) matcher: Matcher,
+    /// Ordered by `valid_from_ns`, no two the same.
+    pub(super) rows: Vec<Row>,
+}
+
+/// A parsed book with the text it came from. Immutable; share it by `Arc`.
+#[derive(Debug, Clone)]
+pub struct Book {
+    pub(super) currency: String,
+    pub(super) series: Vec<Series>,
+    text: String,
+}
+
+impl Book {
+    /// A book in which everything is unpriced.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { currency: "USD".to_owned(), series: Vec::new(), text: String::new() }
+    }
+
+    /// Reads a book.
+    ///
+    /// # Errors
+    /// At the first thing that is wrong, with its line.
+    pub fn parse(text: &str) -> Result<Self, BookError> {
+        let (currency, series) = parse::book(text)?;
+        Ok(Self { currency, series, text: text.to_owned() })
+    }
+
+    /// The rate of a GPU of `slices` slices in the slot that starts at `slot_start_ns`; `None` = unpriced.
+    #[must_use]
+    pub fn rate(&self, facts: &PriceFacts<'_>, slot_start_ns: i64, slices: u32) -> Option<Rate> {
+        let valid = |row: &Row| row.valid_from_ns.is_none_or(|from| from <= slot_start_ns);
+        let row = self.series.iter().find_map(|series| {
+            let row = series.rows.iter().rev().find(|row| valid(row))?;
+            series.matcher.matches(facts).then_some(row)
+        })?;
+        row.unit.rate(row.price_nanos, slot_start_ns, slices)
+    }
+
+    /// Three capital letters.
+    #[must_use]
+    pub fn currency(&self) -> &str {
+        &self.currency
+    }
+
+    /// The book as it was written; empty for [`Book::empty`].
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Of [`Book::text`].
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        Sha256::digest(self.text.as_bytes()).into()
+    }
+
+    /// Rows in the book.
+    #[must_use]
+    pub fn row_count(&self) -> usize {
+        self.series.iter().map(|series| series.rows.len()).sum()
+    }
+
+    /// All rows, series by series as they first appear, each series by `valid_from`.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PriceRow> {
+        let row = |series: &Series, row: &Row| {
+            let from_ns = row.valid_from_ns.unwrap_or(0);
+            let rate = row.unit.rate(row.price_nanos, from_ns, 1);
+            PriceRow {
+                line: row.line,
+                matches: series.patterns.iter().map(|(fact, text)| (fact.key(), text.clone())).collect(),
+                valid_from: row.valid_from_ns.map_or_else(String::new, rfc3339),
+                price: decimal::from_nanos(row.price_nanos),
+                unit: row.unit.name().to_owned(),
+                price_per_gpu_hour: decimal::from_nanos(rate.map_or(0, |rate| rate.per_gpu_hour_nanos(1))),
+            }
+        };
+        self.series.iter().flat_map(|series| series.rows.iter().map(move |r| row(series, r))).collect()
+    }
+}
+
+fn rfc3339(at_ns: i64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(at_ns)).map_or_else(|_| String::new(), |at| at.to_string())
+}
+
+#[cfg(test)]
+mod tests;

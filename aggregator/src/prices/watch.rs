@@ -1,0 +1,211 @@
+//! Keeps the price book in step with its file: looks every two seconds, reads it again when it changed, and keeps
+//! the last good book where the new one is wrong. A wrong book stops nothing; it is logged, and shown by the API and
+//! the metrics.
+
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tonnage_runtime::clock::Clock;
+use tonnage_runtime::shutdown::Shutdown;
+use tonnage_runtime::telemetry::chain;
+
+use super::book::{BOOK_BYTES_MAX, Book, BookError};
+
+const PERIOD_NS: i64 = 2_000_000_000;
+
+/// A book's file cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("price book {path}: cannot be read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("price book {path}: is wrong")]
+    Book {
+        path: PathBuf,
+        #[source]
+        source: BookError,
+    },
+}
+
+/// Reads the book in `path`.
+///
+/// # Errors
+/// If the file cannot be read, or is not a book.
+pub fn load(path: &Path) -> Result<Book, LoadError> {
+    let read = || {
+        let mut text = String::new();
+        // One byte more than allowed, so that a larger file is refused by its size and not cut.
+        let limit = u64::try_from(BOOK_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+        std::fs::File::open(path)?.take(limit).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    Book::parse(&text).map_err(|source| LoadError::Book { path: path.to_owned(), source })
+}
+
+/// The book in force, and why its file is not, if so. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Prices {
+    pub books: watch::Receiver<Arc<Book>>,
+    /// Why the file's newest content was not taken; `None` = it was.
+    pub error: watch::Receiver<Option<String>>,
+}
+
+impl Prices {
+    /// A book that never changes.
+    #[must_use]
+    pub fn fixed(book: Arc<Book>) -> Self {
+        Self { books: watch::channel(book).1, error: watch::channel(None).1 }
+    }
+}
+
+/// Looks after one file.
+#[derive(Debug)]
+pub struct Watcher {
+    path: PathBuf,
+    seen: Option<Stamp>,
+    books: watch::Sender<Arc<Book>>,
+    error: watch::Sender<Option<String>>,
+}
+
+/// Tells one version of a file from another; inode too, since ConfigMaps are swapped by a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+    inode: u64,
+}
+
+impl Watcher {
+    /// A watcher that starts from `book`; the file is first read by [`Watcher::run`].
+    #[must_use]
+    pub fn new(path: PathBuf, book: Arc<Book>) -> (Self, Prices) {
+        let (books, books_seen) = watch::channel(book);
+        let (error, error_seen) = watch::channel(None);
+        (Self { path, seen: None, books, error }, Prices { books: books_seen, error: error_seen })
+    }
+
+    /// Looks every two seconds until `shutdown`.
+    pub async fn run(mut self, clock: Clock, shutdown: Shutdown) {
+        loop {
+            // A file on a network may hang; that must not hold up a thread that serves others.
+            self = match tokio::task::spawn_blocking(move || {
+                self.look();
+                self
+            })
+            .await
+            {
+                Ok(watcher) => watcher,
+                Err(error) => {
+                    tracing::error!(%error, "The price book's watcher ended; prices no longer change.");
+                    return;
+                }
+            };
+            tokio::select! {
+                () = clock.sleep_until_async(clock.monotonic_ns().saturating_add(PERIOD_NS)) => {}
+                () = shutdown.wait() => return,
+            }
+        }
+    }
+
+    /// Reads the file if it changed since the last look.
+    fn look(&mut self) {
+        let stamp = std::fs::metadata(&self.path).ok().map(|meta| Stamp {
+            modified: meta.modified().ok(),
+            bytes: meta.len(),
+            inode: meta.ino(),
+        });
+        // A file that cannot be looked at is tried each time: it may come back with the same stamp.
+        if stamp.is_some() && stamp == self.seen {
+            return;
+        }
+        self.seen = stamp;
+        match load(&self.path) {
+            Ok(book) => {
+                self.error.send_replace(None);
+                if book.text() != self.books.borrow().text() {
+                    tracing::info!(path = %self.path.display(), prices = book.row_count(), "Took the price book.");
+                    self.books.send_replace(Arc::new(book));
+                }
+            }
+            Err(error) => {
+                let text = chain(&error);
+                if self.error.borrow().as_deref() != Some(&text) {
+                    tracing::warn!(error = text, "Kept the last good price book.");
+                }
+                self.error.send_replace(Some(text));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "currency = \"USD\"\n[[price]]\nprice = 1\nunit = \"gpu_hour\"\n";
+
+    #[test]
+    fn a_changed_file_is_taken_and_a_wrong_one_leaves_the_last_good_book() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prices.toml");
+        let (mut watcher, prices) = Watcher::new(path.clone(), Arc::new(Book::empty()));
+        watcher.look();
+        assert!(prices.error.borrow().as_deref().unwrap().contains("cannot be read"));
+
+        std::fs::write(&path, GOOD).unwrap();
+        watcher.look();
+        assert_eq!(*prices.error.borrow(), None);
+        assert_eq!(prices.books.borrow().text(), GOOD);
+
+        std::fs::write(&path, "currency = \"USD\"\nprize = 1\n").unwrap();
+        watcher.look();
+        assert!(prices.error.borrow().as_deref().unwrap().contains("line 2"));
+        assert_eq!(prices.books.borrow().text(), GOOD);
+
+        std::fs::write(&path, format!("{GOOD}# again\n")).unwrap();
+        watcher.look();
+        assert_eq!(*prices.error.borrow(), None);
+        assert!(prices.books.borrow().text().ends_with("# again\n"));
+    }
+
+    #[test]
+    fn a_file_that_did_not_change_is_not_announced_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), GOOD).unwrap();
+        let (mut watcher, mut prices) = Watcher::new(file.path().to_owned(), Arc::new(Book::empty()));
+        watcher.look();
+        assert!(prices.books.has_changed().unwrap());
+        prices.books.mark_unchanged();
+        watcher.look();
+        assert!(!prices.books.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_file_larger_than_a_book_is_refused_by_its_size() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "#".repeat(BOOK_BYTES_MAX + 9)).unwrap();
+        let error = chain(&load(file.path()).unwrap_err());
+        assert!(error.contains("at most 1048576"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_watcher_takes_the_file_at_once_and_stops_when_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), GOOD).unwrap();
+        let (watcher, mut prices) = Watcher::new(file.path().to_owned(), Arc::new(Book::empty()));
+        let shutdown = Shutdown::new();
+        let task = tokio::spawn(watcher.run(Clock::system(), shutdown.clone()));
+        prices.books.changed().await.unwrap();
+        assert_eq!(prices.books.borrow().text(), GOOD);
+        shutdown.set();
+        task.await.unwrap();
+    }
+}

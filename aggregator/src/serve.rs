@@ -1,0 +1,199 @@
+//! Wiring of `serve`: opens the store, starts the commit thread, the listeners and the price book's watcher, and
+//! stops them in the order in which data flows: streams, commits, then the API. The only file that names every part.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonnage_proto::limits::BATCH_BYTES_MAX;
+use tonnage_proto::metering::metering_server::MeteringServer;
+use tonnage_runtime::clock::{Clock, ClockError};
+use tonnage_runtime::shutdown::Shutdown;
+use tonnage_runtime::telemetry::chain;
+
+use crate::api::auth::{Authenticator, Identity};
+use crate::api::{self, ApiState};
+use crate::commit::{Committer, QUEUE_MAX, Submission};
+use crate::config::Config;
+use crate::ingest::{Authenticate, Credential, Ingest};
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::prices::Book;
+use crate::prices::watch::{self, LoadError, Prices, Watcher};
+use crate::store::{self, Store, StoreError, write};
+
+/// What streams and requests get to end after a stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Room for a message's frame around a batch.
+const FRAME_BYTES: usize = 4096;
+
+/// The aggregator could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{field}: {address}: cannot listen there")]
+    Listen {
+        field: &'static str,
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("prices: the book cannot be used, and the ledger has no earlier one")]
+    Prices(#[from] LoadError),
+    #[error("simulated_clock cannot be used")]
+    Clock(#[from] ClockError),
+    #[error("the system refused a thread or a signal handler")]
+    System(#[from] std::io::Error),
+}
+
+/// Runs the aggregator until a signal.
+///
+/// # Errors
+/// If it cannot start.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let stop = Shutdown::new();
+    stop.on_signals()?;
+    let clock = match &config.simulated_clock {
+        Some(path) => Clock::simulated(path)?,
+        None => Clock::system(),
+    };
+    let http = listen("listen_http", config.listen_http).await?;
+    let grpc = listen("listen_grpc", config.listen_grpc).await?;
+    let store = Store::open(&config.data)?;
+    let readers = store.readers();
+    let identity = readers.with(store::identity)?;
+    let (watcher, prices) = prices(&config, &store)?;
+    let (live, metrics) = (Arc::new(Live::default()), Arc::new(Metrics::new()));
+    let authenticator = Arc::new(Authenticator::new(&store, clock.clone(), config.insecure_loopback));
+
+    let (queue, submissions) = mpsc::channel(QUEUE_MAX);
+    let book = Arc::clone(&prices.books.borrow());
+    let committer = Committer::new(&store, clock.clone(), book, Arc::clone(&live), Arc::clone(&metrics))?;
+    let committing =
+        std::thread::Builder::new().name("commit".to_owned()).spawn(move || committer.run(submissions))?;
+    if let Some(watcher) = watcher {
+        tokio::spawn(watcher.run(clock.clone(), stop.clone()));
+        tokio::spawn(reprice(prices.clone(), queue.clone(), stop.clone()));
+    }
+    let ingest = Ingest {
+        authenticate: authenticate(Arc::clone(&authenticator)),
+        queue: queue.clone(),
+        ledger_id: identity.ledger_id,
+        incarnation: identity.incarnation,
+        metrics: Arc::clone(&metrics),
+        live: Arc::clone(&live),
+        streams: Arc::default(),
+        stop: stop.clone(),
+    };
+    let healthy = {
+        let queue = queue.downgrade();
+        move || match queue.upgrade() {
+            Some(queue) if !queue.is_closed() => Ok(()),
+            _ => Err("the commit thread ended".to_owned()),
+        }
+    };
+    let state = ApiState {
+        clock,
+        ledger: identity,
+        readers,
+        authenticator,
+        prices,
+        live,
+        metrics,
+        health: Arc::new(healthy.clone()),
+        ready: Arc::new(healthy),
+    };
+    tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
+    let uplinks = tokio::spawn(serve_grpc(grpc, ingest, stop.clone()));
+    let api_stop = Shutdown::new();
+    let rest = tokio::spawn(serve_http(http, state, api_stop.clone()));
+
+    stop.wait().await;
+    // Streams live as long as their agents like: they are cut at the deadline, and lose nothing by it.
+    let _ = tokio::time::timeout(Duration::from_secs(1), uplinks).await;
+    drop(queue);
+    let committed = tokio::task::spawn_blocking(move || committing.join());
+    if tokio::time::timeout(DRAIN, committed).await.is_err() {
+        tracing::warn!("Stopped with commits under way; agents send them again.");
+    }
+    api_stop.set();
+    let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
+    Ok(())
+}
+
+async fn listen(field: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { field, address, source })
+}
+
+/// The book of the file; or the one that the ledger was priced by last, if the file is bad.
+fn prices(config: &Config, store: &Store) -> Result<(Option<Watcher>, Prices), RunError> {
+    let Some(path) = &config.prices else {
+        tracing::warn!("No price book is given: everything is unpriced.");
+        return Ok((None, Prices::fixed(Arc::new(Book::empty()))));
+    };
+    let book = match watch::load(path) {
+        Ok(book) => book,
+        Err(error) => {
+            let last = store.readers().with(write::applied_book)?;
+            let Some(last) = last.and_then(|text| Book::parse(&text).ok()) else { return Err(error.into()) };
+            tracing::error!(
+                error = chain(&error),
+                "The price book cannot be used; the last good one is kept."
+            );
+            last
+        }
+    };
+    let (watcher, prices) = Watcher::new(path.clone(), Arc::new(book));
+    Ok((Some(watcher), prices))
+}
+
+/// Hands every new book to the commit thread.
+async fn reprice(mut prices: Prices, queue: mpsc::Sender<Submission>, stop: Shutdown) {
+    loop {
+        tokio::select! {
+            changed = prices.books.changed() => if changed.is_err() { return },
+            () = stop.wait() => return,
+        }
+        let book = Arc::clone(&prices.books.borrow_and_update());
+        if queue.send(Submission::Book(book)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Ingest takes nodes' tokens alone; a person's token bills nobody.
+fn authenticate(authenticator: Arc<Authenticator>) -> Authenticate {
+    Arc::new(move |header| match authenticator.authenticate(header) {
+        Ok(Identity::Loopback) => Ok(Credential::Loopback),
+        Ok(Identity::Node(node)) => Ok(Credential::Node(node)),
+        Ok(Identity::Person { .. }) => Err("this is a person's token; an agent needs its node's".to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+async fn serve_grpc(listener: TcpListener, ingest: Ingest, stop: Shutdown) {
+    let service = MeteringServer::new(ingest).max_decoding_message_size(BATCH_BYTES_MAX + FRAME_BYTES);
+    let served = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .max_concurrent_streams(Some(16))
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { stop.wait().await })
+        .await;
+    if let Err(error) = served {
+        tracing::error!(error = chain(&error), "Ingest ended.");
+    }
+}
+
+async fn serve_http(listener: TcpListener, state: ApiState, stop: Shutdown) {
+    let router = api::router(state);
+    let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.wait().await }).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "The API ended.");
+    }
+}

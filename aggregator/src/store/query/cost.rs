@@ -1,0 +1,221 @@
+//! Sums over ranges of the ledger, in groups.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, Row};
+
+use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension};
+use super::ranges::Range;
+use crate::model::RowKind;
+use crate::store::StoreError;
+
+/// Groups that one query may find; each is held in memory.
+pub const GROUPS_MAX: usize = 200_000;
+/// SQLite's SUM is 64 bits wide, so quotients and remainders by this are added up apart.
+const SPLIT: i128 = 1_000_000_000;
+const SUMMED: [&str; 6] =
+    ["time_ns", "busy_ns", "memory_byte_seconds", "energy_uj", "cost_nanos", "unpriced_ns"];
+
+/// What to add up.
+#[derive(Debug, Clone)]
+pub struct CostQuery {
+    pub ranges: Vec<Range>,
+    pub by: Vec<Dimension>,
+    pub filter: Filter,
+    /// Do groups hold what nobody held, too? Totals do either way.
+    pub idle: bool,
+}
+
+/// Exact values; `None` lets everything through. With a namespace or an owner only held rows pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub cluster: Option<String>,
+    pub node: Option<String>,
+    pub namespace: Option<String>,
+    /// Pod, its UID, container, job id, unit or user.
+    pub owner: Option<String>,
+}
+
+impl Filter {
+    /// Does it pick among owners? Then idle and unobserved time are nobody's, and left out.
+    #[must_use]
+    pub fn by_owner(&self) -> bool {
+        self.namespace.is_some() || self.owner.is_some()
+    }
+}
+
+/// Exact sums; units stand last in the names (docs/ledger.md).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sums {
+    pub held_ns: i128,
+    pub idle_ns: i128,
+    pub unobserved_ns: i128,
+    pub busy_ns: i128,
+    pub unpriced_ns: i128,
+    pub memory_byte_seconds: i128,
+    pub energy_uj: i128,
+    pub held_cost_nanos: i128,
+    pub idle_cost_nanos: i128,
+    pub unobserved_cost_nanos: i128,
+    pub rounding_cost_nanos: i128,
+    /// Of held rows.
+    pub method: u32,
+}
+
+impl Sums {
+    #[must_use]
+    pub fn cost_nanos(&self) -> i128 {
+        self.held_cost_nanos + self.idle_cost_nanos + self.unobserved_cost_nanos + self.rounding_cost_nanos
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.held_ns += other.held_ns;
+        self.idle_ns += other.idle_ns;
+        self.unobserved_ns += other.unobserved_ns;
+        self.busy_ns += other.busy_ns;
+        self.unpriced_ns += other.unpriced_ns;
+        self.memory_byte_seconds += other.memory_byte_seconds;
+        self.energy_uj += other.energy_uj;
+        self.held_cost_nanos += other.held_cost_nanos;
+        self.idle_cost_nanos += other.idle_cost_nanos;
+        self.unobserved_cost_nanos += other.unobserved_cost_nanos;
+        self.rounding_cost_nanos += other.rounding_cost_nanos;
+        self.method |= other.method;
+    }
+
+    /// `figures` in the order of [`SUMMED`].
+    fn of_row(kind: RowKind, method: u32, figures: [i128; 6]) -> Self {
+        let [time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns] = figures;
+        let mut sums = Self { busy_ns, memory_byte_seconds, energy_uj, unpriced_ns, ..Self::default() };
+        match kind {
+            RowKind::Held => {
+                (sums.held_ns, sums.held_cost_nanos, sums.method) = (time_ns, cost_nanos, method)
+            }
+            RowKind::Idle => (sums.idle_ns, sums.idle_cost_nanos) = (time_ns, cost_nanos),
+            RowKind::Unobserved => (sums.unobserved_ns, sums.unobserved_cost_nanos) = (time_ns, cost_nanos),
+            RowKind::Rounding => sums.rounding_cost_nanos = cost_nanos,
+        }
+        sums
+    }
+}
+
+/// One group: a value for each dimension of the query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    pub key: Vec<String>,
+    /// Is this what nobody held, in a table of owners?
+    pub sentinel: bool,
+    pub sums: Sums,
+}
+
+/// Groups in no order, and the sum of everything that the filter let through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Groups {
+    pub groups: Vec<Group>,
+    pub totals: Sums,
+}
+
+/// A query was given up, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    #[error("query: finds more than {GROUPS_MAX} groups; narrow the window or the filters, or group by less")]
+    TooManyGroups,
+    #[error("query: took too long; narrow the window or the filters")]
+    Expired,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<rusqlite::Error> for QueryError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Adds up. Sees one state of the ledger throughout; asks `expired` now and then whether to give up.
+///
+/// # Errors
+/// If the store fails, there are too many groups, or `expired` says so.
+pub fn cost(
+    connection: &Connection,
+    query: &CostQuery,
+    expired: impl Fn() -> bool,
+) -> Result<Groups, QueryError> {
+    let transaction = connection.unchecked_transaction()?;
+    let by_device = query.by.iter().all(|dimension| dimension.of_device());
+    let mut groups: HashMap<(bool, Vec<String>), Sums> = HashMap::new();
+    let mut totals = Sums::default();
+    let filter = &query.filter;
+    for range in &query.ranges {
+        let mut statement = transaction.prepare_cached(&sql(*range))?;
+        let mut rows = statement.query((
+            range.start_ns,
+            range.end_ns,
+            &filter.cluster,
+            &filter.node,
+            &filter.namespace,
+            &filter.owner,
+        ))?;
+        let mut seen = 0_u32;
+        while let Some(row) = rows.next()? {
+            if seen.is_multiple_of(4096) && expired() {
+                return Err(QueryError::Expired);
+            }
+            seen = seen.wrapping_add(1);
+            let (kind, sums) = read(row)?;
+            totals.add(&sums);
+            if kind != RowKind::Held && !query.idle {
+                continue;
+            }
+            let key: Result<Vec<_>, _> = query.by.iter().map(|by| by.value(row, kind)).collect();
+            let sentinel = kind != RowKind::Held && !by_device;
+            groups.entry((sentinel, key?)).or_default().add(&sums);
+            if groups.len() > GROUPS_MAX {
+                return Err(QueryError::TooManyGroups);
+            }
+        }
+    }
+    let groups = groups.into_iter().map(|((sentinel, key), sums)| Group { key, sentinel, sums }).collect();
+    Ok(Groups { groups, totals })
+}
+
+fn sql(range: Range) -> String {
+    let sums: Vec<String> = SUMMED
+        .iter()
+        .map(|column| format!("SUM({column} / {SPLIT}) AS {column}_q, SUM({column} % {SPLIT}) AS {column}_r"))
+        .collect();
+    let read: Vec<String> = SUMMED.iter().map(|column| format!("r.{column}_q, r.{column}_r")).collect();
+    format!(
+        "SELECT {COLUMNS}, r.kind, r.method, {}
+         FROM (SELECT tenure, owner, kind, method, {} FROM {} WHERE start >= ?1 AND start < ?2
+               GROUP BY tenure, owner, kind, method) r
+         JOIN tenure t ON t.id = r.tenure
+         JOIN node n ON n.id = t.node
+         JOIN device d ON d.id = t.device
+         LEFT JOIN owner o ON o.id = r.owner
+         WHERE (?3 IS NULL OR n.cluster = ?3) AND (?4 IS NULL OR n.name = ?4)
+           AND (r.kind = 0 OR ?5 IS NULL AND ?6 IS NULL)
+           AND (?5 IS NULL OR o.namespace = ?5)
+           AND (?6 IS NULL OR ?6 IN (o.pod, o.pod_uid, o.container, o.job_id, o.unit, o.user))",
+        read.join(", "),
+        sums.join(", "),
+        range.table.name(),
+    )
+}
+
+fn read(row: &Row<'_>) -> Result<(RowKind, Sums), QueryError> {
+    let number: i64 = row.get(COLUMN_COUNT)?;
+    let kind = RowKind::from_number(number).ok_or_else(|| StoreError::Damaged {
+        what: "a sum of slots",
+        detail: format!("its kind is {number}"),
+    })?;
+    // Bits beyond 32 do not exist (`tonnage_proto::method`).
+    let method: u32 = row.get(COLUMN_COUNT + 1)?;
+    let mut figures = [0; 6];
+    for (at, figure) in figures.iter_mut().enumerate() {
+        let (quotient, rest): (i64, i64) =
+            (row.get(COLUMN_COUNT + 2 + 2 * at)?, row.get(COLUMN_COUNT + 3 + 2 * at)?);
+        *figure = i128::from(quotient) * SPLIT + i128::from(rest);
+    }
+    Ok((kind, Sums::of_row(kind, method, figures)))
+}

@@ -1,0 +1,125 @@
+//! What there is: nodes, devices, and how new the newest usage is.
+
+use rusqlite::{Connection, OptionalExtension, Row};
+use tonnage_proto::limits::slot_start;
+
+use crate::model::{NodeFacts, NodeName};
+use crate::store::StoreError;
+
+/// A node as the ledger knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    pub node: NodeName,
+    /// Devices whose newest tenure is here.
+    pub devices: u32,
+    /// Empty before the first Hello.
+    pub agent_version: String,
+    /// Agent's clock minus ours at its last Hello.
+    pub skew_ns: Option<i64>,
+    pub accepted: u64,
+    pub refused: u64,
+    pub quarantined: u64,
+    /// End of the newest usage from here.
+    pub observed_until_ns: Option<i64>,
+}
+
+/// A device with its newest tenure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRecord {
+    pub uuid: String,
+    pub model: String,
+    pub memory_bytes: u64,
+    pub slices: u32,
+    pub node: NodeName,
+    pub from_ns: i64,
+    pub to_ns: i64,
+    /// As in the newest slot that was observed.
+    pub facts: NodeFacts,
+}
+
+/// All nodes, by cluster and name.
+///
+/// # Errors
+/// If the store fails.
+pub fn nodes(connection: &Connection) -> Result<Vec<NodeRecord>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "WITH newest AS (
+            SELECT d.id AS device, (SELECT t.node FROM tenure t WHERE t.device = d.id
+                ORDER BY t.to_ns DESC, t.id DESC LIMIT 1) AS node
+            FROM device d),
+         here AS (SELECT node, COUNT(*) AS devices FROM newest GROUP BY node),
+         seen AS (SELECT node, MAX(to_ns) AS until FROM tenure GROUP BY node)
+         SELECT n.cluster, n.name, COALESCE(here.devices, 0), n.agent_version, n.skew_ns,
+                n.accepted, n.refused, n.quarantined, seen.until
+         FROM node n LEFT JOIN here ON here.node = n.id LEFT JOIN seen ON seen.node = n.id
+         ORDER BY n.cluster, n.name",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(NodeRecord {
+            node: NodeName { cluster: row.get(0)?, node: row.get(1)? },
+            devices: row.get(2)?,
+            agent_version: row.get(3)?,
+            skew_ns: row.get(4)?,
+            accepted: count(row, 5)?,
+            refused: count(row, 6)?,
+            quarantined: count(row, 7)?,
+            observed_until_ns: row.get(8)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// All devices that ever had a tenure, by cluster, node and UUID.
+///
+/// # Errors
+/// If the store fails, or a node's facts in it are not readable.
+pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError> {
+    let transaction = connection.unchecked_transaction()?;
+    let mut statement = transaction.prepare_cached(
+        "SELECT d.uuid, d.model, d.memory_bytes, d.slices, n.cluster, n.name, t.from_ns, t.to_ns, t.id
+         FROM device d
+         JOIN tenure t ON t.id = (SELECT id FROM tenure WHERE device = d.id
+             ORDER BY to_ns DESC, id DESC LIMIT 1)
+         JOIN node n ON n.id = t.node
+         ORDER BY n.cluster, n.name, d.uuid",
+    )?;
+    let mut facts = transaction.prepare_cached(
+        "SELECT f.json FROM slot_state s JOIN facts f ON f.id = s.facts WHERE s.start = ?1 AND s.tenure = ?2",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut devices = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (to_ns, tenure): (i64, i64) = (row.get(7)?, row.get(8)?);
+        // The slot in which the tenure's last nanosecond lies: its row is found by the key.
+        let newest_slot = slot_start(to_ns.saturating_sub(1));
+        let json: Option<String> = facts.query_row((newest_slot, tenure), |row| row.get(0)).optional()?;
+        devices.push(DeviceRecord {
+            uuid: row.get(0)?,
+            model: row.get(1)?,
+            memory_bytes: count(row, 2)?,
+            slices: row.get(3)?,
+            node: NodeName { cluster: row.get(4)?, node: row.get(5)? },
+            from_ns: row.get(6)?,
+            to_ns,
+            facts: json.map_or(Ok(NodeFacts::default()), |json| parse(&json))?,
+        });
+    }
+    Ok(devices)
+}
+
+/// End of the newest usage in the ledger, in nanoseconds since the Unix epoch.
+///
+/// # Errors
+/// If the store fails.
+pub fn newest_usage_ns(connection: &Connection) -> Result<Option<i64>, StoreError> {
+    Ok(connection.query_row("SELECT MAX(to_ns) FROM tenure", [], |row| row.get(0))?)
+}
+
+fn count(row: &Row<'_>, column: usize) -> Result<u64, rusqlite::Error> {
+    let number: i64 = row.get(column)?;
+    u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+fn parse(json: &str) -> Result<NodeFacts, StoreError> {
+    serde_json::from_str(json).map_err(|e| StoreError::Damaged { what: "facts", detail: e.to_string() })
+}

@@ -1,0 +1,169 @@
+//! Recomputes the ledger from the journal's sealed bytes and compares it with what is stored, bucket by bucket.
+//!
+//! Independent on purpose: it shares no code with the folding path (`commit`, `ledger`), only the price book. It is
+//! written plainly rather than fast, and holds the recomputed ledger in memory.
+//!
+//! Proves, for every (slot, tenure): held + idle + unobserved = existence, charges + idle + unobserved + rounding =
+//! price, and for slots, hours and days: stored = recomputed.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+use tonnage_proto::limits::{DAY_NS, HOUR_NS};
+
+use crate::prices::Book;
+use crate::store::StoreError;
+use crate::store::audit::{self, Bucket, BucketKey, Buckets};
+
+mod recompute;
+
+use recompute::Recomputed;
+
+/// What verification found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub batches: u64,
+    pub windows: u64,
+    pub devices: usize,
+    /// Sum over all buckets of the differences' absolute values, in slice-nanoseconds and nano-dollars.
+    pub difference_ns: i128,
+    pub difference_nanos: i128,
+    /// Differences of any kind, and the first of them in words.
+    pub differences: u64,
+    pub first: Option<String>,
+}
+
+impl Report {
+    /// True if nothing differs.
+    #[must_use]
+    pub fn conserved(&self) -> bool {
+        self.differences == 0
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        self.differences += 1;
+        if self.first.is_none() {
+            self.first = Some(what());
+        }
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { devices, difference_ns, difference_nanos, .. } = self;
+        if self.conserved() {
+            write!(
+                f,
+                "conserved: held + idle + unobserved = existence on {devices} devices, charges = price, \
+                 difference {difference_ns} ns, {difference_nanos} nanos"
+            )
+        } else {
+            write!(
+                f,
+                "NOT conserved on {devices} devices: {} differences, {difference_ns} ns, \
+                 {difference_nanos} nanos; the first: {}",
+                self.differences,
+                self.first.as_deref().unwrap_or("?")
+            )
+        }
+    }
+}
+
+/// Verifies the whole ledger as of one moment.
+///
+/// # Errors
+/// If the store cannot be read, or the journal is damaged: sealed bytes that are not what their hash says.
+pub fn verify(db: &mut Connection) -> Result<Report, StoreError> {
+    let db = db.transaction()?;
+    let recomputed = recompute::from_journal(&db)?;
+    let mut report = Report {
+        batches: recomputed.batches,
+        windows: recomputed.windows,
+        devices: recomputed.devices.len(),
+        ..Report::default()
+    };
+    let expected = recomputed.slots(&mut report);
+    for (which, length_ns) in [(Buckets::Slot, 0), (Buckets::Hour, HOUR_NS), (Buckets::Day, DAY_NS)] {
+        compare(&db, which, rolled_up(&expected, length_ns), &mut report)?;
+    }
+    sums(&db, &recomputed, &mut report)?;
+    Ok(report)
+}
+
+/// Compares stored buckets with the expected ones.
+fn compare(
+    db: &Connection,
+    which: Buckets,
+    mut expected: BTreeMap<BucketKey, Bucket>,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let zero = Bucket::default();
+    audit::buckets(db, which, |key, stored| {
+        let expected = expected.remove(&key).unwrap_or_default();
+        if stored != expected {
+            report.difference_ns += (stored.time_ns - expected.time_ns).abs();
+            report.difference_nanos += (stored.cost_nanos - expected.cost_nanos).abs();
+            report.note(|| format!("{which:?} {key:?} is {stored:?}, recomputed {expected:?}"));
+        }
+    })?;
+    for (key, expected) in expected.into_iter().filter(|(_, bucket)| *bucket != zero) {
+        report.difference_ns += expected.time_ns;
+        report.difference_nanos += expected.cost_nanos;
+        report.note(|| format!("{which:?} {key:?} is not stored, recomputed {expected:?}"));
+    }
+    Ok(())
+}
+
+/// Sums slots into hours or days; 0 leaves them slots.
+fn rolled_up(slots: &BTreeMap<BucketKey, Bucket>, length_ns: i64) -> BTreeMap<BucketKey, Bucket> {
+    if length_ns == 0 {
+        return slots.clone();
+    }
+    let mut sums: BTreeMap<BucketKey, Bucket> = BTreeMap::new();
+    for (key, bucket) in slots {
+        let start_ns = key.start_ns - key.start_ns.rem_euclid(length_ns);
+        let sum = sums.entry(BucketKey { start_ns, ..key.clone() }).or_default();
+        sum.time_ns += bucket.time_ns;
+        sum.busy_ns += bucket.busy_ns;
+        sum.memory_byte_seconds += bucket.memory_byte_seconds;
+        sum.energy_uj += bucket.energy_uj;
+        sum.cost_nanos += bucket.cost_nanos;
+        sum.unpriced_ns += bucket.unpriced_ns;
+    }
+    sums
+}
+
+/// The promises themselves, on the stored rows alone: times sum to existence, costs to the price.
+fn sums(db: &Connection, recomputed: &Recomputed, report: &mut Report) -> Result<(), StoreError> {
+    let mut stored: BTreeMap<(i64, String, i64), (i128, i128)> = BTreeMap::new();
+    audit::buckets(db, Buckets::Slot, |key, bucket| {
+        let sum = stored.entry((key.start_ns, key.device, key.tenure_from_ns)).or_default();
+        sum.0 += bucket.time_ns;
+        sum.1 += bucket.cost_nanos;
+    })?;
+    for (key, existence_ns, price_nanos) in recomputed.existence() {
+        let (time_ns, cost_nanos) = stored.remove(&key).unwrap_or_default();
+        if (time_ns, cost_nanos) != (existence_ns, price_nanos) {
+            report.difference_ns += (time_ns - existence_ns).abs();
+            report.difference_nanos += (cost_nanos - price_nanos).abs();
+            report.note(|| {
+                format!(
+                    "slot {key:?}: rows sum to {time_ns} ns and {cost_nanos} nanos; existence is \
+                     {existence_ns} ns, the price {price_nanos} nanos"
+                )
+            });
+        }
+    }
+    for (key, (time_ns, cost_nanos)) in stored {
+        report.difference_ns += time_ns.abs();
+        report.difference_nanos += cost_nanos.abs();
+        report.note(|| format!("slot {key:?}: rows for a time when the device did not exist"));
+    }
+    Ok(())
+}
+
+/// The book in force: the last one in the journal.
+fn parse_book(text: &str) -> Result<Book, StoreError> {
+    Book::parse(text)
+        .map_err(|e| StoreError::Damaged { what: "price book in the journal", detail: e.to_string() })
+}
