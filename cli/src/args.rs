@@ -1,0 +1,178 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Whose GPU-seconds were these, and what did they cost?
+#[derive(Debug, Parser)]
+#[command(name = "tonnage", version, after_help = crate::error::EXIT_CODES)]
+pub(crate) struct Args {
+    /// Where the aggregator's REST API is
+    #[arg(long, global = true, env = "TONNAGE_URL", default_value = "http://127.0.0.1:7788", value_parser = url)]
+    pub(crate) url: String,
+    /// File that holds the token to show
+    #[arg(long, global = true, env = "TONNAGE_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// table for people; json and csv are exact
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+    Csv,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What GPUs cost in a window of time, by whom
+    Cost(Cost),
+    /// Who is on the GPUs right now
+    Top(Top),
+    /// Nodes and their agents
+    Nodes,
+    /// GPUs, where they are and what they cost per hour
+    Devices,
+    /// Price books
+    Price {
+        #[command(subcommand)]
+        command: Price,
+    },
+    /// A script that completes commands in a shell
+    Completions { shell: Shell },
+    /// Versions of this program and of the server
+    Version,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Cost {
+    /// What the table is of
+    #[arg(value_enum, default_value = "namespaces")]
+    pub(crate) table: Table,
+    /// Until now: 30m, 12h, 7d, 2w [default: 24h]
+    #[arg(long, value_name = "LENGTH", conflicts_with = "window")]
+    pub(crate) last: Option<String>,
+    /// today, yesterday, week, month, lastweek, lastmonth, or START,END as RFC 3339 times or Unix seconds; UTC
+    #[arg(long)]
+    pub(crate) window: Option<String>,
+    /// Group by these instead, with commas between: cluster, node, device, model, namespace, pod, pod_uid,
+    /// container, job, step, unit, user, kind
+    #[arg(long, value_name = "LIST")]
+    pub(crate) by: Option<String>,
+    #[arg(long)]
+    pub(crate) namespace: Option<String>,
+    /// Only this pod, job, unit, user or container
+    #[arg(long)]
+    pub(crate) owner: Option<String>,
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    #[arg(long)]
+    pub(crate) cluster: Option<String>,
+    /// Leave out rows of what nobody held; totals keep it
+    #[arg(long)]
+    pub(crate) no_idle: bool,
+    /// Rows; what is beyond is one row [server's default: 1000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Table {
+    Namespaces,
+    Pods,
+    Jobs,
+    Users,
+    Devices,
+    Nodes,
+}
+
+impl Table {
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Namespaces => "/api/v1/cost/namespaces",
+            Self::Pods => "/api/v1/cost/pods",
+            Self::Jobs => "/api/v1/cost/jobs",
+            Self::Users => "/api/v1/cost/users",
+            Self::Devices => "/api/v1/cost/devices",
+            Self::Nodes => "/api/v1/cost/nodes",
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Top {
+    /// Time between looks, e.g. 2s or 500ms
+    #[arg(long, default_value = "2s", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// One table, even in a terminal
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Price {
+    /// Has the server look at a price book, without putting it in force
+    Check {
+        /// The book; - for standard input
+        file: PathBuf,
+    },
+    /// The prices in force
+    List,
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let host =
+        text.strip_prefix("http://").ok_or("only http://HOST:PORT is understood; TLS is a proxy's work")?;
+    if host.is_empty() || text.len() > 1024 || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("has no host; write http://HOST:PORT".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let parsed = match text.strip_suffix("ms") {
+        Some(number) => number.parse().map(Duration::from_millis),
+        None => text.strip_suffix('s').unwrap_or(text).parse().map(Duration::from_secs),
+    };
+    let allowed = Duration::from_millis(200)..=Duration::from_secs(3600);
+    parsed
+        .ok()
+        .filter(|interval| allowed.contains(interval))
+        .ok_or_else(|| "use seconds or milliseconds from 200ms to 3600s, e.g. 2s".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn intervals_and_urls_are_checked_before_anything_is_asked() {
+        assert_eq!(interval("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(interval("2"), Ok(Duration::from_secs(2)));
+        for text in ["0s", "10ms", "2h", "", "-1s", "9999s"] {
+            assert!(interval(text).is_err(), "{text}");
+        }
+        assert_eq!(url("http://host:1/").as_deref(), Ok("http://host:1"));
+        for text in ["host:1", "https://host", "http://", "http://a b"] {
+            assert!(url(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn last_and_window_exclude_each_other() {
+        assert!(Args::try_parse_from(["tonnage", "cost", "--last", "7d", "--window", "today"]).is_err());
+    }
+}

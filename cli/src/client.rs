@@ -1,0 +1,107 @@
+//! Asks the REST API, and tells apart what may go wrong. Plain HTTP, no proxy, no redirects: a token goes nowhere
+//! but to `--url`.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tonnage_proto::rest::ErrorAnswer;
+use ureq::http::StatusCode;
+use ureq::{Agent, Body};
+
+use crate::error::Error;
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// The server gives a query up after 30 s.
+const WHOLE: Duration = Duration::from_secs(45);
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+const TOKEN_BYTES_MAX: u64 = 4096;
+
+type Response = ureq::http::Response<Body>;
+
+pub(crate) struct Client {
+    agent: Agent,
+    url: String,
+    authorization: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(url: String, token_file: Option<&Path>) -> Result<Self, Error> {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_global(Some(WHOLE))
+            .user_agent(concat!("tonnage/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let authorization = token_file.map(token).transpose()?.map(|token| format!("Bearer {token}"));
+        Ok(Self { agent: config.new_agent(), url, authorization })
+    }
+
+    /// The answer's text.
+    pub(crate) fn get(&self, path: &str, query: &[(&str, String)]) -> Result<String, Error> {
+        let mut request = self.agent.get(format!("{}{path}", self.url));
+        for (name, value) in query {
+            request = request.query(*name, value);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.answer(request.call())
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &str) -> Result<String, Error> {
+        let mut request =
+            self.agent.post(format!("{}{path}", self.url)).header("content-type", "application/toml");
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.answer(request.send(body))
+    }
+
+    /// Reads what [`Self::get`] or [`Self::post`] answered.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, text: &str) -> Result<T, Error> {
+        serde_json::from_str(text).map_err(|source| Error::Answer { url: self.url.clone(), source })
+    }
+
+    fn answer(&self, result: Result<Response, ureq::Error>) -> Result<String, Error> {
+        let mut response = result.map_err(|source| Error::Unreachable { url: self.url.clone(), source })?;
+        let status = response.status();
+        let limited = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).lossy_utf8(true);
+        let text =
+            limited.read_to_string().map_err(|source| Error::Body { url: self.url.clone(), source })?;
+        if status.is_success() {
+            return Ok(text);
+        }
+        let message = match serde_json::from_str::<ErrorAnswer>(&text) {
+            Ok(answer) if status.is_server_error() => {
+                format!("{} (request {})", answer.error.message, answer.error.request_id)
+            }
+            Ok(answer) => answer.error.message,
+            Err(_) => format!("{} answered {status}; is it a Tonnage aggregator?", self.url),
+        };
+        Err(match status {
+            StatusCode::UNAUTHORIZED if self.authorization.is_none() => {
+                Error::Forbidden(format!("{message}; give --token-file or TONNAGE_TOKEN_FILE"))
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Forbidden(message),
+            _ => Error::Refused(message),
+        })
+    }
+}
+
+fn token(path: &Path) -> Result<String, Error> {
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let reason = "holds no token; it should be one line that begins with tng_".to_owned();
+        return Err(Error::File { path: path.to_owned(), reason });
+    }
+    Ok(token.to_owned())
+}
