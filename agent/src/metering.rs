@@ -7,8 +7,8 @@
 //! Invariants of every window: `sum(held) + idle = duration * slices`, `busy <= held`, within one cell of the grid,
 //! and windows of one device never overlap (within an epoch of ledger time).
 //!
-//! Flow of one device and tick: [`interval`] cuts and splits -> [`busy`] and [`energy`] lay use on the parts ->
-//! [`window`] sums parts until the cell ends or a gap begins.
+//! Flow of one device and tick: `interval` cuts and splits -> `busy` and `energy` lay use on the parts ->
+//! `window` sums parts until the cell ends or a gap begins.
 //!
 //! Pure: no clock, no I/O, and no error: what cannot be known is left out and shows as unobserved or unattributed.
 //! Not for: who an owner is (attribution), or what time costs (the ledger).

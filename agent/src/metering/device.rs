@@ -63,7 +63,9 @@ impl Device {
             let used = self.busy.take(samples, covered.length_ns());
             busy::lay(&mut parts, &used, slices, holders);
         }
-        if let Some(delta_uj) = self.energy.covered_delta(observation.energy_mj, !covered.stood_still) {
+        let whole = !covered.stood_still;
+        let delta_uj = self.energy.covered_delta(observation.energy_mj, whole, covered.length_ns());
+        if let Some(delta_uj) = delta_uj {
             energy::lay(&mut parts, delta_uj);
         }
         for part in parts {

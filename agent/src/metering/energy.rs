@@ -9,6 +9,11 @@ use crate::metering::interval::{self, Part};
 use crate::metering::split::{self, Spread};
 use crate::model::Owner;
 
+/// More than any device draws, 100 kW. A counter that says so has jumped.
+const POWER_MAX_UJ_PER_NS: u64 = 100;
+/// Room for years of a gap, and far below what the ledger turns away.
+const UNOBSERVED_UJ_MAX: u64 = 1 << 56;
+
 /// The counter as it was read last.
 #[derive(Debug, Default)]
 pub(super) struct Energy {
@@ -20,21 +25,26 @@ pub(super) struct Energy {
 }
 
 impl Energy {
-    /// The delta over a covered interval. A delta over more than that interval goes to `unobserved`.
-    pub(super) fn covered_delta(&mut self, now_mj: Option<u64>, whole: bool) -> Option<u64> {
+    /// The delta over a covered interval of `length_ns`, unless no device draws that much. A delta over more than
+    /// that interval goes to `unobserved`.
+    pub(super) fn covered_delta(&mut self, now_mj: Option<u64>, whole: bool, length_ns: u64) -> Option<u64> {
         let fresh = self.fresh && whole;
         let delta_uj = self.advance(now_mj)?;
         if fresh {
-            return Some(delta_uj);
+            return (delta_uj <= length_ns.saturating_mul(POWER_MAX_UJ_PER_NS)).then_some(delta_uj);
         }
-        self.unobserved_uj = self.unobserved_uj.saturating_add(delta_uj);
+        self.add_unobserved(delta_uj);
         None
+    }
+
+    fn add_unobserved(&mut self, delta_uj: u64) {
+        self.unobserved_uj = self.unobserved_uj.saturating_add(delta_uj).min(UNOBSERVED_UJ_MAX);
     }
 
     /// Takes note of a reading, or of its absence, at a tick that covers nothing.
     pub(super) fn uncovered(&mut self, now_mj: Option<u64>) {
         let delta_uj = self.advance(now_mj).unwrap_or(0);
-        self.unobserved_uj = self.unobserved_uj.saturating_add(delta_uj);
+        self.add_unobserved(delta_uj);
     }
 
     /// What the next window is to say was drawn unobserved.

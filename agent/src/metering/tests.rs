@@ -188,6 +188,15 @@ fn energy_goes_by_use_else_by_holding_with_idle_to_idle() {
 }
 
 #[test]
+fn a_counter_that_jumps_by_more_than_any_device_draws_says_nothing() {
+    let with = |energy_mj: u64| vec![Observation { energy_mj: Some(energy_mj), ..reading(&[]) }];
+    let mut meter = started(with(100).remove(0));
+    meter.observe(at(T0 + S), with(u64::MAX / 2));
+    meter.observe(at(T0 + 2 * S), with(u64::MAX / 2 + 700_000));
+    assert_eq!(only(meter.finish()).energy_idle_uj, 700_000_000);
+}
+
+#[test]
 fn energy_across_a_gap_is_unobserved_and_a_counter_that_went_down_says_nothing() {
     let with = |energy_mj: u64| vec![Observation { energy_mj: Some(energy_mj), ..reading(&[]) }];
     let mut meter = started(with(100).remove(0));

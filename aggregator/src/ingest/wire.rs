@@ -15,8 +15,8 @@ use crate::model::{Device, Id, NodeFacts, NodeName, Owner, OwnerKind, Usage, Usa
 
 /// Most joules in one window, in microjoules: 100 kW for 10 s.
 const ENERGY_UJ_MAX: u64 = 1_000_000_000_000;
-/// Most memory of one owner on one device: 16 TiB for 10 s.
-const MEMORY_BYTE_SECONDS_MAX: u64 = 10 << 44;
+/// Most memory of one owner on one device, summed over its processes: hundreds of TB for 10 s.
+const MEMORY_BYTE_SECONDS_MAX: u64 = 1 << 52;
 
 /// SHA-256 of a payload.
 #[must_use]
@@ -160,8 +160,8 @@ fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Wind
         usages,
         busy_unattributed_ns: bounded("busy_unattributed_ns", window.busy_unattributed_ns, busy_max_ns)?,
         energy_idle_uj: bounded("energy_idle_uj", window.energy_idle_uj, ENERGY_UJ_MAX)?,
-        // Drawn over a gap of any length: a megajoule-counter's whole range would be no surprise.
-        energy_unobserved_uj: bounded("energy_unobserved_uj", window.energy_unobserved_uj, 1 << 52)?,
+        // Drawn over a gap of any length.
+        energy_unobserved_uj: bounded("energy_unobserved_uj", window.energy_unobserved_uj, 1 << 57)?,
         samples: window.samples,
     })
 }
