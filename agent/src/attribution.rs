@@ -1,6 +1,6 @@
 //! Whose the processes on a device are: pid -> life of a process -> cgroup -> owner.
 //!
-//! Evidence is what only root writes: cgroup paths (see [`cgroup`] for which part of them), the kubelet's folders
+//! Evidence is what only root writes: cgroup paths (see `cgroup` for which part of them), the kubelet's folders
 //! of logs, `/proc`. No environment, no command line.
 //!
 //! The start of each process is read at every tick, since pids are used again; its cgroup once per life and then

@@ -2,9 +2,9 @@
 //! agent's own health.
 //!
 //! Totals are kept as integers, in one compact entry per (device, owner), and become Prometheus's floats when
-//! scraped. Bounded: at most [`SERIES_MAX`] entries; further owners are counted together under
+//! scraped. Bounded: at most `SERIES_MAX` entries; further owners are counted together under
 //! `owner_kind="other"`, so that sums stay whole, and `tonnage_agent_series_dropped_total` says how many. An owner
-//! that has been gone for [`EXPIRY_NS`] is dropped.
+//! that has been gone for `EXPIRY_NS` is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +38,8 @@ pub struct Own {
     pub spool_bytes: usize,
     pub spool_drafts: usize,
     pub overlap_ns: u64,
+    /// Ledger time of the last sample that was metered, or found to be unreadable.
+    pub metered_until_ns: i64,
     pub series_dropped: u64,
 }
 

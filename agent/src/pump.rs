@@ -116,6 +116,7 @@ impl Pump {
         if !windows.is_empty() || tick.overlap_ns > 0 {
             self.keep(&windows, tick.overlap_ns);
         }
+        self.metrics.own(|own| own.metered_until_ns = tick.now_ns);
     }
 
     /// Puts windows into the spool. What it cannot take is unobserved: counted, and said once per failure.

@@ -130,7 +130,7 @@ impl Uplink {
                 wait = wait.max(*retry_after);
             }
             if matches!(error, UplinkError::Restart(_)) {
-                wait = Duration::ZERO;
+                wait = wait.min(BACKOFF_BASE);
             }
             let text = chain(&error);
             tracing::warn!(error = text, wait_ms = wait.as_millis(), "The uplink ended; trying again.");
@@ -212,11 +212,12 @@ impl Uplink {
 
     /// Brings the spool in line with the ledger's cursor.
     async fn welcomed(&self, stream: &mut Stream, welcome: Welcome) -> Result<(), UplinkError> {
-        if welcome.protocol != PROTOCOL || welcome.ledger_id.len() != 16 {
+        let sane = i64::try_from(welcome.cursor_seq).is_ok();
+        if welcome.protocol != PROTOCOL || welcome.ledger_id.len() != 16 || !sane {
             return Err(UplinkError::Protocol("its Welcome is of another protocol"));
         }
         let now_ns = self.clock.wall_ns();
-        let skew_ns = now_ns - welcome.now_ns;
+        let skew_ns = now_ns.saturating_sub(welcome.now_ns);
         self.update(|state| state.skew_ns = Some(skew_ns));
         let cursor_seq = welcome.cursor_seq;
         let restart = self

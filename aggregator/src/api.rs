@@ -1,7 +1,7 @@
 //! The REST API (`tonnage_proto::rest`), with `/version`, `/healthz`, `/readyz` and `/metrics`. Reads only.
 //!
 //! Everything under `/api/v1` wants a token of at least the role `reader`. Errors have one shape, whatever went
-//! wrong; every answer has an `x-request-id`. Limits: [`queries::QUERIES_MAX`] queries of the ledger at once, 30 s
+//! wrong; every answer has an `x-request-id`. Limits: `queries::QUERIES_MAX` queries of the ledger at once, 30 s
 //! each; bodies of 1 MiB. Not here: TLS, and limits on connections, which belong to who listens.
 
 use std::sync::Arc;

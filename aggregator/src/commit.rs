@@ -256,7 +256,7 @@ impl Committer {
         if let (Outcome::Accepted | Outcome::Quarantined, Ok(valid)) = (outcome, &batch.valid) {
             let now_ns = self.clock.wall_ns();
             self.metrics.windows((valid.windows.len() - quarantined.len()) as u64);
-            self.metrics.batch_age_ns(now_ns - valid.sealed_at_ns);
+            self.metrics.batch_age_ns(now_ns.saturating_sub(valid.sealed_at_ns));
             if outcome == Outcome::Accepted {
                 self.live.apply(&batch.node, valid, now_ns);
             }
@@ -299,7 +299,7 @@ impl Committer {
 /// Registers the node; books the hole if the agent no longer has what comes next.
 fn take_hello(db: &Connection, hello: &HelloFacts, now_ns: i64) -> Result<Position, CommitError> {
     let node = write::node(db, &hello.node)?;
-    write::node_hello(db, node, &hello.agent_version, hello.sent_at_ns - now_ns)?;
+    write::node_hello(db, node, &hello.agent_version, hello.sent_at_ns.saturating_sub(now_ns))?;
     let mut cursor_seq = write::cursor(db, node, &hello.epoch)?;
     if hello.oldest_seq > cursor_seq + 1 {
         let detail = format!("the agent no longer has {}..{}", cursor_seq + 1, hello.oldest_seq);

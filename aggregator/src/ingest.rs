@@ -190,10 +190,15 @@ impl Ingest {
         hello: &Hello,
         answers: &Answers,
     ) -> Result<(), Refusal> {
+        let ours = hello.known_ledger_id.is_empty() || hello.known_ledger_id == self.ledger_id;
         let facts = HelloFacts {
             node: node.clone(),
             epoch,
-            oldest_seq: hello.holdings.map_or(1, |holdings| holdings.oldest_seq),
+            // An agent of another ledger sends nothing here, so what it no longer holds is not lost to us.
+            oldest_seq: match hello.holdings {
+                Some(holdings) if ours => holdings.oldest_seq,
+                _ => 1,
+            },
             agent_version: wire::name("agent_version", &hello.agent_version).map_err(|e| malformed(&e))?,
             sent_at_ns: hello.sent_at_ns,
         };

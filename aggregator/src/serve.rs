@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonnage_proto::limits::BATCH_BYTES_MAX;
@@ -48,6 +48,8 @@ pub enum RunError {
     Clock(#[from] ClockError),
     #[error("the system refused a thread or a signal handler")]
     System(#[from] std::io::Error),
+    #[error("the commit thread ended; this is a bug, and its message is above")]
+    CommitEnded,
 }
 
 /// Runs the aggregator until a signal.
@@ -73,8 +75,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (queue, submissions) = mpsc::channel(QUEUE_MAX);
     let book = Arc::clone(&prices.books.borrow());
     let committer = Committer::new(&store, clock.clone(), book, Arc::clone(&live), Arc::clone(&metrics))?;
-    let committing =
-        std::thread::Builder::new().name("commit".to_owned()).spawn(move || committer.run(submissions))?;
+    let (running, mut ended) = oneshot::channel::<()>();
+    std::thread::Builder::new().name("commit".to_owned()).spawn(move || {
+        committer.run(submissions);
+        // Dropped at its end, also by a panic.
+        drop(running);
+    })?;
     if let Some(watcher) = watcher {
         tokio::spawn(watcher.run(clock.clone(), stop.clone()));
         tokio::spawn(reprice(prices.clone(), queue.clone(), stop.clone()));
@@ -112,17 +118,21 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let api_stop = Shutdown::new();
     let rest = tokio::spawn(serve_http(http, state, api_stop.clone()));
 
-    stop.wait().await;
-    // Streams live as long as their agents like: they are cut at the deadline, and lose nothing by it.
+    let bug = tokio::select! {
+        () = stop.wait() => false,
+        // Better gone and started again than alive and deaf.
+        _ = &mut ended => true,
+    };
+    stop.set();
+    // Streams are cut, and lose nothing by it.
     let _ = tokio::time::timeout(Duration::from_secs(1), uplinks).await;
     drop(queue);
-    let committed = tokio::task::spawn_blocking(move || committing.join());
-    if tokio::time::timeout(DRAIN, committed).await.is_err() {
+    if !bug && tokio::time::timeout(DRAIN, ended).await.is_err() {
         tracing::warn!("Stopped with commits under way; agents send them again.");
     }
     api_stop.set();
     let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
-    Ok(())
+    if bug { Err(RunError::CommitEnded) } else { Ok(()) }
 }
 
 async fn listen(field: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {

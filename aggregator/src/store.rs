@@ -106,7 +106,7 @@ impl Store {
     }
 }
 
-/// Reading connections, opened when first needed, at most [`READERS_MAX`]. Blocks: call off the async threads.
+/// Reading connections, opened when first needed, at most `READERS_MAX`. Blocks: call off the async threads.
 #[derive(Debug, Clone)]
 pub struct Readers(Arc<Pool>);
 

@@ -7,7 +7,7 @@
 //! device does not support is asked for again only then. When NVML as a whole fails it is shut down, and loaded
 //! anew by the next read: so a driver may be upgraded, or installed, under a running agent.
 //!
-//! Device handles are kept raw, since the wrapper's borrow the library: they live in [`Session`] beside it, and
+//! Device handles are kept raw, since the wrapper's borrow the library: they live in `Session` beside it, and
 //! are used only through it. Not for: MIG instances.
 #![allow(unsafe_code, reason = "NVML is C; the wrapper has no calls with a caller's buffer")]
 

@@ -205,6 +205,11 @@ fn own(state: &State, uplink: &uplink::State) -> Vec<MetricFamily> {
             "Groups of windows that wait to be sealed.",
             own.spool_drafts as f64,
         ),
+        gauge(
+            "tonnage_agent_metered_until_timestamp_seconds",
+            "Ledger time up to which samples were worked off: how far it is behind now is how late the agent is.",
+            own.metered_until_ns as f64 * NANO,
+        ),
         one(
             "tonnage_agent_clock_overlap_seconds_total",
             "Real time that ledger time stood still for, after the node's clock was set back.",

@@ -3,7 +3,7 @@
 //!
 //! The working set outlives transactions, so that a steady stream costs no reads. It is what the store holds plus
 //! what this transaction changed: after a failed one it must be thrown away. Bounded: emptied when it grows past
-//! [`ENTRIES_MAX`].
+//! `ENTRIES_MAX`.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -4,7 +4,7 @@ use tonnage_proto::decimal;
 use tonnage_proto::rest::{CostAnswer, Figures};
 
 use crate::args::Cost;
-use crate::output::number::{hours, kilowatt_hours, money, percent, places};
+use crate::output::number::{hour_places, hours, kilowatt_hours, money, percent, places};
 use crate::output::{Grid, left, right};
 
 /// Groupings that the device has, whoever holds it: then each row has idle time of its own.
@@ -29,11 +29,13 @@ pub(super) fn query(cost: &Cost) -> Vec<(&'static str, String)> {
 pub(super) fn grid(answer: &CostAnswer) -> Grid {
     let by_device = answer.aggregate.iter().all(|name| OF_DEVICES.contains(&name.as_str()));
     let places = places(&answer.totals.cost);
+    let hour_places = hour_places(&gpu_seconds(&answer.totals));
     let figures = |figures: &Figures| {
-        let mut cells = vec![hours(&gpu_seconds(figures))];
+        let mut cells = vec![hours(&gpu_seconds(figures), hour_places)];
         if by_device {
             cells.extend(
-                [&figures.held_seconds, &figures.idle_seconds, &figures.unobserved_seconds].map(|s| hours(s)),
+                [&figures.held_seconds, &figures.idle_seconds, &figures.unobserved_seconds]
+                    .map(|seconds| hours(seconds, hour_places)),
             );
         }
         cells.push(percent(&figures.busy_seconds, &figures.held_seconds));
@@ -83,7 +85,7 @@ fn notes(answer: &CostAnswer) -> Vec<String> {
     let totals = &answer.totals;
     if decimal::to_nanos(&totals.unpriced_seconds).is_some_and(|nanos| nanos > 0) {
         notes
-            .push(format!("{} GPU-hours have no price and are in no cost.", hours(&totals.unpriced_seconds)));
+            .push(format!("{} GPU-hours have no price and are in no cost.", hours(&totals.unpriced_seconds, 2)));
     }
     notes
 }

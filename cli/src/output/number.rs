@@ -16,9 +16,18 @@ pub(crate) fn money(text: &str, places: u32) -> String {
     decimal::to_nanos(text).map_or_else(|| text.to_owned(), |nanos| round(nanos, 1_000_000_000, places))
 }
 
-/// Seconds as hours with two places.
-pub(crate) fn hours(seconds: &str) -> String {
-    decimal::to_nanos(seconds).map_or_else(|| seconds.to_owned(), |nanos| round(nanos, 3_600_000_000_000, 2))
+/// Places of hours in one table, by its total in seconds: minutes should not all read 0.00.
+pub(crate) fn hour_places(total_seconds: &str) -> u32 {
+    match decimal::to_nanos(total_seconds).map_or(0, i128::abs) {
+        ..3_600_000_000_000 => 4,
+        _ => 2,
+    }
+}
+
+/// Seconds as hours with so many places.
+pub(crate) fn hours(seconds: &str, places: u32) -> String {
+    decimal::to_nanos(seconds)
+        .map_or_else(|| seconds.to_owned(), |nanos| round(nanos, 3_600_000_000_000, places))
 }
 
 /// Joules as kilowatt-hours with three places.
@@ -76,7 +85,8 @@ mod tests {
 
     #[test]
     fn units_are_those_that_people_use() {
-        assert_eq!(hours("5400.000000000"), "1.50");
+        assert_eq!(hours("5400.000000000", hour_places("5400")), "1.50");
+        assert_eq!(hours("9.000000000", hour_places("9.000000000")), "0.0025");
         assert_eq!(kilowatt_hours("3600000.000000000"), "1.000");
         assert_eq!(percent("1.000000000", "3.000000000"), "33.3");
         assert_eq!(percent("1", "0.000000000"), "-");
