@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use tonic::transport::Endpoint;
 use tonnage_proto::limits::NAME_BYTES_MAX;
+use tonnage_runtime::settings::{self, SettingsError, parsed, wrong};
 use tonnage_runtime::telemetry::Format;
 use tracing::level_filters::LevelFilter;
 
@@ -175,28 +176,13 @@ pub struct Config {
     pub simulated_clock: Option<PathBuf>,
 }
 
-/// A setting is wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("config file {path}: cannot be read")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("config file {path}: {message}")]
-    Parse { path: PathBuf, message: String },
-    #[error("{field}: {value:?}: {right}")]
-    Value { field: &'static str, value: String, right: String },
-}
-
 impl RunArgs {
     /// Merges flags and environment with the file and the defaults.
     ///
     /// # Errors
     /// If the file cannot be used, or a setting is wrong.
-    pub fn resolve(self) -> Result<Config, ConfigError> {
-        let file = self.config.as_deref().map_or_else(|| Ok(File::default()), read)?;
+    pub fn resolve(self) -> Result<Config, SettingsError> {
+        let file: File = settings::read(self.config.as_deref())?;
         let insecure = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let url = self.aggregator.or(file.aggregator).unwrap_or_else(|| "http://127.0.0.1:7787".into());
         let token_file = self.token_file.or(file.token_file);
@@ -236,18 +222,7 @@ impl RunArgs {
     }
 }
 
-fn read(path: &Path) -> Result<File, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string().trim().to_owned() })
-}
-
-fn wrong(field: &'static str, value: impl ToString, right: impl Into<String>) -> ConfigError {
-    ConfigError::Value { field, value: value.to_string(), right: right.into() }
-}
-
-fn endpoint(url: &str, insecure: bool, has_token: bool) -> Result<Endpoint, ConfigError> {
+fn endpoint(url: &str, insecure: bool, has_token: bool) -> Result<Endpoint, SettingsError> {
     let right = "use a URL like http://aggregator:7787";
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong("aggregator", url, right))?;
     let host = endpoint.uri().host().ok_or_else(|| wrong("aggregator", url, right))?;
@@ -270,7 +245,7 @@ fn endpoint(url: &str, insecure: bool, has_token: bool) -> Result<Endpoint, Conf
     Ok(endpoint.http2_keep_alive_interval(keep_alive).keep_alive_while_idle(true).tcp_nodelay(true))
 }
 
-fn driver(name: Option<String>, library: Option<PathBuf>) -> Result<DriverChoice, ConfigError> {
+fn driver(name: Option<String>, library: Option<PathBuf>) -> Result<DriverChoice, SettingsError> {
     match name.as_deref().unwrap_or("nvml") {
         "nvml" => Ok(DriverChoice::Nvml(library.unwrap_or_else(|| DEFAULT_LIBRARY.into()))),
         "none" => Ok(DriverChoice::None),
@@ -278,24 +253,17 @@ fn driver(name: Option<String>, library: Option<PathBuf>) -> Result<DriverChoice
     }
 }
 
-fn name(field: &'static str, value: String) -> Result<String, ConfigError> {
+fn name(field: &'static str, value: String) -> Result<String, SettingsError> {
     let good = !value.is_empty() && value.len() <= NAME_BYTES_MAX && !value.chars().any(char::is_control);
     if good { Ok(value) } else { Err(wrong(field, value, "use 1 to 256 bytes without control characters")) }
 }
 
-fn within(field: &'static str, value: u32, min: u32, max: u32) -> Result<u32, ConfigError> {
+fn within(field: &'static str, value: u32, min: u32, max: u32) -> Result<u32, SettingsError> {
     if (min..=max).contains(&value) {
         Ok(value)
     } else {
         Err(wrong(field, value, format!("use {min} to {max}")))
     }
-}
-
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
-    field: &'static str,
-    value: Option<String>,
-) -> Result<Option<T>, ConfigError> {
-    value.map(|value| value.parse().map_err(|e: T::Err| wrong(field, &value, e.to_string()))).transpose()
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -314,7 +282,7 @@ fn hostname() -> String {
 mod tests {
     use super::*;
 
-    fn resolve(args: &[&str]) -> Result<Config, ConfigError> {
+    fn resolve(args: &[&str]) -> Result<Config, SettingsError> {
         let args = ["tonnage-agent", "run"].iter().chain(args);
         match Cli::try_parse_from(args).unwrap().command {
             Command::Run(args) | Command::Check(args) => args.resolve(),

@@ -5,10 +5,11 @@
 //! `TONNAGE_..._PORT` and the like for a Service of that name, so no name here ends like those.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
+use tonnage_runtime::settings::{self, SettingsError, parsed, wrong};
 use tonnage_runtime::telemetry::Format;
 use tracing::level_filters::LevelFilter;
 
@@ -131,28 +132,13 @@ pub struct Config {
     pub simulated_clock: Option<PathBuf>,
 }
 
-/// A setting is wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("config file {path}: cannot be read")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("config file {path}: {message}")]
-    Parse { path: PathBuf, message: String },
-    #[error("{field}: {value:?}: {right}")]
-    Value { field: &'static str, value: String, right: String },
-}
-
 impl ServeArgs {
     /// Merges flags and environment with the file and the defaults.
     ///
     /// # Errors
     /// If the file cannot be used, or a setting is wrong.
-    pub fn resolve(self) -> Result<Config, ConfigError> {
-        let file = self.config.as_deref().map_or_else(|| Ok(File::default()), read)?;
+    pub fn resolve(self) -> Result<Config, SettingsError> {
+        let file: File = settings::read(self.config.as_deref())?;
         let log_level = parsed("log_level", file.log_level)?;
         let log_format = parsed("log_format", file.log_format)?;
         let config = Config {
@@ -167,37 +153,24 @@ impl ServeArgs {
         };
         for (field, address) in [("listen_http", config.listen_http), ("listen_grpc", config.listen_grpc)] {
             if config.insecure_loopback && !address.ip().is_loopback() {
-                let right = "with insecure_loopback it must be on loopback, as 127.0.0.1".to_owned();
-                return Err(ConfigError::Value { field, value: address.to_string(), right });
+                return Err(wrong(
+                    field,
+                    address,
+                    "with insecure_loopback it must be on loopback, as 127.0.0.1",
+                ));
             }
         }
         Ok(config)
     }
 }
 
-fn read(path: &Path) -> Result<File, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string().trim().to_owned() })
-}
-
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
-    field: &'static str,
-    value: Option<String>,
-) -> Result<Option<T>, ConfigError> {
-    value
-        .map(|value| {
-            value.parse().map_err(|e: T::Err| ConfigError::Value { field, value, right: e.to_string() })
-        })
-        .transpose()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    fn resolve(args: &[&str]) -> Result<Config, ConfigError> {
+    fn resolve(args: &[&str]) -> Result<Config, SettingsError> {
         let args = ["tonnage-aggregator", "serve"].iter().chain(args);
         match Cli::try_parse_from(args).unwrap().command {
             Command::Serve(args) => args.resolve(),
