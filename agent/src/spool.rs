@@ -45,6 +45,8 @@ pub enum SpoolError {
     Store(#[from] StoreError),
     #[error("spool: is full ({bytes} bytes of {limit}); these windows are not kept")]
     Full { bytes: usize, limit: usize },
+    #[error("spool: its files hold no spool any more")]
+    Emptied,
     #[error("spool {path}: cannot be moved aside")]
     Aside {
         path: PathBuf,
@@ -53,6 +55,17 @@ pub enum SpoolError {
     },
     #[error("spool: no random numbers: {0}")]
     Random(String),
+}
+
+impl SpoolError {
+    /// True if the files themselves are bad; false if they could not be reached.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_corruption(),
+            Self::Emptied => true,
+            _ => false,
+        }
+    }
 }
 
 /// Who this spool belongs to.
@@ -113,7 +126,7 @@ impl Spool {
     ) -> Result<(Self, Option<PathBuf>), SpoolError> {
         match Self::try_open(path, identity.clone(), limits, now_ns) {
             Ok(spool) => Ok((spool, None)),
-            Err(SpoolError::Store(error)) if error.is_corruption() => {
+            Err(error) if error.is_damage() => {
                 let aside = PathBuf::from(format!("{}.unreadable.{now_ns}", path.display()));
                 tracing::error!(error = tonnage_runtime::telemetry::chain(&error), aside = %aside.display(),
                     "The spool cannot be read; it is moved aside and a new one begins.");
@@ -126,6 +139,7 @@ impl Spool {
     }
 
     fn try_open(path: &Path, identity: Identity, limits: Limits, now_ns: i64) -> Result<Self, SpoolError> {
+        let is_new = !Store::exists(path);
         let store = Store::open(path)?;
         let number = |name| -> Result<u64, SpoolError> {
             let value = store.get(name)?;
@@ -134,6 +148,8 @@ impl Spool {
         let (acked_seq, sealed_seq) = (number(Name::Acked)?, number(Name::Sealed)?);
         let epoch = match store.get(Name::Epoch)?.and_then(|epoch| epoch.try_into().ok()) {
             Some(epoch) => epoch,
+            // sled opens what it cannot read as if it were empty, and would begin anew without a word.
+            None if !is_new => return Err(SpoolError::Emptied),
             None => {
                 let epoch = random()?;
                 let mut changes = Changes::default();

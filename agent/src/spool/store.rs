@@ -64,6 +64,11 @@ impl Changes {
 }
 
 impl Store {
+    /// True if there are files of a store in `path`.
+    pub(super) fn exists(path: &Path) -> bool {
+        path.join("db").exists()
+    }
+
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let db = sled::Config::new()
             .path(path)

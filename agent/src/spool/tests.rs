@@ -121,14 +121,23 @@ fn a_new_epoch_keeps_every_window_that_was_not_acked() {
 
 #[test]
 fn a_spool_that_cannot_be_read_is_moved_aside_and_not_deleted() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("spool");
-    drop(open(&path));
-    std::fs::write(path.join("conf"), b"rubbish").unwrap();
-    let (spool, aside) = Spool::open(&path, identity(), LIMITS, 5).unwrap();
-    let aside = aside.expect("the old spool is somewhere");
-    assert!(aside.join("conf").exists());
-    assert_eq!(spool.holdings().sealed_seq, 0);
+    for rubbish in [0, 0xff, b'x'] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spool");
+        let mut spool = open(&path);
+        spool.append(&some_draft("a"), 7).unwrap();
+        let epoch = spool.epoch();
+        drop(spool);
+        let db = path.join("db");
+        let bytes = std::fs::metadata(&db).unwrap().len();
+        std::fs::write(&db, vec![rubbish; usize::try_from(bytes).unwrap()]).unwrap();
+        let (spool, aside) = Spool::open(&path, identity(), LIMITS, 5).unwrap();
+        let aside = aside.expect("the old spool is somewhere");
+        // sled writes when it opens, so the file need not be byte for byte what it was.
+        assert!(aside.join("db").exists());
+        assert_eq!(spool.holdings().sealed_seq, 0);
+        assert_ne!(spool.epoch(), epoch);
+    }
 }
 
 #[test]
