@@ -16,7 +16,8 @@ use tonnage_proto::limits::{BATCH_BYTES_MAX, IN_FLIGHT_MAX, PROTOCOL};
 use tonnage_proto::metering::metering_server::Metering;
 use tonnage_proto::metering::refusal::Code;
 use tonnage_proto::metering::{
-    Ack, FromAgent, FromLedger, Hello, Refusal, Resync, SealedBatch, Welcome, from_agent, from_ledger,
+    Ack, FromAgent, FromLedger, Hello, Holdings, Refusal, Resync, SealedBatch, Welcome, from_agent,
+    from_ledger,
 };
 use tonnage_runtime::shutdown::Shutdown;
 
@@ -109,18 +110,12 @@ impl Metering for Ingest {
         let header = header
             .transpose()
             .map_err(|_| Status::unauthenticated("authorization: not text; use 'Bearer' and a node token"))?;
-        let (authenticate, header) = (Arc::clone(&self.authenticate), header.map(str::to_owned));
-        // It may read the store.
-        let credential = tokio::task::spawn_blocking(move || authenticate(header.as_deref())).await;
-        let credential = credential.unwrap_or_else(|_| Err("tokens cannot be looked up".to_owned()));
-        let credential = credential.map_err(|reason| {
-            self.metrics.unauthenticated("ingest");
-            Status::unauthenticated(reason)
-        })?;
+        let header = header.map(str::to_owned);
+        let credential = self.authenticate(header.clone()).await.map_err(Status::unauthenticated)?;
         let (answers, outgoing) = mpsc::channel(IN_FLIGHT_MAX as usize + 2);
         let ingest = self.clone();
         tokio::spawn(async move {
-            if let Err(refusal) = ingest.serve(credential, request.into_inner(), &answers).await {
+            if let Err(refusal) = ingest.serve((credential, header), request.into_inner(), &answers).await {
                 tracing::warn!(code = refusal.code, refusal.message, "A stream was refused.");
                 ingest.metrics.refused_stream(refusal.code().as_str_name());
                 let message = Some(from_ledger::Message::Refusal(refusal));
@@ -136,7 +131,7 @@ type Answers = mpsc::Sender<Result<FromLedger, Status>>;
 impl Ingest {
     async fn serve(
         &self,
-        credential: Credential,
+        (credential, header): (Credential, Option<String>),
         mut incoming: Streaming<FromAgent>,
         answers: &Answers,
     ) -> Result<(), Refusal> {
@@ -146,7 +141,7 @@ impl Ingest {
             Ok(_) => return Ok(()),
             Err(_) => return Err(malformed("no Hello within 10 s")),
         };
-        let (node, epoch) = check_hello(credential, &hello)?;
+        let (node, epoch) = check_hello(&credential, &hello)?;
         let seat = self.streams.take(&node).map_err(|reason| unavailable(&reason))?;
         let connected = self.live.connect(node.clone());
         self.welcome(&node, epoch, &hello, answers).await?;
@@ -161,6 +156,12 @@ impl Ingest {
             let Some(message) = message else { break };
             // The peer went away, or its message was over the limit: tonic has told it.
             let Ok(message) = message else { break };
+            // Its token may have been removed since.
+            if credential != Credential::Loopback
+                && self.authenticate(header.clone()).await != Ok(credential.clone())
+            {
+                return Err(unauthenticated("the token of this stream is no longer good"));
+            }
             match message.message {
                 Some(from_agent::Message::Batch(batch)) => {
                     let seq = batch.seq;
@@ -170,6 +171,7 @@ impl Ingest {
                     }
                 }
                 Some(from_agent::Message::Holdings(holdings)) => {
+                    check_holdings(holdings)?;
                     let hello = Hello { holdings: Some(holdings), ..hello.clone() };
                     self.welcome(&node, epoch, &hello, answers).await?;
                 }
@@ -181,6 +183,14 @@ impl Ingest {
         let last = responder.await;
         drop((seat, connected));
         last.unwrap_or_else(|_| Err(unavailable("the answering task ended")))
+    }
+
+    async fn authenticate(&self, header: Option<String>) -> Result<Credential, String> {
+        let authenticate = Arc::clone(&self.authenticate);
+        // It may read the store.
+        let credential = tokio::task::spawn_blocking(move || authenticate(header.as_deref())).await;
+        let credential = credential.unwrap_or_else(|_| Err("tokens cannot be looked up".to_owned()));
+        credential.inspect_err(|_| self.metrics.unauthenticated("ingest"))
     }
 
     async fn welcome(
@@ -270,7 +280,7 @@ async fn send(answers: &Answers, message: from_ledger::Message) {
     let _ = answers.send(Ok(FromLedger { message: Some(message) })).await;
 }
 
-fn check_hello(credential: Credential, hello: &Hello) -> Result<(NodeName, Id), Refusal> {
+fn check_hello(credential: &Credential, hello: &Hello) -> Result<(NodeName, Id), Refusal> {
     if hello.protocol != PROTOCOL {
         let message = format!("the agent speaks protocol {}, this ledger {PROTOCOL}", hello.protocol);
         return Err(Refusal { code: Code::Protocol.into(), message, retry_after_ms: 60_000 });
@@ -281,7 +291,7 @@ fn check_hello(credential: Credential, hello: &Hello) -> Result<(NodeName, Id), 
     };
     let node = match credential {
         Credential::Loopback => said,
-        Credential::Node(node) if node == said => node,
+        Credential::Node(node) if *node == said => said,
         Credential::Node(node) => {
             let message = format!(
                 "Hello names node {:?} of cluster {:?}; its token is of node {:?} of cluster {:?}",
@@ -291,14 +301,26 @@ fn check_hello(credential: Credential, hello: &Hello) -> Result<(NodeName, Id), 
         }
     };
     let epoch = hello.epoch.as_slice().try_into().map_err(|_| malformed("Hello.epoch: not 16 bytes"))?;
-    let holdings = hello.holdings.unwrap_or_default();
-    if holdings.oldest_seq == 0 || holdings.oldest_seq > holdings.sealed_seq.saturating_add(1) {
-        return Err(malformed("Hello.holdings: oldest_seq is not between 1 and sealed_seq + 1"));
-    }
-    if i64::try_from(holdings.sealed_seq).is_err() {
-        return Err(malformed("Hello.holdings.sealed_seq: over 2^63 - 1"));
-    }
+    check_holdings(hello.holdings.unwrap_or_default())?;
     Ok((node, epoch))
+}
+
+fn check_holdings(holdings: Holdings) -> Result<(), Refusal> {
+    if i64::try_from(holdings.sealed_seq).is_err() {
+        return Err(malformed("Holdings.sealed_seq: over 2^63 - 1"));
+    }
+    if holdings.oldest_seq == 0 || holdings.oldest_seq > holdings.sealed_seq + 1 {
+        return Err(malformed("Holdings.oldest_seq: is not between 1 and sealed_seq + 1"));
+    }
+    Ok(())
+}
+
+fn unauthenticated(message: &str) -> Refusal {
+    Refusal {
+        code: Code::Unauthenticated.into(),
+        message: message.to_owned(),
+        retry_after_ms: RETRY_AFTER_MS,
+    }
 }
 
 fn malformed(message: &str) -> Refusal {

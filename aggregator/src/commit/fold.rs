@@ -43,6 +43,7 @@ pub struct Working {
     tenures: HashMap<i64, Vec<Tenure>>,
     owners: HashMap<Owner, i64>,
     facts: HashMap<i64, NodeFacts>,
+    facts_ids: HashMap<NodeFacts, i64>,
     /// By UUID: as last described, the store's number, slices in the ledger.
     devices: HashMap<String, (Device, i64, u32)>,
 }
@@ -116,10 +117,11 @@ impl Working {
     }
 
     fn facts_id(&mut self, db: &Connection, facts: &NodeFacts) -> Result<i64, CommitError> {
-        if let Some((id, _)) = self.facts.iter().find(|(_, known)| *known == facts) {
+        if let Some(id) = self.facts_ids.get(facts) {
             return Ok(*id);
         }
         let id = write::facts(db, facts)?;
+        self.facts_ids.insert(facts.clone(), id);
         self.facts.insert(id, facts.clone());
         Ok(id)
     }
@@ -313,7 +315,14 @@ impl Working {
     /// Keeps the working set within its limit; call after the commit.
     pub fn trim(&mut self) {
         let rows: usize = self.slots.values().map(|slot| 1 + slot.state.rows.len()).sum();
-        if rows + self.coverage.len() + self.tenures.len() + self.owners.len() > ENTRIES_MAX {
+        let others = [
+            self.coverage.len(),
+            self.tenures.len(),
+            self.owners.len(),
+            self.devices.len(),
+            self.facts.len(),
+        ];
+        if rows + others.iter().sum::<usize>() > ENTRIES_MAX {
             *self = Self::default();
         }
     }
