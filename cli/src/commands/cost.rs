@@ -84,8 +84,10 @@ fn notes(answer: &CostAnswer) -> Vec<String> {
     let mut notes = vec![String::new(), about];
     let totals = &answer.totals;
     if decimal::to_nanos(&totals.unpriced_seconds).is_some_and(|nanos| nanos > 0) {
-        notes
-            .push(format!("{} GPU-hours have no price and are in no cost.", hours(&totals.unpriced_seconds, 2)));
+        notes.push(format!(
+            "{} GPU-hours have no price and are in no cost.",
+            hours(&totals.unpriced_seconds, 2)
+        ));
     }
     notes
 }
