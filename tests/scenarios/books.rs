@@ -1,0 +1,148 @@
+//! The ledger's file as it lies on disk, in the scenarios' words: what was committed, and what the buckets say.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context;
+use harness::truth;
+use prost::Message;
+use tonnage_aggregator::model::{Owner, RowKind};
+use tonnage_aggregator::store::Store;
+use tonnage_aggregator::store::audit::{self, Bucket, BucketKey, Buckets};
+use tonnage_proto::metering as pb;
+use tonnage_proto::metering::ack::Outcome;
+
+/// (start of the bucket, device, start of the tenure, kind, owner's word or nothing).
+pub(crate) type Key = (i64, String, i64, RowKind, String);
+
+/// A batch of the journal.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) outcome: Outcome,
+    /// `None`: bytes that are no batch, which were refused.
+    pub(crate) batch: Option<pb::Batch>,
+}
+
+/// A window that was folded.
+#[derive(Debug, Clone)]
+pub(crate) struct Folded {
+    pub(crate) start_ns: i64,
+    pub(crate) end_ns: i64,
+    pub(crate) held_ns: BTreeMap<String, i64>,
+    pub(crate) idle_ns: i64,
+    /// Bits of `tonnage_proto::method` of all its usages.
+    pub(crate) method: u32,
+}
+
+/// Everything in a ledger.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Books {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) slots: BTreeMap<Key, Bucket>,
+    pub(crate) hours: BTreeMap<Key, Bucket>,
+    pub(crate) days: BTreeMap<Key, Bucket>,
+}
+
+impl Books {
+    /// Reads the ledger in `data`, whether an aggregator runs on it or not.
+    pub(crate) fn read(data: &Path) -> anyhow::Result<Self> {
+        let readers = Store::open(data)?.readers();
+        let mut books = Self::default();
+        readers.with(|db| {
+            audit::journal(db, |entry| {
+                if entry.kind == 1 {
+                    let outcome = Outcome::try_from(entry.outcome).unwrap_or_default();
+                    let batch = pb::Batch::decode(entry.payload.as_slice()).ok();
+                    books.entries.push(Entry { outcome, batch });
+                }
+                Ok(())
+            })?;
+            for (which, sums) in [
+                (Buckets::Slot, &mut books.slots),
+                (Buckets::Hour, &mut books.hours),
+                (Buckets::Day, &mut books.days),
+            ] {
+                audit::buckets(db, which, |key, bucket| add(sums, key, bucket))?;
+                // A roll-up may keep a row of nothing where a slot's row went away.
+                sums.retain(|_, bucket| *bucket != Bucket::default());
+            }
+            Ok(())
+        })?;
+        Ok(books)
+    }
+
+    /// How many batches had this outcome.
+    pub(crate) fn count(&self, outcome: Outcome) -> usize {
+        self.entries.iter().filter(|entry| entry.outcome == outcome).count()
+    }
+
+    /// Every window of the accepted batches, by device and time.
+    pub(crate) fn folded(&self) -> anyhow::Result<BTreeMap<String, Vec<Folded>>> {
+        let mut devices: BTreeMap<String, Vec<Folded>> = BTreeMap::new();
+        for entry in self.entries.iter().filter(|entry| entry.outcome == Outcome::Accepted) {
+            let batch = entry.batch.as_ref().context("an accepted batch cannot be read")?;
+            for window in &batch.windows {
+                let device = &batch.devices[window.device as usize];
+                devices.entry(device.uuid.clone()).or_default().push(folded(batch, window)?);
+            }
+        }
+        devices.values_mut().for_each(|windows| windows.sort_by_key(|window| window.start_ns));
+        Ok(devices)
+    }
+
+    /// Slice-nanoseconds in the slots by kind and owner, over all devices or one.
+    pub(crate) fn time(&self, kind: RowKind, device: Option<&str>) -> BTreeMap<String, i128> {
+        let mut sums = BTreeMap::new();
+        for ((_, of, _, row, owner), bucket) in &self.slots {
+            if *row == kind && device.is_none_or(|device| device == of) {
+                *sums.entry(owner.clone()).or_default() += bucket.time_ns;
+            }
+        }
+        sums
+    }
+}
+
+fn add(buckets: &mut BTreeMap<Key, Bucket>, key: BucketKey, bucket: Bucket) {
+    let owner = key.owner.as_ref().map(word).unwrap_or_default();
+    let key = (key.start_ns, key.device, key.tenure_from_ns, key.kind, owner);
+    // Owners that differ in a name only are one in the scenarios' words.
+    let sum = buckets.entry(key).or_default();
+    sum.time_ns += bucket.time_ns;
+    sum.busy_ns += bucket.busy_ns;
+    sum.memory_byte_seconds += bucket.memory_byte_seconds;
+    sum.energy_uj += bucket.energy_uj;
+    sum.cost_nanos += bucket.cost_nanos;
+    sum.unpriced_ns += bucket.unpriced_ns;
+}
+
+fn folded(batch: &pb::Batch, window: &pb::Window) -> anyhow::Result<Folded> {
+    let mut held_ns = BTreeMap::new();
+    for usage in &window.usages {
+        let owner = truth::of_wire(&batch.owners[usage.owner as usize]);
+        *held_ns.entry(owner).or_default() += i64::try_from(usage.held_ns)?;
+    }
+    Ok(Folded {
+        start_ns: window.start_ns,
+        end_ns: window.start_ns + i64::try_from(window.duration_ns)?,
+        held_ns,
+        idle_ns: i64::try_from(window.idle_ns)?,
+        method: window.usages.iter().fold(0, |bits, usage| bits | usage.method),
+    })
+}
+
+/// A ledger's owner in the scenarios' words.
+fn word(owner: &Owner) -> String {
+    let owner = owner.clone();
+    truth::of_wire(&pb::Owner {
+        kind: i32::from(owner.kind as u8),
+        namespace: owner.namespace,
+        pod: owner.pod,
+        pod_uid: owner.pod_uid,
+        container: owner.container,
+        container_id: owner.container_id,
+        job_id: owner.job_id,
+        step: owner.step,
+        unit: owner.unit,
+        user: owner.user,
+    })
+}

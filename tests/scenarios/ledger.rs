@@ -1,0 +1,308 @@
+//! Two agents and an aggregator, each killed again and again: the ledger equals what the drivers served, to the
+//! nanosecond, and what a kill cost is unobserved and within its bound.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use harness::reference::{self, Piece};
+use harness::scenario;
+use harness::world::{DEADLINE, World};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tonnage_aggregator::model::RowKind;
+use tonnage_proto::decimal::to_nanos;
+use tonnage_proto::limits::{SLOT_NS, WINDOW_NS, slot_start};
+use tonnage_proto::metering::ack::Outcome;
+use tonnage_proto::rest::{CostAnswer, Figures};
+
+use crate::books::{Books, Folded, Key};
+
+const S: i64 = 1_000_000_000;
+const STEPS: u32 = 1_300;
+const NODES: usize = 2;
+const GPUS: u32 = 2;
+/// Kills of each process at least.
+const KILLS_MIN: usize = 3;
+/// The open window, and the reading that was not worked off.
+const LOST_MAX_NS: i64 = WINDOW_NS + 2 * S;
+/// [`harness::aggregator::PRICES`]: so many nanoseconds cost a nano-dollar.
+const NS_PER_NANO: i128 = 1_000;
+
+#[test]
+fn through_kills_at_any_point_the_ledger_equals_what_the_drivers_served() -> anyhow::Result<()> {
+    kill_and_compare(20_260_101)
+}
+
+#[test]
+fn through_kills_at_any_point_the_ledger_equals_what_the_drivers_served_whatever_the_seed()
+-> anyhow::Result<()> {
+    kill_and_compare(rand::random())
+}
+
+fn kill_and_compare(seed: u64) -> anyhow::Result<()> {
+    let mut world = World::new(seed)?;
+    let mut rng = StdRng::seed_from_u64(seed);
+    for node in 0..NODES {
+        let mut scenario = scenario::random(rng.random(), GPUS, STEPS);
+        scenario.faults.garbage_utilisation = node == 0;
+        scenario.process[0].lag_us = 7_000_000;
+        for (at, device) in scenario.device.iter_mut().enumerate() {
+            device.uuid = uuid(node, at);
+        }
+        for process in &mut scenario.process {
+            let index = |uuid: &String| (0..GPUS).position(|gpu| scenario::uuid(gpu) == *uuid);
+            process.devices = process.devices.iter().filter_map(index).map(|at| uuid(node, at)).collect();
+        }
+        world.add_node(&format!("node-{node}"), scenario)?;
+    }
+    let kills = live_and_die(&mut world, &mut rng)?;
+    for node in &mut world.nodes {
+        node.stop(DEADLINE)?;
+        let log = std::fs::read_to_string(node.log())?;
+        anyhow::ensure!(log.trim_end().ends_with("everything measured is in the ledger."), "{log}");
+    }
+    let totals = totals(&world)?;
+    world.aggregator.stop(DEADLINE)?;
+
+    let books = Books::read(&world.aggregator.data_dir())?;
+    anyhow::ensure!(books.count(Outcome::Accepted) == books.entries.len(), "not all was accepted");
+    let folded = books.folded()?;
+    anyhow::ensure!(folded.len() == NODES * GPUS as usize, "{} devices", folded.len());
+    let now_ns = world.now().wall_ns;
+    for (node, kills) in world.nodes.iter_mut().zip(&kills) {
+        let pieces = node.judge()?;
+        for device in &node.spec.scenario.device {
+            let windows = &folded[&device.uuid];
+            same_as_served(&device.uuid, windows, &pieces)?;
+            losses_are_bounded(&device.uuid, windows, &pieces, kills)?;
+            let last_ns = windows.iter().map(|window| window.end_ns).max();
+            anyhow::ensure!(last_ns == Some(now_ns), "{}: ends at {last_ns:?}", device.uuid);
+        }
+    }
+    slots_follow(&books, &folded)?;
+    rest_follows(&books, &totals)?;
+    let verified = world.aggregator.admin(&["verify"])?;
+    anyhow::ensure!(verified.lines().any(|line| line.starts_with("conserved:")), "{verified}");
+    Ok(())
+}
+
+fn uuid(node: usize, gpu: usize) -> String {
+    format!("GPU-{node:08x}-{gpu:04x}-9f7e-3f56-2b6f6e0c7a11")
+}
+
+/// When something is killed or started next, in steps; and when it was killed.
+struct Fate {
+    next: u32,
+    kills: Vec<i64>,
+}
+
+/// Lets time pass in steps of all lengths while everything is killed and started at random. All run at the end.
+/// Gives the times at which each agent was killed.
+fn live_and_die(world: &mut World, rng: &mut StdRng) -> anyhow::Result<Vec<Vec<i64>>> {
+    world.start()?;
+    let mut fates: Vec<Fate> =
+        (0..=NODES).map(|_| Fate { next: rng.random_range(1..150), kills: Vec::new() }).collect();
+    for step in 0..STEPS {
+        let length_ns = match rng.random_range(0..40) {
+            // Twice the period is covered, more is not.
+            0 => 2 * S,
+            1 => rng.random_range(2 * S + 1..9 * S),
+            2..6 => rng.random_range(S..2 * S),
+            _ => S,
+        };
+        world.advance(length_ns)?;
+        // Half of the kills hit an agent before it has worked off what it read.
+        let midway = rng.random_bool(0.5);
+        if !midway {
+            world.settle()?;
+        }
+        for (at, fate) in fates.iter_mut().enumerate().filter(|(_, fate)| fate.next == step) {
+            let wait = if toggle(world, at, &mut fate.kills)? { 30..200 } else { 1..40 };
+            fate.next = step + rng.random_range(wait);
+        }
+        world.settle()?;
+    }
+    for fate in &fates {
+        anyhow::ensure!(fate.kills.len() >= KILLS_MIN, "only {} kills", fate.kills.len());
+    }
+    world.start()?;
+    world.live(3)?;
+    Ok(fates.into_iter().take(NODES).map(|fate| fate.kills).collect())
+}
+
+/// Kills what runs and starts what does not. True if it runs now.
+fn toggle(world: &mut World, at: usize, kills: &mut Vec<i64>) -> anyhow::Result<bool> {
+    let now_ns = world.now().wall_ns;
+    let Some(node) = world.nodes.get_mut(at) else {
+        if world.aggregator.process().is_none() {
+            world.aggregator.start(DEADLINE)?;
+            return Ok(true);
+        }
+        world.aggregator.kill9()?;
+        kills.push(now_ns);
+        return Ok(false);
+    };
+    if node.process().is_none() {
+        node.start(DEADLINE)?;
+        return Ok(true);
+    }
+    node.kill9()?;
+    kills.push(now_ns);
+    Ok(false)
+}
+
+/// Every window says what the driver served and the scenario knows; none overlaps another.
+fn same_as_served(device: &str, windows: &[Folded], pieces: &[Piece]) -> anyhow::Result<()> {
+    for pair in windows.windows(2) {
+        anyhow::ensure!(pair[0].end_ns <= pair[1].start_ns, "{device}: {pair:?} overlap");
+    }
+    for window in windows {
+        let expected = reference::sums(pieces, device, window.start_ns, window.end_ns);
+        anyhow::ensure!(
+            window.held_ns == expected.held_ns && window.idle_ns == expected.idle_ns,
+            "{device}: {window:?} should be {expected:?}"
+        );
+    }
+    Ok(())
+}
+
+/// What was served and is not in the ledger was open at a kill: one stretch each, of bounded length.
+fn losses_are_bounded(
+    device: &str,
+    windows: &[Folded],
+    pieces: &[Piece],
+    kills: &[i64],
+) -> anyhow::Result<()> {
+    let within = |piece: &&Piece| {
+        let at = windows.partition_point(|window| window.end_ns <= piece.start_ns);
+        windows.get(at).is_none_or(|window| window.start_ns > piece.start_ns)
+    };
+    let lost: BTreeSet<(i64, i64)> = pieces
+        .iter()
+        .filter(|piece| piece.device == device)
+        .filter(within)
+        .map(|piece| (piece.start_ns, piece.end_ns))
+        .collect();
+    let mut by_kill: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+    for (start_ns, end_ns) in lost {
+        let kill = kills.iter().find(|kill| **kill >= end_ns);
+        let kill =
+            *kill.ok_or_else(|| anyhow::anyhow!("{device}: {start_ns}..{end_ns} lost without a kill"))?;
+        let stretch = by_kill.entry(kill).or_insert((start_ns, start_ns));
+        anyhow::ensure!(stretch.1 == start_ns, "{device}: two losses by the kill at {kill}");
+        stretch.1 = end_ns;
+    }
+    for (kill, (start_ns, end_ns)) in by_kill {
+        let lost_ns = end_ns - start_ns;
+        anyhow::ensure!(lost_ns <= LOST_MAX_NS, "{device}: the kill at {kill} lost {lost_ns} ns");
+    }
+    Ok(())
+}
+
+/// Slots are what their windows sum to; the rest of existence is unobserved; and each row costs what its time costs.
+fn slots_follow(books: &Books, folded: &BTreeMap<String, Vec<Folded>>) -> anyhow::Result<()> {
+    let mut expected: BTreeMap<Key, i128> = BTreeMap::new();
+    let mut prices: BTreeMap<(i64, String), i128> = BTreeMap::new();
+    for (device, windows) in folded {
+        let (Some(first), Some(last)) = (windows.first(), windows.last()) else { continue };
+        let (from_ns, to_ns) = (first.start_ns, last.end_ns);
+        let mut add = |at_ns: i64, kind: RowKind, owner: &str, time_ns: i64| {
+            let key = (slot_start(at_ns), device.clone(), from_ns, kind, owner.to_owned());
+            *expected.entry(key).or_default() += i128::from(time_ns);
+        };
+        let mut slot = slot_start(from_ns);
+        while slot < to_ns {
+            let existence_ns = to_ns.min(slot + SLOT_NS) - from_ns.max(slot);
+            add(slot, RowKind::Unobserved, "", existence_ns);
+            prices.insert((slot, device.clone()), i128::from(existence_ns) / NS_PER_NANO);
+            slot += SLOT_NS;
+        }
+        for window in windows {
+            let at_ns = window.start_ns;
+            add(at_ns, RowKind::Unobserved, "", at_ns - window.end_ns);
+            add(at_ns, RowKind::Idle, "", window.idle_ns);
+            window.held_ns.iter().for_each(|(owner, held_ns)| add(at_ns, RowKind::Held, owner, *held_ns));
+        }
+    }
+    expected.retain(|_, time_ns| *time_ns != 0);
+    let time = |(key, bucket): (&Key, &_)| (key.clone(), time_of(bucket));
+    let mut stored: BTreeMap<Key, i128> = books.slots.iter().map(time).collect();
+    stored.retain(|_, time_ns| *time_ns != 0);
+    anyhow::ensure!(stored == expected, "stored: {stored:#?}\nexpected: {expected:#?}");
+    anyhow::ensure!(prices.keys().map(|(slot, _)| slot).collect::<BTreeSet<_>>().len() >= 2, "one slot only");
+    for ((slot, device, _, kind, owner), bucket) in &books.slots {
+        let price = prices.get_mut(&(*slot, device.clone())).expect("a row of a known slot");
+        *price -= bucket.cost_nanos;
+        let charge = bucket.time_ns / NS_PER_NANO;
+        let right = *kind == RowKind::Rounding || bucket.cost_nanos == charge;
+        anyhow::ensure!(right && bucket.unpriced_ns == 0, "{device} {owner}: {bucket:?}, not {charge}");
+    }
+    anyhow::ensure!(prices.values().all(|left| *left == 0), "charges do not sum to the price: {prices:?}");
+    Ok(())
+}
+
+fn time_of(bucket: &tonnage_aggregator::store::audit::Bucket) -> i128 {
+    bucket.time_ns
+}
+
+/// The totals of the six tables, after their rows were found to sum to them.
+fn totals(world: &World) -> anyhow::Result<Vec<[i128; 12]>> {
+    let tables = ["namespaces", "pods", "jobs", "users", "devices", "nodes"];
+    let mut totals = Vec::new();
+    for table in tables {
+        let answer: CostAnswer = world.aggregator.answer(&format!("/api/v1/cost/{table}"))?;
+        let mut sums = [0; 12];
+        for row in &answer.rows {
+            for (sum, figure) in sums.iter_mut().zip(figures(&row.figures)?) {
+                *sum += figure;
+            }
+        }
+        let total = figures(&answer.totals)?;
+        anyhow::ensure!(sums == total, "{table}: rows sum to {sums:?}, totals are {total:?}");
+        totals.push(total);
+    }
+    Ok(totals)
+}
+
+/// Everything but the rate, exactly.
+fn figures(figures: &Figures) -> anyhow::Result<[i128; 12]> {
+    let Figures { held_seconds, busy_seconds, idle_seconds, unobserved_seconds, unpriced_seconds, .. } =
+        figures;
+    let Figures { held_cost, idle_cost, unobserved_cost, rounding_cost, cost, .. } = figures;
+    let texts = [
+        held_seconds,
+        idle_seconds,
+        unobserved_seconds,
+        busy_seconds,
+        unpriced_seconds,
+        &figures.memory_byte_seconds,
+        &figures.energy_joules,
+        held_cost,
+        idle_cost,
+        unobserved_cost,
+        rounding_cost,
+        cost,
+    ];
+    let mut values = [0; 12];
+    for (value, text) in values.iter_mut().zip(texts) {
+        *value = to_nanos(text).ok_or_else(|| anyhow::anyhow!("{text:?} is no exact decimal"))?;
+    }
+    Ok(values)
+}
+
+/// The REST totals are the slots' sums, from whatever table.
+fn rest_follows(books: &Books, totals: &[[i128; 12]]) -> anyhow::Result<()> {
+    let kinds = [RowKind::Held, RowKind::Idle, RowKind::Unobserved, RowKind::Rounding];
+    let of =
+        |kind: RowKind| books.slots.iter().filter(move |(key, _)| key.3 == kind).map(|(_, bucket)| bucket);
+    let times: Vec<i128> = kinds.iter().map(|kind| of(*kind).map(|b| b.time_ns).sum()).collect();
+    let costs: Vec<i128> = kinds.iter().map(|kind| of(*kind).map(|b| b.cost_nanos).sum()).collect();
+    for total in totals {
+        anyhow::ensure!(
+            total[..3] == times[..3] && total[7..11] == costs[..],
+            "{total:?}: {times:?} {costs:?}"
+        );
+        anyhow::ensure!(total[11] == costs.iter().sum::<i128>(), "{total:?}: {costs:?}");
+        anyhow::ensure!(*total == totals[0], "{total:?} is not {:?}", totals[0]);
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! Whole processes, as production runs them, and the rules of the house.
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+
+/// What the ledger's file says, for the scenarios that look into it.
+mod books;
+
+/// The agent against a simulated driver: what is missing, what it says, how it stops.
+mod agent;
+
+/// Agents and aggregator killed and started again: the ledger equals the reference.
+mod ledger;
+
+/// Samples to prices in one process, against a naive reference that shares nothing with the product.
+mod model;
+
+/// The rules of the house, read from the sources.
+mod tidy;
+
+/// Peers that are hostile or unlucky, on the real wire.
+mod uplink;
