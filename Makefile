@@ -1,0 +1,37 @@
+# Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help demo test needs bench lint doc deny clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: needs ## Meter two simulated nodes on this machine; Ctrl-C ends it, FOR=30 ends it by itself
+	cargo build --workspace
+	@./target/debug/tonnage-demo $(if $(FOR),--for $(FOR))
+
+test: needs ## Install what the tests need, build everything, run every test
+	cargo build --workspace
+	cargo test --workspace
+
+needs: # What a build needs and cargo does not bring
+	@tests/install-needs
+
+bench: needs ## Measure the agent and the aggregator (release build, some minutes)
+	cargo build --release --workspace
+	./target/release/tonnage-bench
+
+lint: ## Format and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+
+doc: ## The documentation of every crate, warnings denied
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps
+
+deny: ## Licences, bans and sources of all dependencies; advisories where they can be reached
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked
+	cargo deny check bans licenses sources
+	@if cargo deny fetch db >/dev/null 2>&1; then cargo deny check advisories; \
+	else echo "advisories: SKIPPED, the advisory database cannot be reached from here"; fi
+
+clean: ## Remove what was built
+	cargo clean
