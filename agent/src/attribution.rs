@@ -29,6 +29,8 @@ use crate::model::{DeviceProcess, Holder, Owner, OwnerKind};
 /// How long a cgroup is believed; and that of a pod without a name, which may get one any moment.
 const RECHECK_NS: i64 = 30_000_000_000;
 const RECHECK_NAMELESS_NS: i64 = 10_000_000_000;
+/// A process that is gone from `/proc` is still itself on the device for this long: two of the longest periods.
+const ENDED_NS: i64 = 10_000_000_000;
 const FORGET_AFTER_NS: i64 = 60_000_000_000;
 /// Starts that differ by more than this in ledger time were reckoned on either side of a step of the clock.
 const SAME_START_NS: u64 = 1_000_000_000;
@@ -98,9 +100,16 @@ impl Attribution {
             };
         }
         let Some(start) = process::start(&self.procfs, pid) else {
-            // It is on the device, so it holds it; and nobody can say whose it is.
-            self.lives.remove(&pid);
-            return Holder { pid, owner: Arc::default(), started_ns: None, memory_bytes };
+            // It ended since the driver listed it, or its context outlives it: what was known of it still holds.
+            let known = self.lives.get(&pid);
+            let known = known.filter(|life| now_ns.saturating_sub(life.seen_at_ns) <= ENDED_NS);
+            return Holder {
+                pid,
+                // Else it is on the device, so it holds it; and nobody can say whose it is.
+                owner: known.map(|life| Arc::clone(&life.owner)).unwrap_or_default(),
+                started_ns: known.map(|life| life.started_ns),
+                memory_bytes,
+            };
         };
         let known = self.lives.remove(&pid).filter(|life| life.start == start);
         let started_ns = tick_now_ns.saturating_sub(now_ns.saturating_sub(start.boot_ns()));

@@ -84,6 +84,20 @@ fn a_process_that_proc_does_not_know_holds_and_is_unowned() {
 }
 
 #[test]
+fn a_process_that_ended_since_it_was_listed_is_still_itself_for_a_moment_on_every_device() {
+    let node = Node::new();
+    let mut attribution = node.attribution();
+    node.process(7, 20, "/system.slice/a.service");
+    resolve(&mut attribution, 7, 100);
+    fs::remove_dir_all(node.0.path().join("proc/7")).unwrap();
+    for _device in 0..2 {
+        let holder = resolve(&mut attribution, 7, 101);
+        assert_eq!((holder.owner.unit.as_str(), holder.started_ns), ("a.service", Some(1_020 * S)));
+    }
+    assert_eq!(*resolve(&mut attribution, 7, 111).owner, Owner::default());
+}
+
+#[test]
 fn a_process_in_the_root_cgroup_is_unowned_but_has_a_start() {
     let node = Node::new();
     node.process(7, 20, "/");
