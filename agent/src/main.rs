@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         }
     };
     telemetry::init(config.log_level, config.log_format);
-    // One thread serves the uplink and the admin port; two more may wait for the disk.
+    // One thread serves the uplink and the admin port; two more may wait for names to be resolved.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

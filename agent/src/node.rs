@@ -6,9 +6,9 @@
 //! ```
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -26,7 +26,7 @@ use crate::metrics::{Metrics, OwnUse};
 use crate::pump::{Pump, Status};
 use crate::sampler::{QUEUE_MAX, Sampler};
 use crate::seal::NodeState;
-use crate::spool::{Identity, Limits, Spool, SpoolError};
+use crate::spool::{Identity, Keeper, Limits, Spool, SpoolError};
 use crate::uplink::{Target, Uplink};
 
 /// A driver that has not answered for this long is called hung.
@@ -68,11 +68,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
-    let spool = open_spool(&config, &clock)?;
-    let last_window_end_ns = spool
-        .last_window_end_ns()
-        .map_err(|source| RunError::Spool { path: config.spool.clone(), source })?;
-    let spool = Arc::new(Mutex::new(spool));
+    let (spool, last_window_end_ns) = {
+        let (config, clock) = (config.clone(), clock.clone());
+        Keeper::start(move || open_spool(&config, &clock))?
+    };
     let (more, uplink_state) = (Arc::new(Notify::new()), Arc::default());
     let metrics = Arc::new(Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state)));
     let health = Arc::new(Health {
@@ -89,7 +88,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         attribution: Attribution::new(config.paths.clone()),
         meter: Meter::new(config.period_ns),
         node: node_state(&config),
-        spool: Arc::clone(&spool),
+        spool: spool.clone(),
         more: Arc::clone(&more),
         metrics: Arc::clone(&metrics),
         status: Arc::clone(&health.status),
@@ -147,7 +146,8 @@ fn start_metering(
     Ok(metered)
 }
 
-fn open_spool(config: &Config, clock: &Clock) -> Result<Spool, RunError> {
+/// The spool, and the end of the last window in it.
+fn open_spool(config: &Config, clock: &Clock) -> Result<(Spool, Option<i64>), RunError> {
     let error = |source| RunError::Spool { path: config.spool.clone(), source };
     let identity = Identity { cluster: config.cluster.clone(), node: config.node.clone() };
     let limits = Limits { bytes: config.spool_bytes, kept_bytes: config.spool_kept_bytes };
@@ -155,7 +155,8 @@ fn open_spool(config: &Config, clock: &Clock) -> Result<Spool, RunError> {
     if let Some(aside) = aside {
         tracing::error!(aside = %aside.display(), "What the old spool held may be lost to the ledger; keep it.");
     }
-    Ok(spool)
+    let last_window_end_ns = spool.last_window_end_ns().map_err(error)?;
+    Ok((spool, last_window_end_ns))
 }
 
 /// The driver that the configuration asks for. Loads nothing yet.

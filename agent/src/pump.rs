@@ -18,14 +18,14 @@ use crate::metrics::Metrics;
 use crate::model::{DeviceReading, Observation, Tick, Window};
 use crate::sampler::Sampled;
 use crate::seal::{self, NodeState};
-use crate::spool::Spool;
+use crate::spool::{Keeper, SpoolError};
 
 /// See the module.
 pub struct Pump {
     pub attribution: Attribution,
     pub meter: Meter,
     pub node: NodeState,
-    pub spool: Arc<Mutex<Spool>>,
+    pub spool: Keeper,
     /// Rung when there is something new to send.
     pub more: Arc<Notify>,
     pub metrics: Arc<Metrics>,
@@ -88,14 +88,14 @@ impl Pump {
         }
         let rest = self.meter.finish();
         if !rest.is_empty() {
-            self.keep(&rest, 0);
+            self.keep(&rest, 0, 0);
         }
     }
 
     fn tick(&mut self, tick: Tick, at: Reading, devices: Vec<DeviceReading>) {
         if tick.new_epoch {
             tracing::warn!("The node's clock was set back by over a minute; a new epoch begins.");
-            let renewed = self.spool.lock().unwrap_or_else(PoisonError::into_inner).new_epoch();
+            let renewed = self.spool.run(|spool| spool.new_epoch());
             self.failed(renewed.err());
         }
         let mut observations = Vec::with_capacity(devices.len());
@@ -114,23 +114,27 @@ impl Pump {
         }
         let windows = self.meter.observe(tick, observations);
         if !windows.is_empty() || tick.overlap_ns > 0 {
-            self.keep(&windows, tick.overlap_ns);
+            self.keep(&windows, tick.overlap_ns, tick.now_ns);
         }
         self.metrics.own(|own| own.metered_until_ns = tick.now_ns);
     }
 
     /// Puts windows into the spool. What it cannot take is unobserved: counted, and said once per failure.
-    fn keep(&mut self, windows: &[Window], overlap_ns: u64) {
+    fn keep(&mut self, windows: &[Window], overlap_ns: u64, now_ns: i64) {
         let end = |window: &Window| window.start_ns.saturating_add_unsigned(window.duration_ns);
-        let last_ns = windows.iter().map(end).max().or(self.last_window_end_ns).unwrap_or(0);
+        let last_ns = windows.iter().map(end).max().or(self.last_window_end_ns).unwrap_or(now_ns);
         let draft = seal::draft(windows, &self.node, overlap_ns);
-        let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = spool.append(&draft, last_ns).and_then(|()| spool.seal(last_ns));
-        let (bytes, drafts) = (spool.bytes(), spool.drafts());
-        drop(spool);
+        let kept = self.spool.run(move |spool| {
+            let kept = spool.append(&draft, last_ns).and_then(|()| spool.seal(last_ns));
+            Ok((kept, spool.bytes(), spool.drafts()))
+        });
+        let (kept, holds) = match kept {
+            Ok((kept, bytes, drafts)) => (kept, Some((bytes, drafts))),
+            Err(error) => (Err(error), None),
+        };
         let count = windows.len() as u64;
         self.metrics.own(|own| {
-            (own.spool_bytes, own.spool_drafts) = (bytes, drafts);
+            (own.spool_bytes, own.spool_drafts) = holds.unwrap_or((own.spool_bytes, own.spool_drafts));
             own.overlap_ns += overlap_ns;
             own.windows_dropped += if kept.is_err() { count } else { 0 };
         });
@@ -143,7 +147,7 @@ impl Pump {
         self.more.notify_one();
     }
 
-    fn failed(&self, error: Option<crate::spool::SpoolError>) {
+    fn failed(&self, error: Option<SpoolError>) {
         if let Some(error) = error {
             self.metrics.own(|own| own.spool_failures += 1);
             tracing::error!(error = chain(&error), "The spool failed.");

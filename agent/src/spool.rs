@@ -17,8 +17,10 @@ use sha2::{Digest, Sha256};
 
 use crate::seal::{self, Header};
 
+mod keeper;
 mod store;
 
+pub use keeper::Keeper;
 pub use store::StoreError;
 use store::{Changes, List, Name, Store};
 
@@ -55,6 +57,8 @@ pub enum SpoolError {
     },
     #[error("spool: no random numbers: {0}")]
     Random(String),
+    #[error("spool: an operation ended without an answer; this is a bug")]
+    Gone,
 }
 
 impl SpoolError {

@@ -24,16 +24,13 @@ use tonnage_runtime::clock::Clock;
 use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
 
-use crate::spool::{Spool, SpoolError};
+use crate::spool::{Keeper, Spool, SpoolError};
 
 /// Silence of the ledger, while a batch is on the way, after which the stream is given up.
 const ACK_WITHIN: Duration = Duration::from_secs(30);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-
-/// The spool, shared with the stage that fills it. Held for one operation at a time, off the async threads.
-pub type SharedSpool = Arc<Mutex<Spool>>;
 
 /// Where to, and as whom.
 #[derive(Debug, Clone)]
@@ -95,7 +92,7 @@ pub enum UplinkError {
 /// See the module.
 pub struct Uplink {
     pub target: Target,
-    pub spool: SharedSpool,
+    pub spool: Keeper,
     /// Rung when there may be something new to send.
     pub more: Arc<Notify>,
     pub clock: Clock,
@@ -339,9 +336,7 @@ impl Uplink {
         &self,
         work: impl FnOnce(&mut Spool) -> Result<T, UplinkError> + Send + 'static,
     ) -> Result<T, UplinkError> {
-        let spool = Arc::clone(&self.spool);
-        let work = move || work(&mut spool.lock().unwrap_or_else(PoisonError::into_inner));
-        tokio::task::spawn_blocking(work).await.map_err(|_| UplinkError::Closed)?
+        self.spool.ask(work).await
     }
 
     fn token(&self) -> Result<Option<MetadataValue<tonic::metadata::Ascii>>, UplinkError> {
