@@ -9,7 +9,7 @@ const ALLOWED: [(&str, &str, &[&str]); 7] = [
     ("tonnage-agent", "agent", &["tonnage-proto", "tonnage-runtime"]),
     ("tonnage-aggregator", "aggregator", &["tonnage-proto", "tonnage-runtime"]),
     // A thin client of REST: it has no clock, no signals and no telemetry to share.
-    ("tonnage-cli", "cli", &["tonnage-proto"]),
+    ("tonnage", "cli", &["tonnage-proto"]),
     // The simulated driver lives under the clock that tests move.
     ("nvml-sim", "tests/nvml-sim", &["tonnage-runtime"]),
     (

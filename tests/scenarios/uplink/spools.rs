@@ -61,6 +61,28 @@ fn an_agent_without_a_ledger_keeps_its_time_until_one_appears() -> anyhow::Resul
 }
 
 #[test]
+fn through_kills_of_the_agent_while_the_ledger_is_away_nothing_that_was_kept_is_lost() -> anyhow::Result<()> {
+    let mut world = world()?;
+    world.start()?;
+    world.live(20)?;
+    world.aggregator.kill9()?;
+    // More windows than may be sealed, so that some wait without a number; and no window is open at a kill.
+    for _ in 0..4 {
+        world.live(80)?;
+        world.nodes[0].kill9()?;
+        world.nodes[0].start(DEADLINE)?;
+    }
+    world.live(30)?;
+    world.aggregator.start(DEADLINE)?;
+    world.live(30)?;
+    world.nodes[0].stop(DEADLINE)?;
+    assert_eq!(held_s(&world)?, 20 + 4 * 80 + 60);
+    let books = books(&world)?;
+    assert_eq!(books.count(Outcome::Accepted), books.entries.len());
+    conserved(&world)
+}
+
+#[test]
 fn an_agent_feeds_no_other_ledger_than_its_own() -> anyhow::Result<()> {
     let mut world = world()?;
     world.start()?;
