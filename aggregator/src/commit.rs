@@ -29,6 +29,8 @@ use fold::{Context, Quarantined, Working};
 pub const QUEUE_MAX: usize = 1024;
 /// Submissions in one transaction.
 const GROUP_MAX: usize = 512;
+/// Windows in one transaction, give or take a batch: what a backlog makes the working set grow by at once.
+const GROUP_WINDOWS_MAX: usize = 8_192;
 /// Slots that are priced again in one transaction after the book changed.
 const REPRICE_MAX: u32 = 500;
 
@@ -45,6 +47,15 @@ pub enum Submission {
     },
     /// The book to price by from now on; slots priced by another are priced again.
     Book(Arc<Book>),
+}
+
+impl Submission {
+    fn windows(&self) -> usize {
+        match self {
+            Self::Batch { batch, .. } => batch.valid.as_ref().map_or(0, |valid| valid.windows.len()),
+            Self::Hello { .. } | Self::Book(_) => 0,
+        }
+    }
 }
 
 /// What an agent's Hello says that the ledger keeps.
@@ -151,8 +162,11 @@ impl Committer {
                     None => return,
                 }
             }
-            while group.len() < GROUP_MAX {
-                match queue.try_recv() {
+            let mut windows: usize = group.iter().map(Submission::windows).sum();
+            while group.len() < GROUP_MAX && windows < GROUP_WINDOWS_MAX {
+                let next = queue.try_recv();
+                windows += next.as_ref().map_or(0, Submission::windows);
+                match next {
                     Ok(next) => group.push(next),
                     Err(mpsc::error::TryRecvError::Empty) => break,
                     Err(mpsc::error::TryRecvError::Disconnected) if group.is_empty() => return,
@@ -174,7 +188,7 @@ impl Committer {
                 for (submission, done) in group.into_iter().zip(done) {
                     self.answer(submission, done);
                 }
-                self.working.trim();
+                self.working.trim(self.clock.wall_ns());
             }
             Err(error) if group.len() > 1 => {
                 tracing::warn!(error = chain(&error), "A group commit failed; trying each alone.");
@@ -291,7 +305,7 @@ impl Committer {
         }
         db.commit()?;
         self.repricing = last;
-        self.working.trim();
+        self.working.trim(self.clock.wall_ns());
         Ok(())
     }
 }

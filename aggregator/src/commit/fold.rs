@@ -2,8 +2,7 @@
 //! tenures and coverage that are in use.
 //!
 //! The working set outlives transactions, so that a steady stream costs no reads. It is what the store holds plus
-//! what this transaction changed: after a failed one it must be thrown away. Bounded: emptied when it grows past
-//! `ENTRIES_MAX`.
+//! what this transaction changed: after a failed one it must be thrown away. Bounded: see [`Working::trim`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,6 +18,8 @@ use crate::model::{Device, NodeFacts, NodeName, Owner, RowKind, UsageBatch, Wind
 use crate::prices::{Book, PriceFacts};
 use crate::store::write::{self, Rollup, SlotState};
 
+/// Entries of the working set before slots that are over are let go: a few hundred GPUs' last two slots.
+const ENTRIES_SOFT_MAX: usize = 20_000;
 /// Entries of the working set before it is emptied.
 const ENTRIES_MAX: usize = 400_000;
 /// A window older than this is quarantined: a node whose clock stood at 1970 must not create a tenure of 50 years.
@@ -312,8 +313,23 @@ impl Working {
         Ok(())
     }
 
-    /// Keeps the working set within its limit; call after the commit.
-    pub fn trim(&mut self) {
+    /// Keeps the working set small; call after the commit, when all of it is stored. Old slots go first: live traffic
+    /// does not come back to them.
+    pub fn trim(&mut self, now_ns: i64) {
+        if self.entries() > ENTRIES_SOFT_MAX {
+            let oldest_ns = slot_start(now_ns) - SLOT_NS;
+            self.slots.retain(|(start_ns, _), _| *start_ns >= oldest_ns);
+            self.coverage.retain(|(_, start_ns), _| *start_ns >= oldest_ns);
+            // A backlog's peak need not stay allocated.
+            self.slots.shrink_to(ENTRIES_SOFT_MAX);
+            self.coverage.shrink_to(ENTRIES_SOFT_MAX);
+        }
+        if self.entries() > ENTRIES_MAX {
+            *self = Self::default();
+        }
+    }
+
+    fn entries(&self) -> usize {
         let rows: usize = self.slots.values().map(|slot| 1 + slot.state.rows.len()).sum();
         let others = [
             self.coverage.len(),
@@ -322,9 +338,7 @@ impl Working {
             self.devices.len(),
             self.facts.len(),
         ];
-        if rows + others.iter().sum::<usize>() > ENTRIES_MAX {
-            *self = Self::default();
-        }
+        rows + others.iter().sum::<usize>()
     }
 }
 
