@@ -18,25 +18,10 @@ use nvml_wrapper_sys::bindings::*;
 use tonnage_runtime::clock::{Reading, write_simulated};
 
 const S: i64 = 1_000_000_000;
-const SCENARIO: &str = "\
-epoch_ns = 0
-[[device]]
-uuid = 'GPU-a'
-model = 'NVIDIA H200'
-memory_bytes = 1000
-minor = 3
-pci_bus_id = '00000000:3B:00.0'
-idle_mw = 100000
-busy_mw = 700000
-[[device]]
-uuid = 'GPU-b'
-model = 'NVIDIA H200'
-memory_bytes = 1000
-minor = 4
-pci_bus_id = '00000000:5E:00.0'
-idle_mw = 100000
-busy_mw = 700000
-[[process]]
+const SCENARIO: &str = concat!(
+    "epoch_ns = 0\n",
+    include_str!("two_gpus.toml"),
+    "[[process]]
 pid = 10
 devices = ['GPU-a']
 start_s = 10
@@ -49,7 +34,8 @@ lists = ['compute', 'graphics']
 start_s = 10
 memory_bytes = 200
 utilisation = [[0, 40]]
-";
+"
+);
 
 static ONE_DRIVER: Mutex<()> = Mutex::new(());
 

@@ -11,69 +11,70 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use tonnage_runtime::clock::{Reading, write_simulated};
 
-const SCENARIO: &str = "\
-epoch_ns = 0
-driver_version = '570.1.2'
-[[device]]
-uuid = 'GPU-a'
-model = 'NVIDIA H200'
-memory_bytes = 1000
-minor = 3
-pci_bus_id = '00000000:3B:00.0'
-idle_mw = 100000
-busy_mw = 700000
-[[device]]
-uuid = 'GPU-b'
-model = 'NVIDIA H200'
-memory_bytes = 1000
-minor = 4
-pci_bus_id = '00000000:5E:00.0'
-idle_mw = 100000
-busy_mw = 700000
-[[process]]
+const SCENARIO: &str = concat!(
+    "epoch_ns = 0\ndriver_version = '570.1.2'\n",
+    include_str!("two_gpus.toml"),
+    "[[process]]
 pid = 10
 devices = ['GPU-a']
 start_s = 0
 memory_bytes = 300
 utilisation = [[0, 40]]
-";
+"
+);
+/// Set for the process in which the library is opened.
+const CHILD: &str = "NVML_SIM_TEST_CHILD";
 
 /// Cargo puts the library beside the tests' executables.
 fn library() -> PathBuf {
     std::env::current_exe().unwrap().with_file_name("libnvidia_ml.so")
 }
 
+/// This test again, alone in a process of its own.
+fn child(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").env_remove(config::SCENARIO);
+    command
+}
+
+#[allow(clippy::disallowed_methods, reason = "how a test tells its child from itself")]
+fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
 #[test]
 fn nvml_wrapper_reads_a_scenario_through_the_loader() {
+    if is_child() {
+        return read_the_scenario();
+    }
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("scenario.toml"), SCENARIO).unwrap();
     let clock = std::fs::File::create(dir.path().join("clock")).unwrap();
     let now_ns = 10_000_000_000;
     write_simulated(&clock, Reading { wall_ns: now_ns, monotonic_ns: now_ns, boot_ns: now_ns }).unwrap();
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_that_reads_the_scenario", "--ignored"])
+    let child = child("nvml_wrapper_reads_a_scenario_through_the_loader")
         .env(config::SCENARIO, dir.path().join("scenario.toml"))
         .env(config::CLOCK, dir.path().join("clock"))
         .output()
         .unwrap();
-    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[test]
 fn without_a_scenario_the_driver_does_not_load_and_says_why() {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_without_a_scenario", "--ignored", "--nocapture"])
-        .env_remove(config::SCENARIO)
-        .output()
-        .unwrap();
+    if is_child() {
+        let loaded = Nvml::builder().lib_path(library().as_os_str()).init();
+        assert!(matches!(loaded, Err(NvmlError::DriverNotLoaded)), "{loaded:?}");
+        return;
+    }
+    let child = child("without_a_scenario_the_driver_does_not_load_and_says_why").output().unwrap();
     let said = String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success(), "{said}");
     assert!(said.contains("nvml-sim: NVML_SIM_SCENARIO is not set"), "{said}");
 }
 
-#[test]
-#[ignore = "started by nvml_wrapper_reads_a_scenario_through_the_loader"]
-fn child_that_reads_the_scenario() {
+fn read_the_scenario() {
     let nvml = Nvml::builder().lib_path(library().as_os_str()).init().unwrap();
     assert_eq!(nvml.sys_driver_version().unwrap(), "570.1.2");
     assert_eq!(nvml.device_count().unwrap(), 2);
@@ -93,11 +94,4 @@ fn child_that_reads_the_scenario() {
     let idle = nvml.device_by_uuid("GPU-b").unwrap();
     assert!(idle.running_compute_processes().unwrap().is_empty());
     assert!(matches!(idle.process_utilization_stats(None), Err(NvmlError::NotFound)));
-}
-
-#[test]
-#[ignore = "started by without_a_scenario_the_driver_does_not_load_and_says_why"]
-fn child_without_a_scenario() {
-    let loaded = Nvml::builder().lib_path(library().as_os_str()).init();
-    assert!(matches!(loaded, Err(NvmlError::DriverNotLoaded)), "{loaded:?}");
 }
