@@ -122,13 +122,7 @@ fn rolled_up(slots: &BTreeMap<BucketKey, Bucket>, length_ns: i64) -> BTreeMap<Bu
     let mut sums: BTreeMap<BucketKey, Bucket> = BTreeMap::new();
     for (key, bucket) in slots {
         let start_ns = key.start_ns - key.start_ns.rem_euclid(length_ns);
-        let sum = sums.entry(BucketKey { start_ns, ..key.clone() }).or_default();
-        sum.time_ns += bucket.time_ns;
-        sum.busy_ns += bucket.busy_ns;
-        sum.memory_byte_seconds += bucket.memory_byte_seconds;
-        sum.energy_uj += bucket.energy_uj;
-        sum.cost_nanos += bucket.cost_nanos;
-        sum.unpriced_ns += bucket.unpriced_ns;
+        *sums.entry(BucketKey { start_ns, ..key.clone() }).or_default() += *bucket;
     }
     sums
 }

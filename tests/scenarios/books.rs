@@ -106,13 +106,7 @@ fn add(buckets: &mut BTreeMap<Key, Bucket>, key: BucketKey, bucket: Bucket) {
     let owner = key.owner.as_ref().map(word).unwrap_or_default();
     let key = (key.start_ns, key.device, key.tenure_from_ns, key.kind, owner);
     // Owners that differ in a name only are one in the scenarios' words.
-    let sum = buckets.entry(key).or_default();
-    sum.time_ns += bucket.time_ns;
-    sum.busy_ns += bucket.busy_ns;
-    sum.memory_byte_seconds += bucket.memory_byte_seconds;
-    sum.energy_uj += bucket.energy_uj;
-    sum.cost_nanos += bucket.cost_nanos;
-    sum.unpriced_ns += bucket.unpriced_ns;
+    *buckets.entry(key).or_default() += bucket;
 }
 
 fn folded(batch: &pb::Batch, window: &pb::Window) -> anyhow::Result<Folded> {

@@ -42,6 +42,17 @@ pub struct Bucket {
     pub unpriced_ns: i128,
 }
 
+impl std::ops::AddAssign for Bucket {
+    fn add_assign(&mut self, more: Self) {
+        self.time_ns += more.time_ns;
+        self.busy_ns += more.busy_ns;
+        self.memory_byte_seconds += more.memory_byte_seconds;
+        self.energy_uj += more.energy_uj;
+        self.cost_nanos += more.cost_nanos;
+        self.unpriced_ns += more.unpriced_ns;
+    }
+}
+
 /// Which buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Buckets {
