@@ -161,3 +161,6 @@ fn parse_book(text: &str) -> Result<Book, StoreError> {
     Book::parse(text)
         .map_err(|e| StoreError::Damaged { what: "price book in the journal", detail: e.to_string() })
 }
+
+#[cfg(test)]
+mod tests;
