@@ -35,9 +35,3 @@ const NAMES: [(u32, &str); 8] = [
 pub fn names(bits: u32) -> impl Iterator<Item = &'static str> {
     NAMES.into_iter().filter(move |(bit, _)| bits & bit != 0).map(|(_, name)| name)
 }
-
-/// Bits that a version later than this one may have set.
-#[must_use]
-pub fn unknown(bits: u32) -> u32 {
-    NAMES.iter().fold(bits, |rest, (bit, _)| rest & !bit)
-}
