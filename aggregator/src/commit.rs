@@ -16,14 +16,15 @@ use tonnage_runtime::telemetry::chain;
 use crate::ledger::settle::NotConserved;
 use crate::live::Live;
 use crate::metrics::Metrics;
-use crate::model::{Id, NodeName, UsageBatch};
+use crate::model::{Id, NodeName, Order, OrderError, UsageBatch};
 use crate::prices::Book;
-use crate::store::write::{self, BatchCount, JournalEntry, JournalKind};
+use crate::store::write;
 use crate::store::{Store, StoreError};
 
 pub mod fold;
+mod take;
 
-use fold::{Context, Quarantined, Working};
+use fold::Working;
 
 /// Submissions that may wait. Each agent has at most a few on the way; further ones wait in their streams.
 pub const QUEUE_MAX: usize = 1024;
@@ -47,13 +48,20 @@ pub enum Submission {
     },
     /// The book to price by from now on; slots priced by another are priced again.
     Book(Arc<Book>),
+    /// What a person wants done; answered with what was done, in words.
+    Order {
+        order: Order,
+        answer: oneshot::Sender<Result<String, OrderError>>,
+    },
+    /// Time has passed: silent devices go on existing, slots close. Carries nothing, so one more or less is no harm.
+    Tick,
 }
 
 impl Submission {
     fn windows(&self) -> usize {
         match self {
             Self::Batch { batch, .. } => batch.valid.as_ref().map_or(0, |valid| valid.windows.len()),
-            Self::Hello { .. } | Self::Book(_) => 0,
+            _ => 0,
         }
     }
 }
@@ -131,7 +139,8 @@ pub struct Committer {
 enum Done {
     Hello(Position),
     Batch(Verdict),
-    Book,
+    Order(Result<String, OrderError>),
+    Nothing,
 }
 
 impl Committer {
@@ -204,6 +213,8 @@ impl Committer {
                     match submission {
                         Submission::Hello { answer, .. } => drop(answer.send(Err(Unavailable))),
                         Submission::Batch { answer, .. } => drop(answer.send(Err(Unavailable))),
+                        Submission::Order { answer, .. } => drop(answer.send(Err(OrderError::Unavailable))),
+                        Submission::Tick => {}
                         // Comes again with the next submission.
                         Submission::Book(book) => self.untaken_book = Some(book),
                     }
@@ -219,16 +230,23 @@ impl Committer {
         let mut done = Vec::with_capacity(group.len());
         for submission in group {
             done.push(match submission {
-                Submission::Hello { hello, .. } => Done::Hello(take_hello(&db, hello, now_ns)?),
+                Submission::Hello { hello, .. } => Done::Hello(take::hello(&db, hello, now_ns)?),
                 Submission::Batch { batch, .. } => {
-                    Done::Batch(take_batch(&db, &mut self.working, batch, now_ns)?)
+                    Done::Batch(take::batch(&db, &mut self.working, batch, now_ns)?)
                 }
                 Submission::Book(book) => {
                     self.book = Arc::clone(book);
-                    if take_book(&db, book, now_ns)? {
+                    if take::book(&db, book, now_ns)? {
                         self.repricing = Some((i64::MIN, 0));
                     }
-                    Done::Book
+                    Done::Nothing
+                }
+                Submission::Order { order, .. } => {
+                    Done::Order(take::order(&db, &mut self.working, order, now_ns)?)
+                }
+                Submission::Tick => {
+                    take::tick(&db, &mut self.working, now_ns)?;
+                    Done::Nothing
                 }
             });
         }
@@ -251,6 +269,7 @@ impl Committer {
                 }
                 drop(answer.send(Ok(verdict)));
             }
+            (Submission::Order { answer, .. }, Done::Order(result)) => drop(answer.send(result)),
             _ => {}
         }
     }
@@ -308,120 +327,4 @@ impl Committer {
         self.working.trim(self.clock.wall_ns());
         Ok(())
     }
-}
-
-/// Registers the node; books the hole if the agent no longer has what comes next.
-fn take_hello(db: &Connection, hello: &HelloFacts, now_ns: i64) -> Result<Position, CommitError> {
-    let node = write::node(db, &hello.node)?;
-    write::node_hello(db, node, &hello.agent_version, hello.sent_at_ns.saturating_sub(now_ns))?;
-    let mut cursor_seq = write::cursor(db, node, &hello.epoch)?;
-    if hello.oldest_seq > cursor_seq + 1 {
-        let detail = format!("the agent no longer has {}..{}", cursor_seq + 1, hello.oldest_seq);
-        let NodeName { cluster, node: name } = &hello.node;
-        tracing::error!(cluster, node = name, detail, "Usage is lost; its time stays unobserved.");
-        let to = hello.oldest_seq - 1;
-        write::journal(
-            db,
-            &JournalEntry {
-                at_ns: now_ns,
-                kind: JournalKind::Hole,
-                node,
-                epoch: &hello.epoch,
-                seq: to,
-                sha256: &[],
-                outcome: 0,
-                detail: &detail,
-                payload: &[],
-            },
-        )?;
-        if !write::move_cursor(db, node, &hello.epoch, cursor_seq, to)? {
-            return Err(CommitError::Bug("a cursor moved under the only writer"));
-        }
-        cursor_seq = to;
-    }
-    Ok(Position { cursor_seq, now_ns })
-}
-
-fn take_batch(
-    db: &Connection,
-    working: &mut Working,
-    sealed: &Sealed,
-    now_ns: i64,
-) -> Result<Verdict, CommitError> {
-    let node = write::node(db, &sealed.node)?;
-    let cursor_seq = write::cursor(db, node, &sealed.epoch)?;
-    if sealed.seq <= cursor_seq {
-        // What was declared lost and comes all the same has no entry: it is over, like a duplicate.
-        let known = write::journalled_hash(db, node, &sealed.epoch, sealed.seq)?;
-        if known.is_some_and(|known| known != sealed.sha256) {
-            return Ok(Verdict::Resync { next_seq: cursor_seq + 1, reason: Reason::Conflict });
-        }
-        return Ok(committed(Outcome::Duplicate, String::new()));
-    }
-    if sealed.seq != cursor_seq + 1 || !write::move_cursor(db, node, &sealed.epoch, cursor_seq, sealed.seq)? {
-        return Ok(Verdict::Resync { next_seq: cursor_seq + 1, reason: Reason::Gap });
-    }
-    let mut entry = JournalEntry {
-        at_ns: now_ns,
-        kind: JournalKind::Batch,
-        node,
-        epoch: &sealed.epoch,
-        seq: sealed.seq,
-        sha256: &sealed.sha256,
-        outcome: Outcome::Accepted as i32,
-        detail: "",
-        payload: &sealed.payload,
-    };
-    let batch = match &sealed.valid {
-        Ok(batch) => batch,
-        Err(reason) => {
-            (entry.outcome, entry.detail) = (Outcome::Refused as i32, reason);
-            write::journal(db, &entry)?;
-            write::node_count(db, node, BatchCount::Refused)?;
-            return Ok(committed(Outcome::Refused, reason.clone()));
-        }
-    };
-    let context = Context { node: &sealed.node, node_id: node, now_ns };
-    let quarantined = working.fold(db, context, batch)?;
-    let Some(first) = quarantined.first() else {
-        write::journal(db, &entry)?;
-        write::node_count(db, node, BatchCount::Accepted)?;
-        return Ok(committed(Outcome::Accepted, String::new()));
-    };
-    let (count, of) = (quarantined.len(), batch.windows.len());
-    let detail = format!("{count} of {of} windows; the first of {}: {}", first.device, first.reason.text);
-    (entry.outcome, entry.detail) = (Outcome::Quarantined as i32, &detail);
-    let journal = write::journal(db, &entry)?;
-    for Quarantined { device, span, reason } in &quarantined {
-        write::quarantine(db, journal, device, *span, &reason.text)?;
-    }
-    write::node_count(db, node, BatchCount::Quarantined)?;
-    let quarantined = quarantined.iter().map(|quarantined| quarantined.reason.kind).collect();
-    Ok(Verdict::Committed { outcome: Outcome::Quarantined, detail, quarantined })
-}
-
-fn committed(outcome: Outcome, detail: String) -> Verdict {
-    Verdict::Committed { outcome, detail, quarantined: Vec::new() }
-}
-
-/// Journals a book that is not the one in force. True if slots must be priced again.
-fn take_book(db: &Connection, book: &Book, now_ns: i64) -> Result<bool, CommitError> {
-    if write::applied_book(db)?.as_deref() == Some(book.text()) {
-        return Ok(false);
-    }
-    write::journal(
-        db,
-        &JournalEntry {
-            at_ns: now_ns,
-            kind: JournalKind::PriceBook,
-            node: 0,
-            epoch: &[],
-            seq: 0,
-            sha256: &book.sha256(),
-            outcome: 0,
-            detail: "",
-            payload: book.text().as_bytes(),
-        },
-    )?;
-    Ok(true)
 }

@@ -27,6 +27,7 @@ pub struct UsageBatch {
     pub owners: Vec<Owner>,
     pub windows: Vec<Window>,
     pub overlap_ns: u64,
+    pub gaps: Vec<Gap>,
 }
 
 /// What a price book can match a node by; empty = unknown.
@@ -103,7 +104,7 @@ impl OwnerKind {
     }
 }
 
-/// One device over one covered interval, within one cell of the window grid.
+/// One device over one covered interval, within one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     /// Position in `UsageBatch::devices`.
@@ -127,6 +128,38 @@ pub struct Usage {
     pub memory_byte_seconds: u64,
     pub energy_uj: u64,
     pub method: u32,
+}
+
+/// Time that an agent says it did not cover, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Position in `UsageBatch::devices`; `None` = every device of the node.
+    pub device: Option<usize>,
+    pub start_ns: i64,
+    pub end_ns: i64,
+    /// As on the wire, `metering.v1.Gap.Reason`.
+    pub reason: u8,
+}
+
+/// What a person orders the ledger to do. Journalled as JSON, so it is also what verification reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// The device is out of service since `at_ns`, or since it was last observed if that is later.
+    Retire { device: String, at_ns: i64, by: String },
+    /// The window at this position of this entry of the journal is to be counted, if its time is still free.
+    Release { journal: i64, window: usize, by: String },
+}
+
+/// Why an order was not carried out; nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    #[error("{0}")]
+    NotFound(String),
+    /// It does not fit what is in the ledger.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("the ledger cannot write now")]
+    Unavailable,
 }
 
 /// What a row of the ledger stands for. The numbers are the store's.

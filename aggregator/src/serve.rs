@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
-use tonnage_proto::limits::BATCH_BYTES_MAX;
+use tonnage_proto::limits::{BATCH_BYTES_MAX, slot_start};
 use tonnage_proto::metering::metering_server::MeteringServer;
 use tonnage_runtime::clock::{Clock, ClockError};
 use tonnage_runtime::shutdown::Shutdown;
@@ -27,6 +27,9 @@ use crate::store::{self, Store, StoreError, write};
 
 /// What streams and requests get to end after a stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Longest time between two ticks of the commit thread, and how often the clock is asked.
+const TICK_NS: u64 = 60_000_000_000;
+const TICK_POLL: Duration = Duration::from_millis(200);
 /// Room for a message's frame around a batch.
 const FRAME_BYTES: usize = 4096;
 
@@ -113,6 +116,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         health: Arc::new(healthy.clone()),
         ready: Arc::new(healthy),
     };
+    tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
     let uplinks = tokio::spawn(serve_grpc(grpc, ingest, stop.clone()));
     let api_stop = Shutdown::new();
@@ -171,6 +175,24 @@ async fn reprice(mut prices: Prices, queue: mpsc::Sender<Submission>, stop: Shut
         let book = Arc::clone(&prices.books.borrow_and_update());
         if queue.send(Submission::Book(book)).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Tells the commit thread that time has passed: at every slot's edge and at least once a minute, by whatever clock.
+async fn tick(clock: Clock, queue: mpsc::Sender<Submission>, stop: Shutdown) {
+    let mut last = None;
+    loop {
+        let now_ns = clock.wall_ns();
+        let due = last.is_none_or(|last_ns: i64| {
+            now_ns.abs_diff(last_ns) >= TICK_NS || slot_start(now_ns) != slot_start(last_ns)
+        });
+        if due && queue.send(Submission::Tick).await.is_ok() {
+            last = Some(now_ns);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TICK_POLL) => {}
+            () = stop.wait() => return,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Versions, sizes and the grid of time. Both ends of the uplink keep to them; the ledger enforces them.
 
-/// Version of the uplink's contract. A ledger serves this one and refuses others by name.
-pub const PROTOCOL: u32 = 1;
+/// Version of the uplink's contract. Both sides speak this one and the one before; they meet at the lower.
+pub const PROTOCOL: u32 = 2;
+/// Oldest version that is still spoken.
+pub const PROTOCOL_OLDEST: u32 = 1;
 /// Version of the `Batch` message inside sealed bytes.
 pub const BATCH_FORMAT: u32 = 1;
 
@@ -28,10 +30,16 @@ pub const DEVICES_PER_BATCH_MAX: usize = 256;
 pub const OWNERS_PER_BATCH_MAX: usize = 8192;
 /// Longest text of a name (node, namespace, pod, unit, model, ...) in bytes; Kubernetes allows 253.
 pub const NAME_BYTES_MAX: usize = 256;
+/// Gaps told in one batch.
+pub const GAPS_PER_BATCH_MAX: usize = 1024;
 /// Node labels in one batch, and the bytes of a key or a value.
 pub const LABELS_PER_NODE_MAX: usize = 64;
 /// Slices of one device.
 pub const SLICES_MAX: u32 = 32;
+/// A GPU of which nothing was heard for this long is silent; its existence goes on provisionally.
+pub const SILENCE_NS: i64 = 900_000_000_000;
+/// A slot that is not complete closes this long after its end.
+pub const GRACE_NS: i64 = 3_600_000_000_000;
 /// A window that ends further than this beyond the ledger's clock is journalled and quarantined.
 pub const CLOCK_AHEAD_NS_MAX: i64 = 60_000_000_000;
 

@@ -74,7 +74,7 @@ fn seed() -> String {
     let mut sql = format!(
         "INSERT INTO node (id, cluster, name, agent_version, accepted) VALUES (1, 'c', 'n1', '0.1.0', 7);
          INSERT INTO device VALUES (1, 'GPU-1', 'H100', 80, 1, 0, '', '');
-         INSERT INTO tenure VALUES (1, 1, 1, 'b', '', 0, {SLOT_NS});
+         INSERT INTO tenure VALUES (1, 1, 1, 'b', 0, {SLOT_NS}, {SLOT_NS});
          INSERT INTO owner VALUES (1, 2, 'ml', 'train-0', 'u', '', '', '', '', '', '');"
     );
     for table in ["slot", "hour", "day"] {

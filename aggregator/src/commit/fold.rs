@@ -61,6 +61,8 @@ pub struct Context<'a> {
 /// A window that was not folded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
+    /// Position in the batch.
+    pub window: usize,
     pub device: String,
     pub span: Interval,
     pub reason: Reason,
@@ -88,13 +90,12 @@ impl Working {
         let facts_id = self.facts_id(db, &batch.facts)?;
         let place = Place {
             node: context.node_id,
-            boot_id: batch.boot_id.clone(),
-            instance_id: batch.instance_id.clone(),
+            life: if batch.instance_id.is_empty() { &batch.boot_id } else { &batch.instance_id }.clone(),
         };
         let devices: Vec<(i64, u32)> =
             batch.devices.iter().map(|device| self.device(db, device)).collect::<Result<_, _>>()?;
         let mut quarantined = Vec::new();
-        for window in &batch.windows {
+        for (at, window) in batch.windows.iter().enumerate() {
             let (device_id, slices) = devices[window.device];
             let span = Interval { start_ns: window.start_ns, end_ns: window.end_ns };
             let described = &batch.devices[window.device];
@@ -110,7 +111,8 @@ impl Working {
                     self.add(db, tenure.0, batch, window, slices)?;
                 }
                 Err(reason) => {
-                    quarantined.push(Quarantined { device: described.uuid.clone(), span, reason });
+                    let device = described.uuid.clone();
+                    quarantined.push(Quarantined { window: at, device, span, reason });
                 }
             }
         }

@@ -6,17 +6,17 @@
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tonnage_proto::limits::{
-    BATCH_FORMAT, DEVICES_PER_BATCH_MAX, LABELS_PER_NODE_MAX, NAME_BYTES_MAX, OWNERS_PER_BATCH_MAX,
-    SLICES_MAX, USAGES_PER_WINDOW_MAX, WINDOW_NS, WINDOWS_PER_BATCH_MAX, window_start,
+    BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, LABELS_PER_NODE_MAX, NAME_BYTES_MAX,
+    OWNERS_PER_BATCH_MAX, SLICES_MAX, SLOT_NS, USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX, slot_start,
 };
 use tonnage_proto::metering as pb;
 
-use crate::model::{Device, Id, NodeFacts, NodeName, Owner, OwnerKind, Usage, UsageBatch, Window};
+use crate::model::{Device, Gap, Id, NodeFacts, NodeName, Owner, OwnerKind, Usage, UsageBatch, Window};
 
-/// Most joules in one window, in microjoules: 100 kW for 10 s.
-const ENERGY_UJ_MAX: u64 = 1_000_000_000_000;
-/// Most memory of one owner on one device, summed over its processes: hundreds of TB for 10 s.
-const MEMORY_BYTE_SECONDS_MAX: u64 = 1 << 52;
+/// Most joules in one window, in microjoules: 100 kW for a slot.
+const ENERGY_UJ_MAX: u64 = 90_000_000_000_000;
+/// Most memory of one owner on one device, summed over its processes: tens of TB for a slot.
+const MEMORY_BYTE_SECONDS_MAX: u64 = 1 << 54;
 
 /// SHA-256 of a payload.
 #[must_use]
@@ -46,6 +46,8 @@ pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<U
     let devices = indexed("devices", &batch.devices, device)?;
     let owners = indexed("owners", &batch.owners, owner)?;
     let windows = indexed("windows", &batch.windows, |w| window(w, &devices, owners.len()))?;
+    at_most("Batch.gaps", batch.gaps.len(), GAPS_PER_BATCH_MAX)?;
+    let gaps = indexed("gaps", &batch.gaps, |g| gap(g, devices.len()))?;
     Ok(UsageBatch {
         epoch: *epoch,
         seq,
@@ -57,6 +59,7 @@ pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<U
         owners,
         windows,
         overlap_ns: batch.overlap_ns,
+        gaps,
     })
 }
 
@@ -124,15 +127,13 @@ fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Wind
     let device =
         devices.get(at).ok_or_else(|| format!("device: {at} is not one of {} devices", devices.len()))?;
     let start_ns = window.start_ns;
-    let room_ns = WINDOW_NS.unsigned_abs();
+    let room_ns = SLOT_NS.unsigned_abs();
     let end_ns = i64::try_from(window.duration_ns)
         .ok()
         .filter(|duration_ns| *duration_ns > 0 && duration_ns.unsigned_abs() <= room_ns)
         .and_then(|duration_ns| start_ns.checked_add(duration_ns))
-        .filter(|end_ns| start_ns >= 0 && window_start(start_ns) == window_start(end_ns - 1))
-        .ok_or_else(|| {
-            format!("duration_ns: {start_ns} + {} is not within one cell of 10 s", window.duration_ns)
-        })?;
+        .filter(|end_ns| start_ns >= 0 && slot_start(start_ns) == slot_start(end_ns - 1))
+        .ok_or_else(|| format!("duration_ns: {start_ns} + {} is not within one slot", window.duration_ns))?;
     at_most("usages", window.usages.len(), USAGES_PER_WINDOW_MAX)?;
     let capacity_ns = window.duration_ns * u64::from(device.slices);
     let usages: Vec<Usage> = window
@@ -191,6 +192,21 @@ fn usage(usage: &pb::Usage, owners: usize, capacity_ns: u64) -> Result<Usage, St
         energy_uj: bounded("energy_uj", usage.energy_uj, ENERGY_UJ_MAX)?,
         method: usage.method,
     })
+}
+
+fn gap(gap: &pb::Gap, devices: usize) -> Result<Gap, String> {
+    let device = match gap.device {
+        u32::MAX => None,
+        at if (at as usize) < devices => Some(at as usize),
+        at => return Err(format!("device: {at} is not one of {devices} devices")),
+    };
+    let end_ns = i64::try_from(gap.duration_ns)
+        .ok()
+        .filter(|duration_ns| gap.start_ns >= 0 && *duration_ns > 0)
+        .and_then(|duration_ns| gap.start_ns.checked_add(duration_ns))
+        .ok_or_else(|| format!("duration_ns: {} + {} is no time", gap.start_ns, gap.duration_ns))?;
+    let reason = u8::try_from(gap.reason).map_err(|_| format!("reason: {} is not known here", gap.reason))?;
+    Ok(Gap { device, start_ns: gap.start_ns, end_ns, reason })
 }
 
 fn bounded(field: &str, value: u64, max: u64) -> Result<u64, String> {

@@ -5,12 +5,12 @@
 
 use super::coverage::Interval;
 
-/// Who holds a device: a node in one of its boots.
+/// Who holds a device: a node in one of its lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub node: i64,
-    pub boot_id: String,
-    pub instance_id: String,
+    /// The cloud's instance id where there is one, else the boot id.
+    pub life: String,
 }
 
 /// One stay of a device.
@@ -53,12 +53,12 @@ mod tests {
     use super::*;
 
     fn stay(node: i64, boot: &str, start_ns: i64, end_ns: i64) -> Tenure {
-        let place = Place { node, boot_id: boot.into(), instance_id: String::new() };
+        let place = Place { node, life: boot.into() };
         Tenure { id: start_ns, place, span: Interval { start_ns, end_ns } }
     }
 
     fn placed(tenures: &[Tenure], node: i64, boot: &str, start_ns: i64, end_ns: i64) -> Placed {
-        let at = Place { node, boot_id: boot.into(), instance_id: String::new() };
+        let at = Place { node, life: boot.into() };
         place(tenures, &at, Interval { start_ns, end_ns })
     }
 

@@ -48,6 +48,7 @@ fn batch(end_s: i64, held_ns: u64) -> UsageBatch {
             samples: 10,
         }],
         overlap_ns: 0,
+        gaps: Vec::new(),
     }
 }
 

@@ -1,10 +1,10 @@
-//! The schema of the ledger's store, version 1.
+//! The schema of the ledger's store, version 2.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 stands for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -27,17 +27,20 @@ CREATE TABLE node (
 
 -- One contiguous cursor per spool life.
 CREATE TABLE cursor (
-    node  INTEGER NOT NULL,
-    epoch BLOB NOT NULL,
-    seq   INTEGER NOT NULL,
-    PRIMARY KEY (node, epoch)
-) WITHOUT ROWID;
+    id            INTEGER PRIMARY KEY,
+    node          INTEGER NOT NULL,
+    epoch         BLOB NOT NULL,
+    seq           INTEGER NOT NULL,
+    -- last seq that is in a finished backup of this ledger
+    backed_up_seq INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (node, epoch)
+);
 
 -- Every input in the order in which it was applied. Nothing here is ever changed.
 CREATE TABLE journal (
     id      INTEGER PRIMARY KEY,
     at_ns   INTEGER NOT NULL,
-    -- 1 batch, 2 price book, 3 hole in an agent's batches
+    -- store::write::JournalKind
     kind    INTEGER NOT NULL,
     node    INTEGER NOT NULL,
     epoch   BLOB NOT NULL,
@@ -46,9 +49,13 @@ CREATE TABLE journal (
     -- metering.v1.Ack.Outcome, and why
     outcome INTEGER NOT NULL,
     detail  TEXT NOT NULL,
-    -- zstd; a batch is byte for byte what the agent sealed
+    -- of a batch: start of its first window and end of its last, else 0
+    from_ns INTEGER NOT NULL DEFAULT 0,
+    to_ns   INTEGER NOT NULL DEFAULT 0,
+    -- zstd; a batch is byte for byte what the agent sealed, an order is JSON
     payload BLOB NOT NULL
 );
+CREATE INDEX journal_span ON journal (node, to_ns) WHERE kind = 1;
 CREATE UNIQUE INDEX journal_cursor ON journal (node, epoch, seq) WHERE kind = 1;
 CREATE INDEX journal_kind ON journal (kind, id);
 
@@ -63,23 +70,65 @@ CREATE TABLE device (
     driver_version TEXT NOT NULL
 );
 
+-- A device in one life of a node. Where it was in between is what its stays say.
 CREATE TABLE tenure (
-    id          INTEGER PRIMARY KEY,
-    device      INTEGER NOT NULL,
-    node        INTEGER NOT NULL,
-    boot_id     TEXT NOT NULL,
-    instance_id TEXT NOT NULL,
-    from_ns     INTEGER NOT NULL,
-    to_ns       INTEGER NOT NULL
+    id               INTEGER PRIMARY KEY,
+    device           INTEGER NOT NULL,
+    node             INTEGER NOT NULL,
+    -- the cloud's instance id where there is one, else the boot id
+    life             TEXT NOT NULL,
+    -- start of its first stay, end of its last
+    from_ns          INTEGER NOT NULL,
+    to_ns            INTEGER NOT NULL,
+    -- end of its last covered interval: what lies behind it is provisional
+    covered_until_ns INTEGER NOT NULL,
+    UNIQUE (device, node, life)
 );
 CREATE INDEX tenure_device ON tenure (device, to_ns);
 
--- Covered intervals, merged, never across a slot.
+-- Existence. Stays of one device never overlap.
+CREATE TABLE stay (
+    device  INTEGER NOT NULL,
+    from_ns INTEGER NOT NULL,
+    to_ns   INTEGER NOT NULL,
+    tenure  INTEGER NOT NULL,
+    PRIMARY KEY (device, from_ns)
+) WITHOUT ROWID;
+
+-- A device was taken out of service at this time, by order.
+CREATE TABLE retired (
+    device INTEGER NOT NULL,
+    at_ns  INTEGER NOT NULL,
+    PRIMARY KEY (device, at_ns)
+) WITHOUT ROWID;
+
+-- Covered intervals, merged within one cursor and tenure, never across a slot.
 CREATE TABLE covered (
     device   INTEGER NOT NULL,
     start_ns INTEGER NOT NULL,
     end_ns   INTEGER NOT NULL,
+    cursor   INTEGER NOT NULL,
+    tenure   INTEGER NOT NULL,
     PRIMARY KEY (device, start_ns)
+) WITHOUT ROWID;
+
+-- Since when a cursor has offered coverage of a device: the elder of two that overlap wins.
+CREATE TABLE claim (
+    device   INTEGER NOT NULL,
+    cursor   INTEGER NOT NULL,
+    first_ns INTEGER NOT NULL,
+    PRIMARY KEY (device, cursor)
+) WITHOUT ROWID;
+
+-- What agents said of time that they did not cover. Device 0: every device of the node.
+CREATE TABLE gap (
+    node     INTEGER NOT NULL,
+    device   INTEGER NOT NULL,
+    start_ns INTEGER NOT NULL,
+    end_ns   INTEGER NOT NULL,
+    -- metering.v1.Gap.Reason
+    reason   INTEGER NOT NULL,
+    PRIMARY KEY (node, device, start_ns, end_ns, reason)
 ) WITHOUT ROWID;
 
 -- A node's facts, each set once; as JSON of model::NodeFacts.
@@ -153,11 +202,83 @@ CREATE TABLE day (
 CREATE TABLE quarantine (
     id       INTEGER PRIMARY KEY,
     journal  INTEGER NOT NULL,
+    -- position in the batch's windows
+    window   INTEGER NOT NULL,
     device   TEXT NOT NULL,
     start_ns INTEGER NOT NULL,
     end_ns   INTEGER NOT NULL,
-    reason   TEXT NOT NULL
+    -- one of few words, for programs
+    kind     TEXT NOT NULL,
+    reason   TEXT NOT NULL,
+    -- 0 held, 1 released by order, 2 folded after all because what stood against it went away
+    state    INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (journal, window)
 );
+CREATE INDEX quarantine_device ON quarantine (device, start_ns);
+
+-- What was posted when slots closed, and corrections since. Nothing here is ever changed.
+CREATE TABLE entry (
+    id                  INTEGER PRIMARY KEY,
+    checkpoint          INTEGER NOT NULL,
+    start               INTEGER NOT NULL,
+    tenure              INTEGER NOT NULL,
+    owner               INTEGER NOT NULL,
+    kind                INTEGER NOT NULL,
+    time_ns             INTEGER NOT NULL,
+    busy_ns             INTEGER NOT NULL,
+    memory_byte_seconds INTEGER NOT NULL,
+    energy_uj           INTEGER NOT NULL,
+    cost_nanos          INTEGER NOT NULL,
+    unpriced_ns         INTEGER NOT NULL,
+    -- first entry of the same key; 0 for that one itself
+    corrects            INTEGER NOT NULL
+);
+CREATE INDEX entry_key ON entry (start, tenure, owner, kind);
+
+-- (slot, tenure) of closed slots whose rows differ from what is posted, or may.
+CREATE TABLE unposted (
+    start  INTEGER NOT NULL,
+    tenure INTEGER NOT NULL,
+    PRIMARY KEY (start, tenure)
+) WITHOUT ROWID;
+
+CREATE TABLE checkpoint (
+    id              INTEGER PRIMARY KEY,
+    at_ns           INTEGER NOT NULL,
+    -- slots before this are closed
+    closed_until_ns INTEGER NOT NULL,
+    -- last entry of the journal that is in it
+    journal         INTEGER NOT NULL,
+    entries         INTEGER NOT NULL,
+    -- SHA-256 over the previous hash and the entries that name this checkpoint
+    hash            BLOB NOT NULL
+);
+
+-- Sums of all entries ever posted.
+CREATE TABLE balance (
+    owner       INTEGER NOT NULL,
+    kind        INTEGER NOT NULL,
+    time_ns     INTEGER NOT NULL,
+    cost_nanos  INTEGER NOT NULL,
+    unpriced_ns INTEGER NOT NULL,
+    PRIMARY KEY (owner, kind)
+) WITHOUT ROWID;
+
+-- What verification starts from after a purge; zstd, JSON.
+CREATE TABLE opening (
+    checkpoint INTEGER PRIMARY KEY,
+    horizon_ns INTEGER NOT NULL,
+    payload    BLOB NOT NULL
+);
+
+-- Who may do what only one may do.
+CREATE TABLE lease (
+    name     TEXT PRIMARY KEY,
+    holder   TEXT NOT NULL,
+    -- goes up with every change of hands
+    fence    INTEGER NOT NULL,
+    until_ns INTEGER NOT NULL
+) WITHOUT ROWID;
 
 -- Only hashes: a token is shown once, when it is made.
 CREATE TABLE token (

@@ -14,7 +14,18 @@ use crate::model::{Device, Id, NodeFacts, NodeName, Owner, RowKind};
 pub enum JournalKind {
     Batch = 1,
     PriceBook = 2,
+    /// Batches that an agent no longer had; `seq` is the last of them.
     Hole = 3,
+    /// Existence of silent devices goes on until `to_ns`.
+    Existence = 4,
+    /// A device was taken out of service: JSON of `model::Order`.
+    Retire = 5,
+    /// Quarantined windows are to be counted after all: JSON of `model::Order`.
+    Release = 6,
+    /// What lies before `to_ns` is frozen; `detail` names its checkpoint.
+    Purge = 7,
+    /// The ledger goes on from a backup.
+    Restore = 8,
 }
 
 /// An entry of the journal; `payload` is stored compressed.
@@ -29,6 +40,9 @@ pub struct JournalEntry<'a> {
     pub sha256: &'a [u8],
     pub outcome: i32,
     pub detail: &'a str,
+    /// Of a batch: start of its first window, end of its last.
+    pub from_ns: i64,
+    pub to_ns: i64,
     pub payload: &'a [u8],
 }
 
@@ -132,7 +146,7 @@ pub fn cursor(db: &Connection, node: i64, epoch: &Id) -> Result<u64> {
 /// Moves the cursor from `from` to `to`. False if it did not stand at `from`: then nothing has changed.
 pub fn move_cursor(db: &Connection, node: i64, epoch: &Id, from: u64, to: u64) -> Result<bool> {
     if from == 0 {
-        db.prepare_cached("INSERT INTO cursor VALUES (?1, ?2, 0) ON CONFLICT DO NOTHING")?
+        db.prepare_cached("INSERT INTO cursor (node, epoch, seq) VALUES (?1, ?2, 0) ON CONFLICT DO NOTHING")?
             .execute(params![node, &epoch[..]])?;
     }
     let moved = db
@@ -146,8 +160,8 @@ pub fn journal(db: &Connection, entry: &JournalEntry<'_>) -> Result<i64> {
     let payload = zstd::bulk::compress(entry.payload, 3)
         .map_err(|e| StoreError::Damaged { what: "zstd", detail: e.to_string() })?;
     db.prepare_cached(
-        "INSERT INTO journal (at_ns, kind, node, epoch, seq, sha256, outcome, detail, payload)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO journal (at_ns, kind, node, epoch, seq, sha256, outcome, detail, payload, from_ns, to_ns)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         entry.at_ns,
@@ -158,7 +172,9 @@ pub fn journal(db: &Connection, entry: &JournalEntry<'_>) -> Result<i64> {
         entry.sha256,
         entry.outcome,
         entry.detail,
-        payload
+        payload,
+        entry.from_ns,
+        entry.to_ns
     ])?;
     Ok(db.last_insert_rowid())
 }
@@ -198,14 +214,14 @@ pub fn device(db: &Connection, device: &Device) -> Result<(i64, u32)> {
 /// The newest tenures of a device, at most 64, sorted by time.
 pub fn tenures(db: &Connection, device: i64) -> Result<Vec<Tenure>> {
     let mut statement = db.prepare_cached(
-        "SELECT id, node, boot_id, instance_id, from_ns, to_ns FROM tenure
+        "SELECT id, node, life, from_ns, to_ns FROM tenure
          WHERE device = ?1 ORDER BY to_ns DESC LIMIT 64",
     )?;
     let rows = statement.query_map([device], |row| {
         Ok(Tenure {
             id: row.get(0)?,
-            place: Place { node: row.get(1)?, boot_id: row.get(2)?, instance_id: row.get(3)? },
-            span: Interval { start_ns: row.get(4)?, end_ns: row.get(5)? },
+            place: Place { node: row.get(1)?, life: row.get(2)? },
+            span: Interval { start_ns: row.get(3)?, end_ns: row.get(4)? },
         })
     })?;
     let mut tenures = rows.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -216,23 +232,17 @@ pub fn tenures(db: &Connection, device: i64) -> Result<Vec<Tenure>> {
 /// Begins a tenure; returns its number.
 pub fn insert_tenure(db: &Connection, device: i64, place: &Place, span: Interval) -> Result<i64> {
     db.prepare_cached(
-        "INSERT INTO tenure (device, node, boot_id, instance_id, from_ns, to_ns)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO tenure (device, node, life, from_ns, to_ns, covered_until_ns)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
     )?
-    .execute(params![
-        device,
-        place.node,
-        place.boot_id,
-        place.instance_id,
-        span.start_ns,
-        span.end_ns
-    ])?;
+    .execute(params![device, place.node, place.life, span.start_ns, span.end_ns])?;
     Ok(db.last_insert_rowid())
 }
 
 /// Moves a tenure's end.
 pub fn extend_tenure(db: &Connection, tenure: i64, to_ns: i64) -> Result<()> {
-    db.prepare_cached("UPDATE tenure SET to_ns = ?2 WHERE id = ?1")?.execute([tenure, to_ns])?;
+    db.prepare_cached("UPDATE tenure SET to_ns = ?2, covered_until_ns = ?2 WHERE id = ?1")?
+        .execute([tenure, to_ns])?;
     Ok(())
 }
 
@@ -252,7 +262,7 @@ pub fn coverage(db: &Connection, device: i64, from_ns: i64, to_ns: i64) -> Resul
 pub fn put_coverage(db: &Connection, device: i64, from_ns: i64, to_ns: i64, new: &Coverage) -> Result<()> {
     db.prepare_cached("DELETE FROM covered WHERE device = ?1 AND start_ns >= ?2 AND start_ns < ?3")?
         .execute([device, from_ns, to_ns])?;
-    let mut insert = db.prepare_cached("INSERT INTO covered VALUES (?1, ?2, ?3)")?;
+    let mut insert = db.prepare_cached("INSERT INTO covered VALUES (?1, ?2, ?3, 0, 0)")?;
     for interval in new.intervals() {
         insert.execute([device, interval.start_ns, interval.end_ns])?;
     }
@@ -394,11 +404,26 @@ pub fn add_to_rollup(
 }
 
 /// Notes a window that was not folded.
-pub fn quarantine(db: &Connection, journal: i64, device: &str, span: Interval, reason: &str) -> Result<()> {
+pub fn quarantine(
+    db: &Connection,
+    (journal, window): (i64, usize),
+    device: &str,
+    span: Interval,
+    (kind, reason): (&str, &str),
+) -> Result<()> {
     db.prepare_cached(
-        "INSERT INTO quarantine (journal, device, start_ns, end_ns, reason) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO quarantine (journal, window, device, start_ns, end_ns, kind, reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
-    .execute(params![journal, device, span.start_ns, span.end_ns, reason])?;
+    .execute(params![
+        journal,
+        i64::try_from(window).unwrap_or(i64::MAX),
+        device,
+        span.start_ns,
+        span.end_ns,
+        kind,
+        reason
+    ])?;
     Ok(())
 }
 

@@ -34,8 +34,7 @@ pub(super) struct Device {
 
 struct Stay {
     node: NodeName,
-    boot_id: String,
-    instance_id: String,
+    life: String,
     from_ns: i64,
     to_ns: i64,
     /// By slot: the facts that it is priced by, and what was measured in it.
@@ -174,12 +173,8 @@ impl Device {
         if too_late || too_old || twice {
             return false;
         }
-        let mine = |stay: &Stay| {
-            stay.node == entry.node
-                && stay.boot_id == batch.boot_id
-                && stay.instance_id == batch.instance_id
-                && stay.from_ns <= from_ns
-        };
+        let life = if batch.instance_id.is_empty() { &batch.boot_id } else { &batch.instance_id };
+        let mine = |stay: &Stay| stay.node == entry.node && stay.life == *life && stay.from_ns <= from_ns;
         let at = match self.stays.iter().rposition(mine) {
             Some(at) if self.stays.get(at + 1).is_some_and(|next| to_ns > next.from_ns) => return false,
             Some(at) => at,
@@ -187,8 +182,7 @@ impl Device {
             None => {
                 self.stays.push(Stay {
                     node: entry.node.clone(),
-                    boot_id: batch.boot_id.clone(),
-                    instance_id: batch.instance_id.clone(),
+                    life: life.clone(),
                     from_ns,
                     to_ns: from_ns,
                     slots: BTreeMap::new(),

@@ -32,7 +32,7 @@ fn ledger() -> (tempfile::TempDir, Connection) {
     }
     for id in 1..=4_i64 {
         db.execute("INSERT INTO device VALUES (?1, 'GPU-' || ?1, 'H100', 80, 1, 0, '', '')", [id]).unwrap();
-        db.execute("INSERT INTO tenure VALUES (?1, ?1, 1 + ?1 % 2, '', '', 0, ?2)", (id, id * SLOT_NS))
+        db.execute("INSERT INTO tenure VALUES (?1, ?1, 1 + ?1 % 2, '', 0, ?2, ?2)", (id, id * SLOT_NS))
             .unwrap();
     }
     for (id, kind, namespace, pod, job) in OWNERS {
@@ -206,7 +206,8 @@ fn a_query_that_takes_too_long_is_given_up() {
 #[test]
 fn nodes_and_devices_are_told_by_their_newest_tenure() {
     let (_folder, db) = ledger();
-    db.execute("INSERT INTO tenure VALUES (9, 1, 1, '', '', ?1, ?2)", (8 * SLOT_NS, 9 * SLOT_NS)).unwrap();
+    db.execute("INSERT INTO tenure VALUES (9, 1, 1, 'again', ?1, ?2, ?2)", (8 * SLOT_NS, 9 * SLOT_NS))
+        .unwrap();
     db.execute("INSERT INTO facts VALUES (1, '{\"instance_type\":\"\",\"region\":\"r\",\"zone\":\"\",\"capacity_type\":\"\",\"labels\":{}}')", []).unwrap();
     db.execute("INSERT INTO slot_state VALUES (?1, 9, 1, 1, 1, NULL)", [8 * SLOT_NS]).unwrap();
     let nodes = nodes(&db).unwrap();
