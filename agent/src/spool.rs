@@ -17,12 +17,15 @@ use sha2::{Digest, Sha256};
 
 use crate::seal::{self, Header};
 
+pub mod disk;
 mod keeper;
+pub mod memory;
 mod store;
 
+pub use disk::StoreError;
+use disk::{Changes, Disk, List, Name};
 pub use keeper::Keeper;
-pub use store::StoreError;
-use store::{Changes, List, Name, Store};
+use store::Store;
 
 /// Batches that are sealed and not acked.
 pub const SEALED_MAX: u64 = 4;
@@ -102,10 +105,13 @@ struct Kept {
     at_ns: i64,
 }
 
+/// Where epochs come from: random bytes, but for simulations that must repeat.
+pub type Mint = Box<dyn FnMut() -> Result<[u8; 16], SpoolError> + Send>;
+
 /// See the module.
-#[derive(Debug)]
 pub struct Spool {
-    store: Store,
+    store: Box<dyn Disk>,
+    mint: Mint,
     identity: Identity,
     limits: Limits,
     epoch: [u8; 16],
@@ -114,6 +120,12 @@ pub struct Spool {
     batches: VecDeque<Kept>,
     drafts: VecDeque<(u64, usize)>,
     next_draft: u64,
+}
+
+impl std::fmt::Debug for Spool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spool").field("store", &self.store).field("holdings", &self.holdings()).finish()
+    }
 }
 
 impl Spool {
@@ -144,7 +156,31 @@ impl Spool {
 
     fn try_open(path: &Path, identity: Identity, limits: Limits, now_ns: i64) -> Result<Self, SpoolError> {
         let is_new = !Store::exists(path);
-        let store = Store::open(path)?;
+        Self::begin(Box::new(Store::open(path)?), is_new, Box::new(random), identity, limits, now_ns)
+    }
+
+    /// Opens the spool on a disk of any kind, making it if there is none.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn open_on(
+        disk: Box<dyn Disk>,
+        mint: Mint,
+        identity: Identity,
+        limits: Limits,
+        now_ns: i64,
+    ) -> Result<Self, SpoolError> {
+        Self::begin(disk, true, mint, identity, limits, now_ns)
+    }
+
+    fn begin(
+        mut store: Box<dyn Disk>,
+        may_be_new: bool,
+        mut mint: Mint,
+        identity: Identity,
+        limits: Limits,
+        now_ns: i64,
+    ) -> Result<Self, SpoolError> {
         let number = |name| -> Result<u64, SpoolError> {
             let value = store.get(name)?;
             Ok(value.and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?))).unwrap_or(0))
@@ -153,9 +189,9 @@ impl Spool {
         let epoch = match store.get(Name::Epoch)?.and_then(|epoch| epoch.try_into().ok()) {
             Some(epoch) => epoch,
             // sled opens what it cannot read as if it were empty, and would begin anew without a word.
-            None if !is_new => return Err(SpoolError::Emptied),
+            None if !may_be_new => return Err(SpoolError::Emptied),
             None => {
-                let epoch = random()?;
+                let epoch = mint()?;
                 let mut changes = Changes::default();
                 changes.set(Name::Version, &[VERSION]);
                 changes.set(Name::Epoch, &epoch);
@@ -167,7 +203,7 @@ impl Spool {
         let batches = batches.into_iter().map(|(seq, bytes)| Kept { seq, bytes, at_ns: now_ns }).collect();
         let drafts = VecDeque::from(store.sizes(List::Drafts)?);
         let next_draft = drafts.back().map_or(0, |(number, _)| number + 1);
-        Ok(Self { store, identity, limits, epoch, acked_seq, sealed_seq, batches, drafts, next_draft })
+        Ok(Self { store, mint, identity, limits, epoch, acked_seq, sealed_seq, batches, drafts, next_draft })
     }
 
     #[must_use]
@@ -240,7 +276,7 @@ impl Spool {
         if bytes > self.limits.bytes {
             return Err(SpoolError::Full { bytes, limit: self.limits.bytes });
         }
-        changes.put(List::Drafts, self.next_draft, draft);
+        changes.put(List::Drafts, self.next_draft, draft.to_vec());
         changes.set(Name::LastWindowEnd, &last_window_end_ns.to_be_bytes());
         self.store.apply(changes)?;
         self.batches.drain(..dropped);
@@ -274,13 +310,14 @@ impl Spool {
             let mut value = Sha256::digest(&payload).to_vec();
             value.extend_from_slice(&payload);
             let mut changes = Changes::default();
-            changes.put(List::Batches, seq, &value);
+            let bytes = value.len();
+            changes.put(List::Batches, seq, value);
             changes.set(Name::Sealed, &seq.to_be_bytes());
             for number in &numbers[..taken] {
                 changes.remove(List::Drafts, *number);
             }
             self.store.apply(changes)?;
-            self.batches.push_back(Kept { seq, bytes: value.len(), at_ns: now_ns });
+            self.batches.push_back(Kept { seq, bytes, at_ns: now_ns });
             self.drafts.drain(..taken);
             self.sealed_seq = seq;
             sealed = true;
@@ -345,7 +382,7 @@ impl Spool {
     /// # Errors
     /// If the disk fails: nothing has changed.
     pub fn new_epoch(&mut self) -> Result<(), SpoolError> {
-        let epoch = random()?;
+        let epoch = (self.mint)()?;
         let mut drafts = Vec::new();
         for kept in self.batches.iter().filter(|kept| kept.seq > self.acked_seq) {
             let draft = self.batch(kept.seq)?.and_then(|batch| seal::unseal(&batch.payload));
@@ -363,7 +400,7 @@ impl Spool {
         }
         let numbered: Vec<(u64, usize)> =
             (self.next_draft..).zip(&drafts).map(|(number, draft)| (number, draft.len())).collect();
-        for ((number, _), draft) in numbered.iter().zip(&drafts) {
+        for ((number, _), draft) in numbered.iter().zip(drafts) {
             changes.put(List::Drafts, *number, draft);
         }
         changes.set(Name::Epoch, &epoch);
