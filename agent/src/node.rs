@@ -27,6 +27,7 @@ use crate::pump::{Pump, Status};
 use crate::sampler::{QUEUE_MAX, Sampler};
 use crate::seal::NodeState;
 use crate::spool::{Identity, Keeper, Limits, Spool, SpoolError};
+use crate::uplink::session::Peer;
 use crate::uplink::{Target, Uplink};
 
 /// A driver that has not answered for this long is called hung.
@@ -102,13 +103,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         alive_ns: Arc::clone(&health.alive_ns),
     };
     let metered = start_metering(sampler, pump, stop.clone())?;
-    let target = Target {
-        endpoint: config.aggregator,
-        token_file: config.token_file,
-        cluster: config.cluster,
-        node: config.node,
-        agent_version: VERSION.to_owned(),
-    };
+    let peer = Peer { cluster: config.cluster, node: config.node, agent_version: VERSION.to_owned() };
+    let target = Target { endpoint: config.aggregator, token_file: config.token_file, peer };
     let uplink = Uplink { target, spool, more, clock, state: uplink_state };
     let uplink_stop = Shutdown::new();
     let uplink = tokio::spawn(uplink.run(uplink_stop.clone()));
