@@ -109,7 +109,7 @@ impl Metrics {
                 totals.last_ns = end_ns;
             }
         }
-        state.owners.retain(|_, totals| totals.last_ns > now_ns - EXPIRY_NS);
+        state.owners.retain(|_, totals| totals.last_ns > now_ns.saturating_sub(EXPIRY_NS));
     }
 
     /// Notes the values of the moment.

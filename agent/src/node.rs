@@ -23,9 +23,9 @@ use crate::driver::nvml::NvmlDriver;
 use crate::driver::{Driver, NoDriver};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
-use crate::pump::{Pump, Status};
+use crate::pump::{Before, Pump, Status};
 use crate::sampler::{QUEUE_MAX, Sampler};
-use crate::seal::NodeState;
+use crate::seal::{self, NodeState};
 use crate::spool::{Identity, Keeper, Limits, Spool, SpoolError};
 use crate::uplink::session::Peer;
 use crate::uplink::{Target, Uplink};
@@ -69,7 +69,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
-    let (spool, last_window_end_ns) = {
+    let (spool, before) = {
         let (config, clock) = (config.clone(), clock.clone());
         Keeper::start(move || open_spool(&config, &clock))?
     };
@@ -93,7 +93,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         more: Arc::clone(&more),
         metrics: Arc::clone(&metrics),
         status: Arc::clone(&health.status),
-        last_window_end_ns,
+        before,
     };
     let sampler = Sampler {
         driver: driver(&config, &clock),
@@ -142,8 +142,8 @@ fn start_metering(
     Ok(metered)
 }
 
-/// The spool, and the end of the last window in it.
-fn open_spool(config: &Config, clock: &Clock) -> Result<(Spool, Option<i64>), RunError> {
+/// The spool, and what it says of the run before.
+fn open_spool(config: &Config, clock: &Clock) -> Result<(Spool, Before), RunError> {
     let error = |source| RunError::Spool { path: config.spool.clone(), source };
     let identity = Identity { cluster: config.cluster.clone(), node: config.node.clone() };
     let limits = Limits { bytes: config.spool_bytes, kept_bytes: config.spool_kept_bytes };
@@ -151,8 +151,9 @@ fn open_spool(config: &Config, clock: &Clock) -> Result<(Spool, Option<i64>), Ru
     if let Some(aside) = aside {
         tracing::error!(aside = %aside.display(), "What the old spool held may be lost to the ledger; keep it.");
     }
-    let last_window_end_ns = spool.last_window_end_ns().map_err(error)?;
-    Ok((spool, last_window_end_ns))
+    let (boot_id, devices) = seal::read_devices(&spool.devices().map_err(error)?);
+    let until_ns = spool.last_window_end_ns().map_err(error)?;
+    Ok((spool, Before { until_ns, boot_id, devices }))
 }
 
 /// The driver that the configuration asks for. Loads nothing yet.

@@ -230,7 +230,7 @@ impl Spool {
         drafts + self.batches.iter().map(|kept| kept.bytes).sum::<usize>()
     }
 
-    /// End of the last window that was appended, in ledger time.
+    /// Ledger time up to which everything is accounted for by drafts that were appended.
     ///
     /// # Errors
     /// If the disk fails.
@@ -254,6 +254,24 @@ impl Spool {
     pub fn set_ledger_id(&mut self, id: &[u8]) -> Result<(), SpoolError> {
         let mut changes = Changes::default();
         changes.set(Name::LedgerId, id);
+        Ok(self.store.apply(changes)?)
+    }
+
+    /// What [`Spool::set_devices`] was given last.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn devices(&self) -> Result<Vec<u8>, SpoolError> {
+        Ok(self.store.get(Name::Devices)?.unwrap_or_default())
+    }
+
+    /// Remembers the node's devices for the next run.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn set_devices(&mut self, encoded: &[u8]) -> Result<(), SpoolError> {
+        let mut changes = Changes::default();
+        changes.set(Name::Devices, encoded);
         Ok(self.store.apply(changes)?)
     }
 

@@ -14,6 +14,9 @@ use crate::books::Books;
 /// Drivers that lack something, come late, or lose a GPU.
 mod driver;
 
+/// What is said of time that is in no window.
+mod gaps;
+
 const S: i64 = 1_000_000_000;
 /// Series of an agent with two GPUs and some twenty owners.
 const SERIES_MAX: usize = 250;

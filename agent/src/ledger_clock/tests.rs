@@ -33,12 +33,12 @@ fn running() -> (Node, LedgerClock) {
     let node = Node::new();
     let mut clock = LedgerClock::start(node.0, None);
     let first = clock.observe(node.0);
-    assert_eq!(first, Tick { now_ns: T0, continuous: false, overlap_ns: 0, new_epoch: false });
+    assert_eq!(first, Tick { continuous: false, gap: GapReason::AgentDown, ..plain(T0) });
     (node, clock)
 }
 
 fn plain(now_ns: i64) -> Tick {
-    Tick { now_ns, continuous: true, overlap_ns: 0, new_epoch: false }
+    Tick { now_ns, continuous: true, gap: GapReason::Clock, overlap_ns: 0, new_epoch: false }
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_step_back_of_over_a_minute_anchors_anew_under_a_new_epoch() {
     let (mut node, mut clock) = running();
     node.set_wall(-61 * S);
     let tick = clock.observe(node.pass(S));
-    assert_eq!(tick, Tick { now_ns: T0 - 60 * S, continuous: false, overlap_ns: 0, new_epoch: true });
+    assert_eq!(tick, Tick { continuous: false, new_epoch: true, ..plain(T0 - 60 * S) });
     assert_eq!(clock.observe(node.pass(S)), plain(T0 - 59 * S));
 }
 
@@ -132,7 +132,7 @@ fn suspend_is_not_covered() {
     node.0.wall_ns += 3_600 * S;
     node.0.boot_ns += 3_600 * S;
     let tick = clock.observe(node.pass(S));
-    assert_eq!(tick, Tick { continuous: false, ..plain(T0 + 3_601 * S) });
+    assert_eq!(tick, Tick { continuous: false, gap: GapReason::Suspended, ..plain(T0 + 3_601 * S) });
     assert_eq!(clock.observe(node.pass(S)), plain(T0 + 3_602 * S));
 }
 
@@ -150,7 +150,8 @@ fn the_anchor_is_not_before_the_last_stored_window_unless_that_is_over_a_minute_
     let node = Node::new();
     let mut clock = LedgerClock::start(node.0, Some(T0 + 61 * S));
     let first = clock.observe(node.0);
-    assert_eq!(first, Tick { now_ns: T0, continuous: false, overlap_ns: 0, new_epoch: true });
+    let down = Tick { continuous: false, gap: GapReason::AgentDown, ..plain(T0) };
+    assert_eq!(first, Tick { new_epoch: true, ..down });
     let mut clock = LedgerClock::start(node.0, Some(T0 - 500 * S));
     assert_eq!(clock.observe(node.0).now_ns, T0);
 }

@@ -13,6 +13,8 @@ pub enum Name {
     Acked,
     Sealed,
     LastWindowEnd,
+    /// The node's devices, as the agent encodes them.
+    Devices,
 }
 
 /// A numbered list.

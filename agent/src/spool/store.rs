@@ -90,6 +90,7 @@ fn name_key(name: Name) -> [u8; 2] {
         Name::Acked => b'a',
         Name::Sealed => b's',
         Name::LastWindowEnd => b'w',
+        Name::Devices => b'g',
     };
     [b'm', name]
 }
