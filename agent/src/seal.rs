@@ -13,6 +13,10 @@ use tonnage_proto::limits::{
 };
 use tonnage_proto::metering as pb;
 
+mod merge;
+
+pub use merge::merge;
+
 use crate::model::{DeviceInfo, Gap, GapReason, Owner, OwnerKind, Window};
 
 /// A gap's device, where it is of all of them.

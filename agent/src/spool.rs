@@ -7,16 +7,20 @@
 //! - Every step is one atomic change, flushed before the call returns; nothing is sent that is not flushed.
 //! - At most [`SEALED_MAX`] batches are sealed and not acked; later windows wait as drafts.
 //! - Acked batches stay within [`Limits::kept_bytes`] and seven days, in case a restored ledger asks again.
-//! - Where [`Limits::bytes`] is reached, acked batches go first; then new windows are turned away, and the time
-//!   they stood for is unobserved. The caller counts and says so.
+//! - A backlog of over an hour is merged to slots, oldest drafts first, a few at each step.
+//! - Where [`Limits::bytes`] is reached, acked batches go first; then all drafts are merged; then new windows are
+//!   turned away, and the time they stood for is unobserved. The caller counts and says so.
+//! - Nothing is ever read as a whole: memory is bounded by some drafts or one batch, whatever the backlog.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use tonnage_proto::limits::BATCH_BYTES_MAX;
 
 use crate::seal::{self, Header};
 
+mod backlog;
 pub mod disk;
 mod keeper;
 pub mod memory;
@@ -31,6 +35,8 @@ use store::Store;
 pub const SEALED_MAX: u64 = 4;
 /// Drafts that one batch may join: a backlog is sent in fewer, larger batches.
 const DRAFTS_PER_BATCH_MAX: usize = 90;
+/// Number of the first draft ever: what is sealed again goes in front of those that wait.
+const FIRST_DRAFT: u64 = 1 << 32;
 /// Acked batches are kept no longer than this.
 const KEPT_NS_MAX: i64 = 7 * 86_400_000_000_000;
 /// Layout of this spool on disk.
@@ -120,6 +126,18 @@ pub struct Spool {
     batches: VecDeque<Kept>,
     drafts: VecDeque<(u64, usize)>,
     next_draft: u64,
+    /// Place in `drafts` of the one that takes up those behind it; all before it are as merged as they can be.
+    merging: usize,
+    counts: Counts,
+}
+
+/// What the spool did for want of room, since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Acked batches that were let go before they had to be.
+    pub dropped: u64,
+    /// Drafts that became part of another.
+    pub merged: u64,
 }
 
 impl std::fmt::Debug for Spool {
@@ -202,8 +220,21 @@ impl Spool {
         let batches = store.sizes(List::Batches)?;
         let batches = batches.into_iter().map(|(seq, bytes)| Kept { seq, bytes, at_ns: now_ns }).collect();
         let drafts = VecDeque::from(store.sizes(List::Drafts)?);
-        let next_draft = drafts.back().map_or(0, |(number, _)| number + 1);
-        Ok(Self { store, mint, identity, limits, epoch, acked_seq, sealed_seq, batches, drafts, next_draft })
+        let next_draft = drafts.back().map_or(FIRST_DRAFT, |(number, _)| number + 1);
+        Ok(Self {
+            store,
+            mint,
+            identity,
+            limits,
+            epoch,
+            acked_seq,
+            sealed_seq,
+            batches,
+            drafts,
+            next_draft,
+            merging: 0,
+            counts: Counts::default(),
+        })
     }
 
     #[must_use]
@@ -275,34 +306,6 @@ impl Spool {
         Ok(self.store.apply(changes)?)
     }
 
-    /// Keeps a draft. On disk when this returns.
-    ///
-    /// # Errors
-    /// If the spool is full, or the disk fails: the draft is not kept.
-    pub fn append(&mut self, draft: &[u8], last_window_end_ns: i64) -> Result<(), SpoolError> {
-        let mut changes = Changes::default();
-        let mut dropped = 0;
-        let mut bytes = self.bytes() + draft.len();
-        for kept in &self.batches {
-            if bytes <= self.limits.bytes || kept.seq > self.acked_seq {
-                break;
-            }
-            changes.remove(List::Batches, kept.seq);
-            bytes -= kept.bytes;
-            dropped += 1;
-        }
-        if bytes > self.limits.bytes {
-            return Err(SpoolError::Full { bytes, limit: self.limits.bytes });
-        }
-        changes.put(List::Drafts, self.next_draft, draft.to_vec());
-        changes.set(Name::LastWindowEnd, &last_window_end_ns.to_be_bytes());
-        self.store.apply(changes)?;
-        self.batches.drain(..dropped);
-        self.drafts.push_back((self.next_draft, draft.len()));
-        self.next_draft += 1;
-        Ok(())
-    }
-
     /// Seals drafts while fewer than [`SEALED_MAX`] batches wait for their ack. True if a batch was sealed.
     ///
     /// # Errors
@@ -310,12 +313,8 @@ impl Spool {
     pub fn seal(&mut self, now_ns: i64) -> Result<bool, SpoolError> {
         let mut sealed = false;
         while !self.drafts.is_empty() && self.sealed_seq - self.acked_seq.min(self.sealed_seq) < SEALED_MAX {
-            let numbers: Vec<u64> =
-                self.drafts.iter().take(DRAFTS_PER_BATCH_MAX).map(|(number, _)| *number).collect();
-            let mut drafts = Vec::with_capacity(numbers.len());
-            for number in &numbers {
-                drafts.push(self.store.read(List::Drafts, *number)?.unwrap_or_default());
-            }
+            let numbers = self.leading(0, DRAFTS_PER_BATCH_MAX, BATCH_BYTES_MAX / 2);
+            let drafts = self.read_drafts(&numbers)?;
             let seq = self.sealed_seq + 1;
             let header = Header {
                 cluster: self.identity.cluster.clone(),
@@ -337,6 +336,7 @@ impl Spool {
             self.store.apply(changes)?;
             self.batches.push_back(Kept { seq, bytes, at_ns: now_ns });
             self.drafts.drain(..taken);
+            self.merging = self.merging.saturating_sub(taken);
             self.sealed_seq = seq;
             sealed = true;
         }
@@ -401,34 +401,32 @@ impl Spool {
     /// If the disk fails: nothing has changed.
     pub fn new_epoch(&mut self) -> Result<(), SpoolError> {
         let epoch = (self.mint)()?;
-        let mut drafts = Vec::new();
+        let mut again = Vec::new();
         for kept in self.batches.iter().filter(|kept| kept.seq > self.acked_seq) {
             let draft = self.batch(kept.seq)?.and_then(|batch| seal::unseal(&batch.payload));
-            drafts.extend(draft);
-        }
-        for (number, _) in &self.drafts {
-            drafts.extend(self.store.read(List::Drafts, *number)?);
+            again.extend(draft);
         }
         let mut changes = Changes::default();
         for kept in &self.batches {
             changes.remove(List::Batches, kept.seq);
         }
-        for (number, _) in &self.drafts {
-            changes.remove(List::Drafts, *number);
-        }
-        let numbered: Vec<(u64, usize)> =
-            (self.next_draft..).zip(&drafts).map(|(number, draft)| (number, draft.len())).collect();
-        for ((number, _), draft) in numbered.iter().zip(drafts) {
+        let front = self.drafts.front().map_or(self.next_draft, |(number, _)| *number);
+        // Spools of the first version number drafts from 0: there, they go behind the others.
+        let first = front.checked_sub(again.len() as u64).unwrap_or(self.next_draft);
+        let numbered: Vec<(u64, usize)> = (first..).zip(again.iter().map(Vec::len)).collect();
+        for ((number, _), draft) in numbered.iter().zip(again) {
             changes.put(List::Drafts, *number, draft);
         }
         changes.set(Name::Epoch, &epoch);
         changes.set(Name::Acked, &0_u64.to_be_bytes());
         changes.set(Name::Sealed, &0_u64.to_be_bytes());
         self.store.apply(changes)?;
-        self.next_draft += u64::try_from(numbered.len()).unwrap_or(0);
         (self.epoch, self.acked_seq, self.sealed_seq) = (epoch, 0, 0);
         self.batches.clear();
-        self.drafts = numbered.into();
+        self.drafts.extend(numbered);
+        self.drafts.make_contiguous().sort_unstable();
+        self.next_draft = self.drafts.back().map_or(self.next_draft, |(number, _)| number + 1);
+        self.merging = 0;
         Ok(())
     }
 }
