@@ -13,6 +13,7 @@ pub mod aggregator;
 pub mod binaries;
 pub mod forged;
 pub mod http;
+pub mod network;
 pub mod node;
 pub mod process;
 pub mod reference;
