@@ -35,6 +35,21 @@ pub fn random(seed: u64, gpus: u32, seconds: u32) -> Scenario {
     scenario
 }
 
+/// The same for one node of several: its GPUs are its own.
+#[must_use]
+pub fn random_of(rng: &mut StdRng, node: usize, gpus: u32, seconds: u32) -> Scenario {
+    let mut scenario = random(rng.random(), gpus, seconds);
+    let own = |gpu: u32| format!("GPU-{node:08x}-{gpu:04x}-9f7e-3f56-2b6f6e0c7a11");
+    for (gpu, device) in (0..).zip(&mut scenario.device) {
+        device.uuid = own(gpu);
+    }
+    for process in &mut scenario.process {
+        let index = |of: &String| (0..gpus).find(|gpu| uuid(*gpu) == *of);
+        process.devices = process.devices.iter().filter_map(index).map(own).collect();
+    }
+    scenario
+}
+
 fn random_process(rng: &mut StdRng, pid: u32, whose: &Whose, gpu: u32, from_s: f64, to_s: f64) -> Process {
     let life_s = to_s - from_s;
     let steps = rng.random_range(0..4_u32);
