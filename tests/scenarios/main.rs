@@ -12,6 +12,9 @@ mod ledger;
 /// Samples to prices in one process, against a naive reference that shares nothing with the product.
 mod model;
 
+/// Everything at once, by seed.
+mod storm;
+
 /// The rules of the house, read from the sources.
 mod tidy;
 

@@ -1,0 +1,174 @@
+//! What happens to whom, decided by a seed before anything runs: so the same seed is the same storm, as far as processes
+//! allow. Pure.
+
+use std::fmt::{self, Display, Formatter};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tonnage_proto::limits::window_start;
+
+const S: i64 = 1_000_000_000;
+/// Steps before the first kill: a GPU of which no window was ever kept does not exist for the ledger yet.
+const CALM: u32 = 25;
+
+/// Whom a storm hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    Aggregator,
+    Node(usize),
+}
+
+/// Where in a step a kill falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// So many microseconds of the machine's time after the clock was moved: within a reading, a flush, a commit.
+    Flight { after_us: u64 },
+    /// What was read is not worked off.
+    Read,
+    /// What was read is worked off.
+    Settled,
+}
+
+/// One thing that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    Kill(Who, Moment),
+    Start(Who),
+}
+
+/// Time passes, and then something happens or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) length_ns: i64,
+    pub(crate) events: Vec<Event>,
+}
+
+/// The whole storm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (at, step) in self.steps.iter().enumerate().filter(|(_, step)| !step.events.is_empty()) {
+            writeln!(f, "step {at} of {} ns: {:?}", step.length_ns, step.events)?;
+        }
+        Ok(())
+    }
+}
+
+/// A process in the plan.
+struct Life {
+    who: Who,
+    up: bool,
+    next: u32,
+}
+
+impl Plan {
+    /// A storm of so many kills over the aggregator and so many nodes, beginning at `begin_ns`.
+    #[must_use]
+    pub(crate) fn new(seed: u64, nodes: usize, kills: u32, begin_ns: i64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut lives: Vec<Life> = (0..nodes)
+            .map(Who::Node)
+            .chain([Who::Aggregator])
+            .map(|who| Life { who, up: true, next: CALM + rng.random_range(0..80) })
+            .collect();
+        let (mut now_ns, mut left) = (begin_ns, kills);
+        let mut steps = Vec::new();
+        for at in 0.. {
+            if left == 0 && lives.iter().all(|life| life.up) {
+                break;
+            }
+            let length_ns = length_ns(&mut rng);
+            let closes = window_start(now_ns) != window_start(now_ns + length_ns);
+            now_ns += length_ns;
+            let mut events = Vec::new();
+            for life in lives.iter_mut().filter(|life| life.next <= at) {
+                if life.up && left == 0 {
+                    continue;
+                }
+                // Agents deliver as windows close: that is when there is a commit to hit.
+                if life.up && life.who == Who::Aggregator && !closes {
+                    continue;
+                }
+                events.push(life.turn(at, &mut rng));
+                left -= u32::from(!life.up);
+            }
+            steps.push(Step { length_ns, events });
+        }
+        Self { steps }
+    }
+}
+
+impl Life {
+    fn turn(&mut self, at: u32, rng: &mut StdRng) -> Event {
+        self.up = !self.up;
+        let wait = match (self.up, self.who) {
+            (true, _) => rng.random_range(5..100),
+            // The ledger may be away for longer than agents have numbers for.
+            (false, Who::Aggregator) => rng.random_range(1..90),
+            (false, Who::Node(_)) => rng.random_range(1..40),
+        };
+        self.next = at + wait;
+        if self.up { Event::Start(self.who) } else { Event::Kill(self.who, moment(self.who, rng)) }
+    }
+}
+
+fn moment(who: Who, rng: &mut StdRng) -> Moment {
+    match (who, rng.random_range(0..4)) {
+        (Who::Aggregator, 0..3) => Moment::Flight { after_us: rng.random_range(0..20_000) },
+        (Who::Node(_), 0..2) => Moment::Flight { after_us: rng.random_range(0..4_000) },
+        (Who::Node(_), 2) => Moment::Read,
+        _ => Moment::Settled,
+    }
+}
+
+fn length_ns(rng: &mut StdRng) -> i64 {
+    match rng.random_range(0..40) {
+        // Twice the period is covered, more is not.
+        0 => 2 * S,
+        1 => rng.random_range(2 * S + 1..9 * S),
+        2..6 => rng.random_range(S..2 * S),
+        _ => S,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN_NS: i64 = 1_800_000_000_000_000_000;
+
+    #[test]
+    fn a_seed_is_one_storm_and_another_seed_is_another() {
+        for seed in 0..50 {
+            let plan = Plan::new(seed, 4, 20, BEGIN_NS);
+            assert_eq!(plan, Plan::new(seed, 4, 20, BEGIN_NS), "seed {seed}");
+            assert_ne!(plan, Plan::new(seed + 1, 4, 20, BEGIN_NS), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_storm_kills_as_often_as_it_was_told_only_what_runs_and_leaves_everything_running() {
+        for seed in 0..50 {
+            let plan = Plan::new(seed, 4, 20, BEGIN_NS);
+            let (mut up, mut kills) = ([true; 5], 0);
+            for event in plan.steps.iter().flat_map(|step| &step.events) {
+                let (who, now_up) = match event {
+                    Event::Kill(who, _) => (who, false),
+                    Event::Start(who) => (who, true),
+                };
+                let at = match who {
+                    Who::Aggregator => 4,
+                    Who::Node(at) => *at,
+                };
+                assert_ne!(up[at], now_up, "seed {seed}: {event:?}");
+                up[at] = now_up;
+                kills += u32::from(!now_up);
+            }
+            assert_eq!((kills, up), (20, [true; 5]), "seed {seed}");
+        }
+    }
+}
