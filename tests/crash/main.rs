@@ -4,6 +4,8 @@
 //! plan (seed) -> storm (processes, clock, network) -> verdict (ledger against reference) -> one line, exit status
 //! ```
 //!
+//! Or, with --simulated, as many short histories in this process alone: see `simulated`.
+//!
 //! The plan is the seed's. What a kill hits within a process, and after how many bytes a cut finds it, is the machine's
 //! affair: a seed brings back its storm, not every interleaving.
 
@@ -12,8 +14,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use harness::sim_clock::BEGIN_NS;
+use tonnage_runtime::clock::Clock;
 
 mod plan;
+mod simulated;
 mod storm;
 mod verdict;
 
@@ -33,6 +37,9 @@ struct Cli {
     /// Only say what would happen
     #[arg(long)]
     plan: bool,
+    /// So many short histories in this process instead, on a simulated disk, network and clock
+    #[arg(long, value_name = "HISTORIES")]
+    simulated: Option<u64>,
 }
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to people")]
@@ -43,6 +50,9 @@ fn main() -> anyhow::Result<ExitCode> {
     if cli.plan {
         print!("{}", plan::Plan::new(seed, nodes, cli.kills, BEGIN_NS));
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(histories) = cli.simulated {
+        return simulate(seed, histories);
     }
     let mut storm = storm::Storm::new(seed, nodes, cli.kills)?;
     let judged = storm.blow().context("the storm could not go on").and_then(|()| verdict::judge(&mut storm));
@@ -72,4 +82,16 @@ fn main() -> anyhow::Result<ExitCode> {
         folder.display()
     );
     Ok(ExitCode::FAILURE)
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to people")]
+fn simulate(seed: u64, histories: u64) -> anyhow::Result<ExitCode> {
+    let clock = Clock::system();
+    let begin_ns = clock.monotonic_ns();
+    eprintln!("seed {seed}");
+    let totals = simulated::run(seed, histories)?;
+    let took_ms = (clock.monotonic_ns() - begin_ns).unsigned_abs() / 1_000_000;
+    println!("{totals:?}");
+    println!("{} steps in {took_ms} ms, {} a second", totals.steps, totals.steps * 1_000 / took_ms.max(1));
+    Ok(ExitCode::SUCCESS)
 }
