@@ -92,6 +92,7 @@ fn simulate(seed: u64, histories: u64) -> anyhow::Result<ExitCode> {
     let totals = simulated::run(seed, histories)?;
     let took_ms = (clock.monotonic_ns() - begin_ns).unsigned_abs() / 1_000_000;
     println!("{totals:?}");
-    println!("{} steps in {took_ms} ms, {} a second", totals.steps, totals.steps * 1_000 / took_ms.max(1));
+    let rate = |count: u64| count * 1_000 / took_ms.max(1);
+    println!("{took_ms} ms: {} steps and {} events a second", rate(totals.steps), rate(totals.events));
     Ok(ExitCode::SUCCESS)
 }

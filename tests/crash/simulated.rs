@@ -21,6 +21,7 @@ use tonnage_agent::spool::memory::Fault;
 use tonnage_aggregator::prices::Book;
 use tonnage_aggregator::store::Store;
 use tonnage_proto::limits::SLOT_NS;
+use tonnage_proto::metering::FromLedger;
 use tonnage_runtime::clock::{Clock, Reading, write_simulated};
 
 use account::Account;
@@ -34,7 +35,8 @@ mod check;
 mod ledger;
 mod link;
 
-const STEPS: u32 = 100;
+/// Steps of bad weather in one history.
+const STEPS_MAX: u32 = 80;
 /// Messages of one link and direction that a step can carry.
 const CARRIED_MAX: usize = 3;
 /// Steps of good weather in which everything must be delivered.
@@ -46,7 +48,10 @@ const OFFSET_NS_MAX: i64 = 25_000_000_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) histories: u64,
+    /// Steps of time.
     pub(crate) steps: u64,
+    /// Samples, messages, and whatever else happened within steps.
+    pub(crate) events: u64,
     pub(crate) kills: u64,
     pub(crate) faults: u64,
     pub(crate) restores: u64,
@@ -60,6 +65,11 @@ pub(crate) struct Totals {
 
 /// Runs so many histories: the seed's, and those of the seeds after it.
 pub(crate) fn run(seed: u64, histories: u64) -> anyhow::Result<Totals> {
+    run_with(seed, histories, false)
+}
+
+/// Forgetful agents keep nothing that the ledger has, also where it may be set back: then something must get lost.
+fn run_with(seed: u64, histories: u64, forgetful: bool) -> anyhow::Result<Totals> {
     // Memory is a disk that flushes at once; anywhere else it is only slower.
     let ram = Path::new("/dev/shm");
     let dir = if ram.is_dir() { tempfile::tempdir_in(ram)? } else { tempfile::tempdir()? };
@@ -72,10 +82,13 @@ pub(crate) fn run(seed: u64, histories: u64) -> anyhow::Result<Totals> {
         let folder = dir.path().join("ledger");
         std::fs::create_dir_all(&folder)?;
         std::fs::copy(template.join("ledger.sqlite"), folder.join("ledger.sqlite"))?;
-        let mut history = History::new(seed, &folder)?;
+        let mut history = History::new(seed, &folder, forgetful)?;
         let done = history.happen();
         hash.update(&history.log);
         if let Err(error) = done {
+            if forgetful {
+                return Err(error);
+            }
             let log = std::env::temp_dir().join(format!("tonnage-simulated-{seed}"));
             std::fs::write(&log, &history.log)?;
             return Err(error.context(format!("seed {seed}; what happened is in {}", log.display())));
@@ -103,11 +116,12 @@ struct History {
     faults: u64,
     restores: u64,
     steps: u64,
+    events: u64,
     log: String,
 }
 
 impl History {
-    fn new(seed: u64, folder: &Path) -> anyhow::Result<Self> {
+    fn new(seed: u64, folder: &Path, forgetful: bool) -> anyhow::Result<Self> {
         let mut rng = StdRng::seed_from_u64(seed);
         let begin_ns = BEGIN_NS + rng.random_range(0..SLOT_NS);
         let now = Reading { wall_ns: begin_ns, monotonic_ns: SLOT_NS, boot_ns: SLOT_NS };
@@ -120,7 +134,11 @@ impl History {
         let small = rng.random_bool(0.2);
         let limits = Limits {
             bytes: if small { rng.random_range(1_000..6_000) } else { 1 << 24 },
-            kept_bytes: if small { rng.random_range(0..3_000) } else { 1 << 24 },
+            kept_bytes: match (small, forgetful) {
+                (true, _) => rng.random_range(0..3_000),
+                (false, true) => 0,
+                (false, false) => 1 << 24,
+            },
         };
         let agents: Vec<Agent> =
             (0..rng.random_range(1..=3)).map(|number| Agent::new(number, &mut rng, limits)).collect();
@@ -139,6 +157,7 @@ impl History {
             faults: 0,
             restores: 0,
             steps: 0,
+            events: 0,
             log: format!("seed {seed}\n"),
         };
         for at in 0..history.agents.len() {
@@ -148,7 +167,7 @@ impl History {
     }
 
     fn happen(&mut self) -> anyhow::Result<()> {
-        for _ in 0..STEPS {
+        for _ in 0..self.rng.random_range(10..=STEPS_MAX) {
             self.time_passes()?;
             self.trouble()?;
             self.carry(true)?;
@@ -179,6 +198,7 @@ impl History {
                 self.agents[at].offset_ns = self.rng.random_range(-OFFSET_NS_MAX..OFFSET_NS_MAX);
             }
             self.agents[at].observe(self.now)?;
+            self.events += 1;
             if !self.agents[at].has_session() {
                 self.cut(at);
             }
@@ -259,7 +279,16 @@ impl History {
         };
         writeln!(self.log, "{} messages, {death:?}", messages.len())?;
         self.kills += u64::from(death != Death::None);
+        self.events += messages.len() as u64;
+        // A commit of nothing but time costs as much as any other.
+        if messages.is_empty() && death == Death::None && !self.steps.is_multiple_of(12) {
+            return self.answers(Vec::new(), bad_weather);
+        }
         let answers = self.ledger.take(messages, death)?;
+        self.answers(answers, bad_weather)
+    }
+
+    fn answers(&mut self, answers: Vec<(u64, FromLedger)>, bad_weather: bool) -> anyhow::Result<()> {
         for (stream, answer) in answers {
             if let Some(link) = self.links.iter_mut().flatten().find(|link| link.number == stream) {
                 link.send_down(answer);
@@ -277,6 +306,7 @@ impl History {
             let Some(link) = &mut self.links[at] else { break };
             let weather = bad_weather.then_some(&mut self.weather);
             let message = link.next_down(weather);
+            self.events += u64::from(message.is_some());
             match self.agents[at].step(message, self.now)? {
                 Said::Send(more) => link.send_up(more),
                 Said::Over => self.cut(at),
@@ -337,6 +367,7 @@ impl History {
     fn add_to(&self, totals: &mut Totals) {
         totals.histories += 1;
         totals.steps += self.steps;
+        totals.events += self.events + self.kills + self.faults + self.restores;
         totals.kills += self.kills;
         totals.faults += self.faults;
         totals.restores += self.restores;
@@ -351,5 +382,17 @@ impl History {
             totals.killed_ns += agent.account.killed_ns;
             totals.dropped_ns += agent.account.dropped_ns;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_really_lost_is_found() {
+        let error = run_with(1, 100, true).expect_err("a ledger set back cannot have what nobody kept");
+        let said = format!("{error:#}");
+        assert!(said.contains("lost"), "{said}");
     }
 }
