@@ -8,6 +8,13 @@ use rand::{RngExt, SeedableRng};
 use tonnage_proto::limits::window_start;
 
 const S: i64 = 1_000_000_000;
+/// Steps after a clock was set back in which its node is left alone: an agent that is started then depends on its spool
+/// for the time, which the reference does not look into.
+const BEHIND: u32 = 90;
+/// A node's clock is off by at most this: windows further ahead than a minute are not believed.
+const OFF_NS_MAX: i64 = 40 * S;
+/// Set back by more than a minute, an agent begins anew and measures the same time again.
+const BACK_NS_MAX: i64 = 55 * S;
 /// Steps before the first kill: a GPU of which no window was ever kept does not exist for the ledger yet.
 const CALM: u32 = 25;
 
@@ -34,6 +41,11 @@ pub(crate) enum Moment {
 pub(crate) enum Event {
     Kill(Who, Moment),
     Start(Who),
+    /// Someone sets a node's wall clock.
+    SetClock {
+        node: usize,
+        by_ns: i64,
+    },
 }
 
 /// Time passes, and then something happens or nothing.
@@ -65,6 +77,13 @@ struct Life {
     next: u32,
 }
 
+/// The clock of the one node that has its own.
+struct Drift {
+    node: usize,
+    off_ns: i64,
+    next: u32,
+}
+
 impl Plan {
     /// A storm of so many kills over the aggregator and so many nodes, beginning at `begin_ns`.
     #[must_use]
@@ -75,6 +94,7 @@ impl Plan {
             .chain([Who::Aggregator])
             .map(|who| Life { who, up: true, next: CALM + rng.random_range(0..80) })
             .collect();
+        let mut drift = Drift { node: nodes - 1, off_ns: 0, next: CALM + rng.random_range(0..80) };
         let (mut now_ns, mut left) = (begin_ns, kills);
         let mut steps = Vec::new();
         for at in 0.. {
@@ -96,9 +116,25 @@ impl Plan {
                 events.push(life.turn(at, &mut rng));
                 left -= u32::from(!life.up);
             }
+            if drift.next <= at && lives[drift.node].up && left > 0 {
+                let by_ns = drift.by_ns(&mut rng);
+                drift.off_ns += by_ns;
+                drift.next = at + BEHIND + rng.random_range(0..60);
+                if by_ns < 0 {
+                    lives[drift.node].next = lives[drift.node].next.max(at + BEHIND);
+                }
+                events.push(Event::SetClock { node: drift.node, by_ns });
+            }
             steps.push(Step { length_ns, events });
         }
         Self { steps }
+    }
+
+    /// Whether this node's clock is its own.
+    #[must_use]
+    pub(crate) fn sets_clock_of(&self, node: usize) -> bool {
+        let sets = |event: &Event| matches!(event, Event::SetClock { node: of, .. } if *of == node);
+        self.steps.iter().any(|step| step.events.iter().any(sets))
     }
 }
 
@@ -113,6 +149,17 @@ impl Life {
         };
         self.next = at + wait;
         if self.up { Event::Start(self.who) } else { Event::Kill(self.who, moment(self.who, rng)) }
+    }
+}
+
+impl Drift {
+    /// Forward so far that it is noticed, or back; never further off than is believed.
+    fn by_ns(&self, rng: &mut StdRng) -> i64 {
+        let room_ns = OFF_NS_MAX - self.off_ns;
+        if room_ns > 3 * S && rng.random_bool(0.5) {
+            return rng.random_range(3 * S..=room_ns);
+        }
+        -rng.random_range(S..=BACK_NS_MAX.min(OFF_NS_MAX + self.off_ns).max(S))
     }
 }
 
@@ -151,6 +198,21 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_is_never_so_far_off_that_it_is_not_believed() {
+        for seed in 0..50 {
+            let (mut off_ns, mut times) = (0, 0);
+            for event in Plan::new(seed, 4, 40, BEGIN_NS).steps.iter().flat_map(|step| &step.events) {
+                if let Event::SetClock { by_ns, .. } = event {
+                    off_ns += by_ns;
+                    times += 1;
+                    assert!((-2 * OFF_NS_MAX..=OFF_NS_MAX).contains(&off_ns), "seed {seed}: {off_ns}");
+                }
+            }
+            assert!(times > 0, "seed {seed}");
+        }
+    }
+
+    #[test]
     fn a_storm_kills_as_often_as_it_was_told_only_what_runs_and_leaves_everything_running() {
         for seed in 0..50 {
             let plan = Plan::new(seed, 4, 20, BEGIN_NS);
@@ -159,6 +221,7 @@ mod tests {
                 let (who, now_up) = match event {
                     Event::Kill(who, _) => (who, false),
                     Event::Start(who) => (who, true),
+                    Event::SetClock { .. } => continue,
                 };
                 let at = match who {
                     Who::Aggregator => 4,

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use anyhow::Context;
 use harness::network::Network;
 use harness::scenario;
 use harness::world::{DEADLINE, World};
@@ -39,8 +40,16 @@ impl Storm {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5ce0);
         let seconds: i64 = plan.steps.iter().map(|step| step.length_ns / 1_000_000_000 + 1).sum();
         for node in 0..nodes {
-            let scenario = scenario::random_of(&mut rng, node, GPUS, u32::try_from(seconds)?);
+            let now = world.now();
+            let scenario = if plan.sets_clock_of(node) {
+                scenario::steady(&mut rng, node, GPUS, now.wall_ns)
+            } else {
+                scenario::random_of(&mut rng, node, GPUS, u32::try_from(seconds)?)
+            };
             world.add_node(&format!("node-{node}"), scenario)?;
+            if plan.sets_clock_of(node) {
+                world.nodes[node].own_clock(now)?;
+            }
             let uplink = network.way(node as u64, &world.nodes[node].spec.uplink)?;
             world.nodes[node].spec.uplink = uplink;
             let drain_ms = (DRAIN.as_millis() - 10_000).to_string();
@@ -69,6 +78,12 @@ impl Storm {
                 }
             }
             self.world.settle()?;
+            // Last: nobody reads at the new time before it goes on.
+            for event in &step.events {
+                if let Event::SetClock { node, by_ns } = event {
+                    self.set_clock(at, *node, *by_ns)?;
+                }
+            }
         }
         let seconds = (clock.monotonic_ns() - begin_ns) / 1_000_000_000;
         writeln!(self.story, "{} steps took {seconds} s", self.plan.steps.len())?;
@@ -108,7 +123,10 @@ impl Storm {
         if let Moment::Flight { after_us } = moment {
             std::thread::sleep(Duration::from_micros(after_us));
         }
-        let now_ns = self.world.now().wall_ns;
+        let mut now_ns = self.world.now().wall_ns;
+        if let Who::Node(node) = who {
+            now_ns = self.world.nodes[node].now(self.world.now()).wall_ns;
+        }
         writeln!(self.story, "step {at} at {now_ns}: kill -9 {who:?}, {moment:?}")?;
         match who {
             Who::Aggregator => {
@@ -120,6 +138,13 @@ impl Storm {
                 self.world.nodes[node].kill9()
             }
         }
+    }
+
+    fn set_clock(&mut self, at: usize, node: usize, by_ns: i64) -> anyhow::Result<()> {
+        let clock = self.world.nodes[node].clock().context("its clock is the world's")?;
+        let now = clock.step(by_ns)?;
+        writeln!(self.story, "step {at}: the clock of node {node} is set by {by_ns} to {}", now.wall_ns)?;
+        Ok(())
     }
 
     fn start(&mut self, at: usize, who: Who) -> anyhow::Result<()> {

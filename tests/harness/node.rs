@@ -19,6 +19,7 @@ use crate::http::{Scrape, get, http};
 use crate::process::{Process, free_ports, tail};
 use crate::reference::{self, Piece};
 use crate::served_log::ServedLog;
+use crate::sim_clock::SimClock;
 use crate::wait::wait_until;
 
 /// The answer that ends an agent's reading of a device, as far as the log shows it,
@@ -50,6 +51,8 @@ pub struct Node {
     served: ServedLog,
     story: Story,
     process: Option<Process>,
+    /// In place of the world's, with which it goes on unless a test sets it.
+    clock: Option<SimClock>,
     /// How often its agent samples.
     pub period_ns: i64,
     /// Given to every start of its agent, after the usual arguments.
@@ -88,6 +91,7 @@ impl Node {
             story: Story::new(spec.scenario.clone(), 0),
             served: ServedLog::new(&dir.join("served.jsonl")),
             process: None,
+            clock: None,
             period_ns: 1_000_000_000,
             extra_args: Vec::new(),
             extra_env: Vec::new(),
@@ -95,6 +99,29 @@ impl Node {
             own_group: false,
             spec,
         })
+    }
+
+    /// Gives it a simulated clock of its own, which shows `now`. Before its agent's first start.
+    ///
+    /// # Errors
+    /// If the clock's file cannot be written.
+    pub fn own_clock(&mut self, now: Reading) -> anyhow::Result<()> {
+        let mut clock = SimClock::new(&self.dir.join("clock"))?;
+        clock.set(now)?;
+        self.spec.clock = Some(clock.path().to_owned());
+        self.clock = Some(clock);
+        Ok(())
+    }
+
+    /// Its own clock, if it has one.
+    pub fn clock(&mut self) -> Option<&mut SimClock> {
+        self.clock.as_mut()
+    }
+
+    /// What its clock shows when the world's shows `now`.
+    #[must_use]
+    pub fn now(&self, now: Reading) -> Reading {
+        self.clock.as_ref().map_or(now, SimClock::now)
     }
 
     /// How its agent is started (`run`), or another of its commands: the one place that knows the arguments.

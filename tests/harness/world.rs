@@ -110,6 +110,9 @@ impl World {
     /// In real time.
     pub fn move_clock(&mut self, step_ns: i64) -> anyhow::Result<()> {
         self.clock.as_mut().context("real time cannot be moved")?.advance(step_ns)?;
+        for clock in self.nodes.iter_mut().filter_map(Node::clock) {
+            clock.advance(step_ns)?;
+        }
         Ok(())
     }
 
@@ -121,7 +124,7 @@ impl World {
         let now = self.now();
         for node in self.nodes.iter_mut().filter(|node| node.period_ns <= step_ns) {
             if node.process().is_some() {
-                node.wait_reading(now, DEADLINE)?;
+                node.wait_reading(node.now(now), DEADLINE)?;
             }
         }
         Ok(())
@@ -136,7 +139,7 @@ impl World {
         let now = self.now();
         for node in &mut self.nodes {
             if node.process().is_some() {
-                node.wait_metered(now, DEADLINE)?;
+                node.wait_metered(node.now(now), DEADLINE)?;
             }
         }
         Ok(())
