@@ -17,6 +17,7 @@ use harness::sim_clock::BEGIN_NS;
 use tonnage_runtime::clock::Clock;
 
 mod plan;
+mod reasons;
 mod simulated;
 mod storm;
 mod verdict;
@@ -62,6 +63,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let wrong = match &judged {
         Ok(verdict) => {
+            for (reason, time_ns) in &verdict.reasons {
+                eprintln!("{reason} {time_ns} ns");
+            }
             println!("{verdict}");
             verdict.wrong.clone()
         }

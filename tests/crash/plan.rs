@@ -8,6 +8,8 @@ use rand::{RngExt, SeedableRng};
 use tonnage_proto::limits::window_start;
 
 const S: i64 = 1_000_000_000;
+/// The longest step: no reading covers it.
+pub(crate) const STEP_NS_MAX: i64 = 9 * S;
 /// Steps after a clock was set back in which its node is left alone: an agent that is started then depends on its spool
 /// for the time, which the reference does not look into.
 const BEHIND: u32 = 90;
@@ -176,7 +178,7 @@ fn length_ns(rng: &mut StdRng) -> i64 {
     match rng.random_range(0..40) {
         // Twice the period is covered, more is not.
         0 => 2 * S,
-        1 => rng.random_range(2 * S + 1..9 * S),
+        1 => rng.random_range(2 * S + 1..STEP_NS_MAX),
         2..6 => rng.random_range(S..2 * S),
         _ => S,
     }

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
-use harness::books::{Books, Folded};
-use harness::comparison::{self, LOST_MAX_NS};
+use harness::books::{Books, Folded, Told};
+use harness::comparison::{self, LOST_MAX_NS, Stretch};
 use harness::reference::{self, Piece};
 use tonnage_proto::metering::ack::Outcome;
 
+use crate::reasons::{self, Facts, Reasons};
 use crate::storm::Storm;
 
 /// The one line, and what is behind it.
@@ -25,6 +26,8 @@ pub(crate) struct Verdict {
     unobserved_ns: i128,
     killed_ns: i64,
     quarantined_ns: i64,
+    /// Unobserved time by what the agents say of it.
+    pub(crate) reasons: BTreeMap<&'static str, i64>,
     /// Everything that is not as it should be.
     pub(crate) wrong: Vec<String>,
 }
@@ -56,17 +59,26 @@ pub(crate) fn judge(storm: &mut Storm) -> anyhow::Result<Verdict> {
         verdict.wrong.push(format!("{refused} of {} batches were not accepted", books.entries.len()));
     }
     let now = storm.world.now();
+    let told = books.told()?;
+    let mut reasons = Reasons::default();
     let mut judged = BTreeMap::new();
     let mut unserved_ns = 0;
     for (node, kills) in storm.world.nodes.iter_mut().zip(&storm.kills) {
         let now_ns = node.now(now).wall_ns;
         let pieces = node.judge()?;
+        let uncovered = node.uncovered()?;
+        let told: Vec<Told> = told.iter().filter(|told| told.node == node.spec.name).cloned().collect();
         for device in node.spec.scenario.device.iter().map(|device| &device.uuid) {
             let windows = folded.get(device).map(Vec::as_slice).unwrap_or_default();
-            unserved_ns += verdict.device(device, windows, &pieces, (kills, now_ns));
+            let missing = comparison::missing(device, windows, &pieces);
+            unserved_ns += verdict.device(device, windows, &pieces, &missing, (kills, now_ns));
+            let facts = Facts { device, windows, uncovered: &uncovered, kills, killed: &missing };
+            reasons::check(&facts, &told, &mut reasons);
             judged.insert(device.clone(), as_served(device, windows, &pieces));
         }
     }
+    verdict.wrong.extend(reasons.wrong);
+    verdict.reasons = reasons.time_ns;
     let strange: Vec<&String> = folded.keys().filter(|device| !judged.contains_key(*device)).collect();
     if !strange.is_empty() {
         verdict.wrong.push(format!("nobody has these devices: {strange:?}"));
@@ -93,14 +105,14 @@ impl Verdict {
         device: &str,
         windows: &[Folded],
         pieces: &[Piece],
+        missing: &[Stretch],
         (kills, now_ns): (&[i64], i64),
     ) -> i64 {
         if let Err(error) = comparison::same_as_served(device, windows, pieces) {
             self.wrong.push(format!("{error:#}"));
         }
         let doubled_ns = comparison::doubled_ns(windows);
-        let missing = comparison::missing(device, windows, pieces);
-        let losses = comparison::by_kill(&missing, kills);
+        let losses = comparison::by_kill(missing, kills);
         for stretch in &losses.unexplained {
             self.wrong.push(format!("{device}: {stretch:?} was served and is nowhere"));
         }

@@ -307,6 +307,14 @@ impl Node {
         reference::pieces(self.served.records()?, &self.spec.scenario, self.period_ns)
     }
 
+    /// What was left uncovered on the whole node until now, judged by what was served.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn uncovered(&mut self) -> anyhow::Result<reference::Uncovered> {
+        reference::uncovered(self.served.records()?, self.period_ns)
+    }
+
     /// Where its agent's metrics and health are.
     #[must_use]
     pub fn url(&self) -> String {

@@ -102,6 +102,43 @@ pub fn pieces(log: &[Record], scenario: &Scenario, period_ns: i64) -> anyhow::Re
     Ok(pieces)
 }
 
+/// Why a stretch of a node's time is in nobody's hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Two readings lie too far apart.
+    NotRead,
+    /// The clock was set forward, or so far back that time began again.
+    Clock,
+}
+
+/// What the readings of a log leave uncovered on the whole node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Uncovered {
+    /// First reading of each run of the agent.
+    pub begins_ns: Vec<i64>,
+    pub stretches: Vec<(i64, i64, Why)>,
+}
+
+/// What is left uncovered within the runs of a log, and when those began.
+///
+/// # Errors
+/// If the log does not begin with the driver's start.
+pub fn uncovered(log: &[Record], period_ns: i64) -> anyhow::Result<Uncovered> {
+    let mut found = Uncovered::default();
+    for run in runs(log)? {
+        let ticks = ticks(&run.records, period_ns);
+        found.begins_ns.extend(ticks.first().map(|tick| tick.at_ns));
+        for (before, now) in ticks.iter().zip(ticks.iter().skip(1)) {
+            if now.jumped {
+                found.stretches.push((before.at_ns, now.at_ns, Why::Clock));
+            } else if now.at_ns - before.at_ns > 2 * period_ns {
+                found.stretches.push((before.at_ns, now.at_ns, Why::NotRead));
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Splits a log into what each process that loaded the driver was served. One that loads it again goes on.
 fn runs(log: &[Record]) -> anyhow::Result<Vec<Run<'_>>> {
     let mut runs: Vec<Run<'_>> = Vec::new();
