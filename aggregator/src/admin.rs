@@ -1,4 +1,4 @@
-//! The commands beside `serve`: verification, tokens, checking a price book. They print for people.
+//! The commands beside `serve`: verification, backups, tokens, checking a price book. They print for people.
 #![allow(clippy::print_stdout, reason = "these are commands for people")]
 
 use std::path::Path;
@@ -8,8 +8,8 @@ use tonnage_runtime::clock::Clock;
 use crate::config::TokenCommand;
 use crate::model::NodeName;
 use crate::prices::watch;
-use crate::store::Store;
 use crate::store::tokens::{self, Grant, Role};
+use crate::store::{self, Store, backup};
 use crate::verify;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -22,8 +22,50 @@ pub fn verify_ledger(data: &Path) -> Result<bool> {
     let store = existing(data)?;
     let report = verify::verify(&mut store.writer()?)?;
     println!("{} batches, {} windows read from the journal", report.batches, report.windows);
+    println!("{} entries posted under {} checkpoints", report.entries, report.checkpoints);
     println!("{report}");
     Ok(report.conserved())
+}
+
+/// Writes a backup.
+///
+/// # Errors
+/// If the file exists or cannot be written.
+pub fn backup(data: &Path, file: &Path) -> Result<()> {
+    let done = backup::backup(&existing(data)?, file)?;
+    println!("{} bytes, {} batches in {}", done.bytes, done.batches, file.display());
+    Ok(())
+}
+
+/// Takes a backup back.
+///
+/// # Errors
+/// If it is no sound backup, or a ledger is there and may not be replaced.
+pub fn restore(data: &Path, file: &Path, replace: bool, simulated_clock: Option<&Path>) -> Result<()> {
+    let clock = simulated_clock.map_or_else(|| Ok(Clock::system()), Clock::simulated)?;
+    let done = backup::restore(file, data, replace, clock.wall_ns())?;
+    if let Some(aside) = done.aside {
+        println!("the ledger that was there is in {}", aside.display());
+    }
+    println!("{} batches restored to {}; agents send again what is missing", done.batches, data.display());
+    Ok(())
+}
+
+/// Declares the ledger to continue another.
+///
+/// # Errors
+/// If the id is none, or the store cannot be written.
+pub fn succeed(data: &Path, ledger_id: &str) -> Result<()> {
+    let digits = |at: usize| u8::from_str_radix(ledger_id.get(at..at + 2)?, 16).ok();
+    let id: Option<Vec<u8>> = (0..16).map(|at| digits(at * 2)).collect();
+    let Some(id) = id.filter(|_| ledger_id.len() == 32) else {
+        return Err(
+            format!("ledger_id: {ledger_id:?} is no ledger's id; it has 32 hexadecimal digits").into()
+        );
+    };
+    store::set_succeeds(&Store::open(data)?.writer()?, &id)?;
+    println!("agents of ledger {ledger_id} will send here; restart the aggregator if it runs");
+    Ok(())
 }
 
 /// Prints a price book's rows.
@@ -85,7 +127,7 @@ pub fn token(command: TokenCommand, clock: &Clock) -> Result<()> {
 
 /// Reading commands must not make an empty ledger where a path is mistyped.
 fn existing(data: &Path) -> Result<Store> {
-    if !data.join("ledger.sqlite").exists() {
+    if !data.join(store::FILE).exists() {
         return Err(format!("data: there is no ledger in {}", data.display()).into());
     }
     Ok(Store::open(data)?)

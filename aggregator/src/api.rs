@@ -1,9 +1,11 @@
-//! The REST API (`tonnage_proto::rest`), with `/version`, `/healthz`, `/readyz` and `/metrics`. Reads only.
+//! The REST API (`tonnage_proto::rest`), with `/version`, `/healthz`, `/readyz` and `/metrics`. It reads; what it
+//! changes it changes by orders to the commit thread.
 //!
 //! Everything under `/api/v1` wants a token of at least the role `reader`. Errors have one shape, whatever went
 //! wrong; every answer has an `x-request-id`. Limits: `queries::QUERIES_MAX` queries of the ledger at once, 30 s
 //! each; bodies of 1 MiB. Not here: TLS, and limits on connections, which belong to who listens.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,25 +13,32 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::Uri;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use tonnage_proto::rest::VerifyAnswer;
 use tonnage_runtime::clock::Clock;
 
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::model::{Order, OrderError};
 use crate::prices::book::BOOK_BYTES_MAX;
 use crate::prices::watch::Prices;
-use crate::store::{Identity as LedgerIdentity, Readers};
+use crate::store::{Identity as LedgerIdentity, Readers, StoreError};
 
+mod audit;
 pub mod auth;
 mod cost;
 mod error;
 mod figures;
 mod inventory;
+mod orders;
 mod params;
 mod prices;
 mod process;
+mod quarantine;
 mod queries;
 mod request;
 mod totals;
+mod unobserved;
 mod window;
 
 use auth::Authenticator;
@@ -37,6 +46,13 @@ use error::ApiError;
 
 /// Says whether something is as it should be; `Err` in plain words. Must not block.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Hands an order to whoever may write; gives what was done, in words.
+pub type Orders = Arc<dyn Fn(Order) -> Carried + Send + Sync>;
+/// An order on its way.
+pub type Carried = Pin<Box<dyn Future<Output = Result<String, OrderError>> + Send>>;
+/// Verifies the whole ledger. Blocks for as long as that takes.
+pub type Verify = Arc<dyn Fn() -> Result<VerifyAnswer, StoreError> + Send + Sync>;
 
 /// What the API reads. Cheap to clone.
 #[derive(Clone)]
@@ -48,6 +64,8 @@ pub struct ApiState {
     pub prices: Prices,
     pub live: Arc<Live>,
     pub metrics: Arc<Metrics>,
+    pub orders: Orders,
+    pub verify: Verify,
     /// For `/healthz`: is the process working?
     pub health: Check,
     /// For `/readyz`: does it do its work for others?
@@ -59,17 +77,26 @@ struct Api {
     state: ApiState,
     queries: queries::Queries,
     totals: Arc<totals::Totals>,
+    /// One verification at once.
+    verifying: Arc<Semaphore>,
 }
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let queries = queries::Queries::new(state.clock.clone(), state.readers.clone());
     let totals = Arc::new(totals::Totals::new(state.clock.clone(), state.readers.clone()));
-    let api = Arc::new(Api { state, queries, totals });
+    let api = Arc::new(Api { state, queries, totals, verifying: Arc::new(Semaphore::new(1)) });
     let mut authorised = Router::new()
         .route("/api/v1/nodes", get(inventory::nodes))
         .route("/api/v1/devices", get(inventory::devices))
         .route("/api/v1/live", get(inventory::live))
+        .route("/api/v1/devices/{uuid}/retire", post(orders::retire))
+        .route("/api/v1/unobserved", get(unobserved::unobserved))
+        .route("/api/v1/quarantine", get(quarantine::list))
+        .route("/api/v1/quarantine/{id}", get(quarantine::explain))
+        .route("/api/v1/quarantine/{id}/release", post(orders::release))
+        .route("/api/v1/audit/log", get(audit::log))
+        .route("/api/v1/audit/verify", post(audit::verify))
         .route("/api/v1/prices", get(prices::current))
         .route("/api/v1/prices/check", post(prices::check).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)));
     for (table, by) in cost::TABLES {

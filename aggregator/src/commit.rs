@@ -21,10 +21,15 @@ use crate::prices::Book;
 use crate::store::write;
 use crate::store::{Store, StoreError};
 
+mod close;
+mod displace;
+mod existence;
 pub mod fold;
 mod take;
+mod working;
 
-use fold::Working;
+pub use close::Retention;
+use working::Working;
 
 /// Submissions that may wait. Each agent has at most a few on the way; further ones wait in their streams.
 pub const QUEUE_MAX: usize = 1024;
@@ -80,6 +85,7 @@ pub struct HelloFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     pub cursor_seq: u64,
+    pub backed_up_seq: u64,
     pub now_ns: i64,
 }
 
@@ -91,13 +97,13 @@ pub struct Sealed {
     pub seq: u64,
     pub payload: Vec<u8>,
     pub sha256: [u8; 32],
-    pub valid: Result<UsageBatch, String>,
+    pub valid: Result<Arc<UsageBatch>, String>,
 }
 
 /// The ledger's answer to a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    Committed { outcome: Outcome, detail: String, quarantined: Vec<&'static str> },
+    Committed { outcome: Outcome, detail: String, quarantined: Vec<&'static str>, backed_up_seq: u64 },
     Resync { next_seq: u64, reason: Reason },
 }
 
@@ -131,6 +137,12 @@ pub struct Committer {
     repricing: Option<(i64, i64)>,
     /// A book whose transaction failed.
     untaken_book: Option<Arc<Book>>,
+    /// Time has passed, and not all that is due by it is done.
+    due: bool,
+    /// This process's name for leases.
+    holder: String,
+    /// For how long detail is kept.
+    pub retention: Retention,
     working: Working,
     live: Arc<Live>,
     metrics: Arc<Metrics>,
@@ -140,6 +152,7 @@ enum Done {
     Hello(Position),
     Batch(Verdict),
     Order(Result<String, OrderError>),
+    Tick,
     Nothing,
 }
 
@@ -155,7 +168,20 @@ impl Committer {
     ) -> Result<Self, StoreError> {
         let db = store.writer()?;
         let working = Working::default();
-        Ok(Self { db, clock, book, repricing: None, untaken_book: None, working, live, metrics })
+        let holder = format!("{:016x}", rand_u64()?);
+        Ok(Self {
+            db,
+            clock,
+            book,
+            repricing: None,
+            untaken_book: None,
+            due: false,
+            holder,
+            retention: Retention::default(),
+            working,
+            live,
+            metrics,
+        })
     }
 
     /// Commits until every sender is gone, then returns: what was submitted before is committed.
@@ -165,7 +191,7 @@ impl Committer {
         loop {
             let mut group: Vec<Submission> =
                 self.untaken_book.take().map(Submission::Book).into_iter().collect();
-            if self.repricing.is_none() {
+            if self.repricing.is_none() && !self.due {
                 match queue.blocking_recv() {
                     Some(first) => group.push(first),
                     None => return,
@@ -187,6 +213,22 @@ impl Committer {
             }
             if self.repricing.is_some() {
                 self.reprice_some();
+            } else if self.due {
+                self.do_due();
+            }
+        }
+    }
+
+    /// Commits what is given, and does all that is due after it: for whoever drives the ledger step by step.
+    pub fn commit_now(&mut self, group: Vec<Submission>) {
+        if !group.is_empty() {
+            self.commit(group);
+        }
+        while self.due || self.repricing.is_some() {
+            if self.repricing.is_some() {
+                self.reprice_some();
+            } else {
+                self.do_due();
             }
         }
     }
@@ -241,22 +283,20 @@ impl Committer {
             done.push(match submission {
                 Submission::Hello { hello, .. } => Done::Hello(take::hello(&db, hello, now_ns)?),
                 Submission::Batch { batch, .. } => {
-                    Done::Batch(take::batch(&db, &mut self.working, batch, now_ns)?)
+                    Done::Batch(take::batch(&db, &mut self.working, &self.book, batch, now_ns)?)
                 }
                 Submission::Book(book) => {
                     self.book = Arc::clone(book);
                     if take::book(&db, book, now_ns)? {
                         self.repricing = Some((i64::MIN, 0));
+                        self.working.settle_all_ends(&db, book)?;
                     }
                     Done::Nothing
                 }
                 Submission::Order { order, .. } => {
-                    Done::Order(take::order(&db, &mut self.working, order, now_ns)?)
+                    Done::Order(take::order(&db, &mut self.working, &self.book, order, now_ns)?)
                 }
-                Submission::Tick => {
-                    take::tick(&db, &mut self.working, now_ns)?;
-                    Done::Nothing
-                }
+                Submission::Tick => Done::Tick,
             });
         }
         self.working.write(&db, &self.book)?;
@@ -265,11 +305,12 @@ impl Committer {
         Ok(done)
     }
 
-    fn answer(&self, submission: Submission, done: Done) {
+    fn answer(&mut self, submission: Submission, done: Done) {
         match (submission, done) {
+            (_, Done::Tick) => self.due = true,
             (Submission::Hello { answer, .. }, Done::Hello(position)) => drop(answer.send(Ok(position))),
             (Submission::Batch { batch, answer }, Done::Batch(verdict)) => {
-                if let Verdict::Committed { outcome, detail, quarantined } = &verdict {
+                if let Verdict::Committed { outcome, detail, quarantined, .. } = &verdict {
                     self.count(&batch, *outcome, quarantined);
                     if matches!(outcome, Outcome::Refused | Outcome::Quarantined) {
                         let NodeName { cluster, node } = &batch.node;
@@ -305,6 +346,25 @@ impl Committer {
         }
     }
 
+    /// Does a part of what is due; forgets about it after a failure, until the next tick.
+    fn do_due(&mut self) {
+        self.due = self.try_due().unwrap_or_else(|error| {
+            tracing::error!(error = chain(&error), "What is due could not be done; trying again later.");
+            self.working = Working::default();
+            false
+        });
+    }
+
+    fn try_due(&mut self) -> Result<bool, CommitError> {
+        let now_ns = self.clock.wall_ns();
+        let db = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let more = close::step(&db, &mut self.working, (&self.book, self.retention), &self.holder, now_ns)?;
+        self.working.write(&db, &self.book)?;
+        db.commit()?;
+        self.working.trim(now_ns);
+        Ok(more)
+    }
+
     /// Prices the next slots again. Restarts from the first slot after a failure or a restart: pricing a slot twice
     /// changes nothing.
     fn reprice_some(&mut self) {
@@ -323,11 +383,11 @@ impl Committer {
         let Some(after) = self.repricing else { return Ok(()) };
         let db = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let slots = write::slots_after(&db, after, REPRICE_MAX)?;
-        for slot in &slots {
-            self.working.touch(&db, slot)?;
+        for (start_ns, tenure) in &slots {
+            self.working.slot(&db, *start_ns, *tenure)?.dirty = true;
         }
         self.working.write(&db, &self.book)?;
-        let last = slots.last().map(|slot| (slot.start_ns, slot.tenure));
+        let last = slots.last().copied();
         if last.is_none() {
             write::set_applied_book(&db, self.book.text())?;
         }
@@ -337,3 +397,13 @@ impl Committer {
         Ok(())
     }
 }
+
+fn rand_u64() -> Result<u64, StoreError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| StoreError::Damaged { what: "random numbers", detail: e.to_string() })?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests;

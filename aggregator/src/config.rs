@@ -27,6 +27,32 @@ pub enum Command {
     Serve(ServeArgs),
     /// Recompute the whole ledger from the journal's sealed bytes and compare it with what is stored.
     Verify(StoreArgs),
+    /// Write a copy of the ledger to a file, all of one moment, while the aggregator may run.
+    Backup {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Must not exist.
+        file: PathBuf,
+    },
+    /// Let the ledger go on from a backup. The aggregator must not run.
+    Restore {
+        #[command(flatten)]
+        store: StoreArgs,
+        file: PathBuf,
+        /// Move a ledger that is there aside.
+        #[arg(long)]
+        replace: bool,
+        /// For tests: a clock that stands in this file.
+        #[arg(long, value_name = "FILE", hide = true)]
+        simulated_clock: Option<PathBuf>,
+    },
+    /// Declare that this ledger continues a lost one, so that its agents send here what they have.
+    Succeed {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The lost ledger's id, 32 hexadecimal digits; agents and `tonnage version` tell it.
+        ledger_id: String,
+    },
     /// Tokens for people (reader, operator, admin) and for nodes. A token is shown once, when it is made.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -90,6 +116,15 @@ pub struct ServeArgs {
     /// Price book (TOML); without one everything is unpriced.
     #[arg(long, value_name = "FILE", env = "TONNAGE_PRICES")]
     prices: Option<PathBuf>,
+    /// Days for which slots and the journal's batches are kept; 0 = for ever [default: 0]
+    #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_DETAIL_DAYS")]
+    keep_detail_days: Option<u32>,
+    /// Days for which sums of hours are kept, at least as long as detail; 0 = for ever [default: 0]
+    #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_HOURS_DAYS")]
+    keep_hours_days: Option<u32>,
+    /// Days for which sums of days are kept, at least as long as hours; 0 = for ever [default: 0]
+    #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_DAYS_DAYS")]
+    keep_days_days: Option<u32>,
     /// Ask nobody for a token. Only with both listeners on loopback.
     #[arg(long)]
     insecure_loopback: bool,
@@ -112,6 +147,9 @@ struct File {
     listen_http: Option<SocketAddr>,
     listen_grpc: Option<SocketAddr>,
     prices: Option<PathBuf>,
+    keep_detail_days: Option<u32>,
+    keep_hours_days: Option<u32>,
+    keep_days_days: Option<u32>,
     insecure_loopback: Option<bool>,
     log_level: Option<String>,
     log_format: Option<String>,
@@ -126,6 +164,10 @@ pub struct Config {
     pub listen_http: SocketAddr,
     pub listen_grpc: SocketAddr,
     pub prices: Option<PathBuf>,
+    /// Days; 0 = for ever.
+    pub keep_detail_days: u32,
+    pub keep_hours_days: u32,
+    pub keep_days_days: u32,
     pub insecure_loopback: bool,
     pub log_level: LevelFilter,
     pub log_format: Format,
@@ -146,11 +188,28 @@ impl ServeArgs {
             listen_http: self.listen_http.or(file.listen_http).unwrap_or(([127, 0, 0, 1], 7788).into()),
             listen_grpc: self.listen_grpc.or(file.listen_grpc).unwrap_or(([127, 0, 0, 1], 7787).into()),
             prices: self.prices.or(file.prices),
+            keep_detail_days: self.keep_detail_days.or(file.keep_detail_days).unwrap_or(0),
+            keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
+            keep_days_days: self.keep_days_days.or(file.keep_days_days).unwrap_or(0),
             insecure_loopback: self.insecure_loopback || file.insecure_loopback.unwrap_or(false),
             log_level: self.log_level.or(log_level).unwrap_or(LevelFilter::INFO),
             log_format: self.log_format.or(log_format).unwrap_or(Format::Text),
             simulated_clock: self.simulated_clock,
         };
+        let forever = |days: u32| if days == 0 { u32::MAX } else { days };
+        for (field, days, least) in [
+            ("keep_hours_days", config.keep_hours_days, config.keep_detail_days),
+            ("keep_days_days", config.keep_days_days, config.keep_hours_days),
+        ] {
+            if forever(days) < forever(least) {
+                let least = if least == 0 { String::new() } else { format!("{least} or more, or ") };
+                return Err(wrong(
+                    field,
+                    days,
+                    format!("is shorter than what it sums up; use {least}0, for ever"),
+                ));
+            }
+        }
         for (field, address) in [("listen_http", config.listen_http), ("listen_grpc", config.listen_grpc)] {
             if config.insecure_loopback && !address.ip().is_loopback() {
                 return Err(wrong(
@@ -206,6 +265,14 @@ mod tests {
         let error = resolve(&["--insecure-loopback", "--listen-grpc", "0.0.0.0:7787"]).unwrap_err();
         assert!(error.to_string().contains("listen_grpc"), "{error}");
         assert!(resolve(&["--insecure-loopback"]).is_ok());
+    }
+
+    #[test]
+    fn sums_are_kept_at_least_as_long_as_what_they_sum_up() {
+        let error = resolve(&["--keep-detail-days", "30", "--keep-hours-days", "7"]).unwrap_err().to_string();
+        assert!(error.contains("keep_hours_days") && error.contains("30 or more, or 0"), "{error}");
+        assert!(resolve(&["--keep-hours-days", "7"]).is_err(), "detail is kept for ever");
+        assert!(resolve(&["--keep-detail-days", "30", "--keep-hours-days", "400"]).is_ok());
     }
 
     #[test]

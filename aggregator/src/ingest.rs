@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
-use tonnage_proto::limits::{BATCH_BYTES_MAX, IN_FLIGHT_MAX, PROTOCOL};
+use tonnage_proto::limits::{BATCH_BYTES_MAX, IN_FLIGHT_MAX, PROTOCOL, PROTOCOL_OLDEST};
 use tonnage_proto::metering::metering_server::Metering;
 use tonnage_proto::metering::refusal::Code;
 use tonnage_proto::metering::{
@@ -25,8 +25,7 @@ use crate::commit::{HelloFacts, Position, Sealed, Submission, Unavailable, Verdi
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::{Id, NodeName};
-
-pub mod wire;
+use crate::wire;
 
 /// Streams at once; an idle one costs about 32 KiB.
 const STREAMS_MAX: usize = 20_000;
@@ -55,6 +54,8 @@ pub struct Ingest {
     pub queue: mpsc::Sender<Submission>,
     pub ledger_id: Id,
     pub incarnation: u64,
+    /// The ledger that this one declares to continue; empty if none.
+    pub succeeds: Vec<u8>,
     pub metrics: Arc<Metrics>,
     pub live: Arc<Live>,
     pub streams: Arc<Streams>,
@@ -200,7 +201,9 @@ impl Ingest {
         hello: &Hello,
         answers: &Answers,
     ) -> Result<(), Refusal> {
-        let ours = hello.known_ledger_id.is_empty() || hello.known_ledger_id == self.ledger_id;
+        let ours = hello.known_ledger_id.is_empty()
+            || hello.known_ledger_id == self.ledger_id
+            || hello.known_ledger_id == self.succeeds;
         let facts = HelloFacts {
             node: node.clone(),
             epoch,
@@ -214,16 +217,16 @@ impl Ingest {
         };
         let (answer, answered) = oneshot::channel();
         self.submit(Submission::Hello { hello: facts, answer }).await?;
-        let Ok(Ok(Position { cursor_seq, now_ns })) = answered.await else {
+        let Ok(Ok(Position { cursor_seq, backed_up_seq, now_ns })) = answered.await else {
             return Err(unavailable("the ledger cannot write now"));
         };
         let welcome = Welcome {
-            protocol: PROTOCOL,
+            protocol: hello.protocol.min(PROTOCOL),
             ledger_id: self.ledger_id.to_vec(),
-            succeeds: Vec::new(),
+            succeeds: self.succeeds.clone(),
             incarnation: self.incarnation,
             cursor_seq,
-            backed_up_seq: 0,
+            backed_up_seq,
             now_ns,
             max_batch_bytes: u32::try_from(BATCH_BYTES_MAX).unwrap_or(u32::MAX),
             max_in_flight: IN_FLIGHT_MAX,
@@ -242,7 +245,7 @@ impl Ingest {
         if payload.len() > BATCH_BYTES_MAX || wire::sha256(&payload) != sha256 {
             return Err(malformed("SealedBatch.payload: too large, or not what its sha256 says"));
         }
-        let valid = wire::decode(&payload, node, &epoch, seq);
+        let valid = wire::decode(&payload, node, &epoch, seq).map(Arc::new);
         let batch = Box::new(Sealed { node: node.clone(), epoch, seq, payload, sha256, valid });
         let (answer, answered) = oneshot::channel();
         self.submit(Submission::Batch { batch, answer }).await?;
@@ -263,8 +266,8 @@ async fn respond(mut verdicts: mpsc::Receiver<(u64, Waiting)>, answers: Answers)
             return Err(unavailable("the ledger cannot write now"));
         };
         let message = match verdict {
-            Verdict::Committed { outcome, detail, .. } => {
-                from_ledger::Message::Ack(Ack { seq, outcome: outcome.into(), detail, backed_up_seq: 0 })
+            Verdict::Committed { outcome, detail, backed_up_seq, .. } => {
+                from_ledger::Message::Ack(Ack { seq, outcome: outcome.into(), detail, backed_up_seq })
             }
             Verdict::Resync { next_seq, reason } => {
                 from_ledger::Message::Resync(Resync { next_seq, reason: reason.into() })
@@ -281,8 +284,13 @@ async fn send(answers: &Answers, message: from_ledger::Message) {
 }
 
 fn check_hello(credential: &Credential, hello: &Hello) -> Result<(NodeName, Id), Refusal> {
-    if hello.protocol != PROTOCOL {
-        let message = format!("the agent speaks protocol {}, this ledger {PROTOCOL}", hello.protocol);
+    // A newer agent speaks the version before its own too: they meet at ours.
+    if !(PROTOCOL_OLDEST..=PROTOCOL + 1).contains(&hello.protocol) {
+        let message = format!(
+            "the agent speaks protocol {}, this ledger {PROTOCOL_OLDEST} to {PROTOCOL}; bring the older of the two \
+             up to date",
+            hello.protocol
+        );
         return Err(Refusal { code: Code::Protocol.into(), message, retry_after_ms: 60_000 });
     }
     let said = NodeName {

@@ -1,6 +1,8 @@
-//! The ledger's arithmetic, pure: what a slot's rows are ([`settle`]), which windows fit what is already known
-//! ([`coverage`], [`tenure`]). The rules are docs/ledger.md's; nothing here reads a clock, a book or a store.
+//! The ledger's arithmetic, pure: what a slot's rows are ([`settle`]), what is covered and by whom ([`coverage`]),
+//! who is believed ([`seniority`]), and where a device was ([`stay`]). The rules are docs/ledger.md's; nothing here
+//! reads a clock, a book or a store.
 
 pub mod coverage;
+pub mod seniority;
 pub mod settle;
-pub mod tenure;
+pub mod stay;

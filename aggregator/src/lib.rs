@@ -10,6 +10,8 @@
 
 pub mod model;
 
+pub mod wire;
+
 pub mod ingest;
 pub mod ledger;
 pub mod prices;

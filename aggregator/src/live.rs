@@ -202,7 +202,7 @@ fn row(share: Share) -> LiveRow {
         node: share.node.node,
         device: share.device.uuid.clone(),
         model: share.device.model.clone(),
-        owner: share.owner.as_deref().map_or_else(idle, name),
+        owner: share.owner.as_deref().map_or_else(idle, owner_name),
         held_permille: share.held_permille,
         busy_permille: share.busy_permille,
         memory_bytes: share.memory_bytes,
@@ -215,7 +215,8 @@ fn idle() -> OwnerName {
     OwnerName { kind: "idle".to_owned(), ..OwnerName::default() }
 }
 
-fn name(owner: &Owner) -> OwnerName {
+/// An owner as answers name it.
+pub(crate) fn owner_name(owner: &Owner) -> OwnerName {
     let owner = owner.clone();
     OwnerName {
         kind: owner.kind.name().to_owned(),

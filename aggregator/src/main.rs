@@ -25,6 +25,11 @@ fn main() -> ExitCode {
             }
         },
         Command::Verify(store) => admin::verify_ledger(&store.data),
+        Command::Backup { store, file } => admin::backup(&store.data, &file).map(|()| true),
+        Command::Restore { store, file, replace, simulated_clock } => {
+            admin::restore(&store.data, &file, replace, simulated_clock.as_deref()).map(|()| true)
+        }
+        Command::Succeed { store, ledger_id } => admin::succeed(&store.data, &ledger_id).map(|()| true),
         Command::Token(command) => admin::token(command, &Clock::system()).map(|()| true),
         Command::CheckPrices { file } => admin::check_prices(&file).map(|()| true),
     };

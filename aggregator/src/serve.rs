@@ -15,15 +15,17 @@ use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
 
 use crate::api::auth::{Authenticator, Identity};
-use crate::api::{self, ApiState};
-use crate::commit::{Committer, QUEUE_MAX, Submission};
+use crate::api::{self, ApiState, Orders};
+use crate::commit::{Committer, QUEUE_MAX, Retention, Submission};
 use crate::config::Config;
 use crate::ingest::{Authenticate, Credential, Ingest};
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::model::OrderError;
 use crate::prices::Book;
 use crate::prices::watch::{self, LoadError, Prices, Watcher};
 use crate::store::{self, Store, StoreError, write};
+use crate::verify;
 
 /// What streams and requests get to end after a stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -69,6 +71,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let http = listen("listen_http", config.listen_http).await?;
     let grpc = listen("listen_grpc", config.listen_grpc).await?;
     let store = Store::open(&config.data)?;
+    let _alone = store::lock(&config.data)?;
     let readers = store.readers();
     let identity = readers.with(store::identity)?;
     let (watcher, prices) = prices(&config, &store)?;
@@ -77,7 +80,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let (queue, submissions) = mpsc::channel(QUEUE_MAX);
     let book = Arc::clone(&prices.books.borrow());
-    let committer = Committer::new(&store, clock.clone(), book, Arc::clone(&live), Arc::clone(&metrics))?;
+    let mut committer = Committer::new(&store, clock.clone(), book, Arc::clone(&live), Arc::clone(&metrics))?;
+    committer.retention = Retention {
+        detail_days: config.keep_detail_days,
+        hours_days: config.keep_hours_days,
+        days_days: config.keep_days_days,
+    };
     let (running, mut ended) = oneshot::channel::<()>();
     std::thread::Builder::new().name("commit".to_owned()).spawn(move || {
         committer.run(submissions);
@@ -93,6 +101,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         queue: queue.clone(),
         ledger_id: identity.ledger_id,
         incarnation: identity.incarnation,
+        succeeds: identity.succeeds.clone(),
         metrics: Arc::clone(&metrics),
         live: Arc::clone(&live),
         streams: Arc::default(),
@@ -113,6 +122,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         prices,
         live,
         metrics,
+        orders: orders(queue.downgrade()),
+        verify: {
+            let store = store.clone();
+            Arc::new(move || Ok(verify::verify(&mut store.reader()?)?.answer()))
+        },
         health: Arc::new(healthy.clone()),
         ready: Arc::new(healthy),
     };
@@ -141,6 +155,21 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
 async fn listen(field: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).await.map_err(|source| RunError::Listen { field, address, source })
+}
+
+/// Hands orders to the commit thread. Holds no place in its queue, so that the thread ends when streams have.
+fn orders(queue: mpsc::WeakSender<Submission>) -> Orders {
+    Arc::new(move |order| {
+        let queue = queue.clone();
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let queue = queue.upgrade().ok_or(OrderError::Unavailable)?;
+            let submitted = queue.send(Submission::Order { order, answer }).await;
+            submitted.map_err(|_| OrderError::Unavailable)?;
+            drop(queue);
+            answered.await.unwrap_or(Err(OrderError::Unavailable))
+        })
+    })
 }
 
 /// The book of the file; or the one that the ledger was priced by last, if the file is bad.

@@ -6,9 +6,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+pub use rusqlite::Connection;
+use rusqlite::{OpenFlags, OptionalExtension};
 
 pub mod audit;
+pub mod backup;
+pub mod closing;
+pub mod existence;
+pub mod opening;
+pub mod purge;
+pub mod quarantine;
 pub mod query;
 mod schema;
 pub mod tokens;
@@ -16,6 +23,10 @@ pub mod write;
 
 /// Reading connections at once; a query more waits for one.
 const READERS_MAX: usize = 4;
+/// The ledger's file in its folder.
+pub const FILE: &str = "ledger.sqlite";
+/// Bytes of one payload, unpacked.
+const PAYLOAD_BYTES_MAX: usize = 2 * tonnage_proto::limits::BATCH_BYTES_MAX;
 
 /// The store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +47,32 @@ pub enum StoreError {
         "store {path}: has schema version {found}, this program knows up to {known}; use a newer program"
     )]
     Newer { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "store {path}: has schema version {found}, from before the first release; this program reads {known}: \
+         move it aside and begin a new ledger"
+    )]
+    Older { path: PathBuf, found: i64, known: i64 },
+    #[error("store {path}: another aggregator runs on it; stop that one first")]
+    Taken { path: PathBuf },
     #[error("store: SQL failed")]
     Sql(#[from] rusqlite::Error),
     #[error("store: {what} is damaged: {detail}")]
     Damaged { what: &'static str, detail: String },
+}
+
+/// Takes the ledger in `folder` for this process alone, until the file is dropped or the process ends.
+///
+/// # Errors
+/// If another process has it.
+pub fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
+    let path = folder.join("lock");
+    let error = |source| StoreError::Folder { path: path.clone(), source };
+    let file = std::fs::File::create(&path).map_err(error)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Taken { path: folder.to_owned() }),
+        Err(errno) => Err(error(errno.into())),
+    }
 }
 
 /// Where the ledger lies. Cheap to clone.
@@ -56,11 +89,14 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(folder)
             .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
-        let store = Self { path: folder.join("ledger.sqlite") };
+        let store = Self { path: folder.join(FILE) };
         let mut connection = store.writer()?;
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if found > schema::VERSION {
             return Err(StoreError::Newer { path: store.path, found, known: schema::VERSION });
+        }
+        if found != 0 && found < schema::VERSION {
+            return Err(StoreError::Older { path: store.path, found, known: schema::VERSION });
         }
         if found == 0 {
             let transaction = connection.transaction()?;
@@ -93,6 +129,14 @@ impl Store {
             Ok(connection)
         };
         open().map_err(|source| StoreError::Open { path: self.path.clone(), source })
+    }
+
+    /// A connection that only reads, for one long look.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn reader(&self) -> Result<Connection, StoreError> {
+        open_reader(&self.path)
     }
 
     /// A pool of reading connections.
@@ -145,18 +189,27 @@ impl Readers {
             state = self.0.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        let open = || {
-            let connection = Connection::open_with_flags(&self.0.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            connection.busy_timeout(std::time::Duration::from_secs(10))?;
-            connection.set_prepared_statement_cache_capacity(32);
-            Ok(connection)
-        };
-        open().map_err(|source| {
+        open_reader(&self.0.path).inspect_err(|_| {
             self.0.state.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
             self.0.returned.notify_one();
-            StoreError::Open { path: self.0.path.clone(), source }
         })
     }
+}
+
+fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let open = || {
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.busy_timeout(std::time::Duration::from_secs(10))?;
+        connection.set_prepared_statement_cache_capacity(32);
+        Ok(connection)
+    };
+    open().map_err(|source| StoreError::Open { path: path.to_owned(), source })
+}
+
+/// The bytes of a journal entry.
+fn decompress(entry: i64, stored: &[u8]) -> Result<Vec<u8>, StoreError> {
+    zstd::bulk::decompress(stored, PAYLOAD_BYTES_MAX)
+        .map_err(|e| StoreError::Damaged { what: "journal", detail: format!("entry {entry}: {e}") })
 }
 
 /// The ledger's identity.
@@ -164,6 +217,8 @@ impl Readers {
 pub struct Identity {
     pub ledger_id: crate::model::Id,
     pub incarnation: u64,
+    /// The ledger that this one declares to continue; empty if none.
+    pub succeeds: Vec<u8>,
 }
 
 /// Reads the ledger's identity.
@@ -177,10 +232,23 @@ pub fn identity(connection: &Connection) -> Result<Identity, StoreError> {
         .optional()?;
     let incarnation: i64 =
         connection.query_row("SELECT value FROM meta WHERE key = 'incarnation'", [], |row| row.get(0))?;
+    let succeeds: Option<Vec<u8>> = connection
+        .query_row("SELECT value FROM meta WHERE key = 'succeeds'", [], |row| row.get(0))
+        .optional()?;
     Ok(Identity {
+        succeeds: succeeds.unwrap_or_default(),
         ledger_id: id
             .and_then(|id| id.try_into().ok())
             .ok_or_else(|| damaged("ledger_id is not 16 bytes"))?,
         incarnation: u64::try_from(incarnation).map_err(|_| damaged("incarnation is negative"))?,
     })
+}
+
+/// Declares that this ledger continues another, so that agents of that one send to it.
+///
+/// # Errors
+/// If the store cannot be written.
+pub fn set_succeeds(connection: &Connection, id: &[u8]) -> Result<(), StoreError> {
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('succeeds', ?1)", [id])?;
+    Ok(())
 }

@@ -4,17 +4,22 @@
 //! written plainly rather than fast, and holds the recomputed ledger in memory.
 //!
 //! Proves, for every (slot, tenure): held + idle + unobserved = existence, charges + idle + unobserved + rounding =
-//! price, and for slots, hours and days: stored = recomputed.
+//! price; for slots, hours and days: stored = recomputed; that exactly those windows are quarantined that must be; for
+//! closed slots: what is posted sums to their rows; that every checkpoint is the hash of its entries; and that
+//! balances are the sums of what was posted. After a purge it starts from the opening.
 
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 use tonnage_proto::limits::{DAY_NS, HOUR_NS};
+use tonnage_proto::rest::VerifyAnswer;
 
 use crate::prices::Book;
 use crate::store::StoreError;
 use crate::store::audit::{self, Bucket, BucketKey, Buckets};
+use crate::store::opening::{self, Opening};
 
+mod posted;
 mod recompute;
 
 use recompute::Recomputed;
@@ -25,6 +30,9 @@ pub struct Report {
     pub batches: u64,
     pub windows: u64,
     pub devices: usize,
+    /// Entries posted, and checkpoints over them.
+    pub entries: usize,
+    pub checkpoints: usize,
     /// Sum over all buckets of the differences' absolute values, in slice-nanoseconds and nano-dollars.
     pub difference_ns: i128,
     pub difference_nanos: i128,
@@ -38,6 +46,23 @@ impl Report {
     #[must_use]
     pub fn conserved(&self) -> bool {
         self.differences == 0
+    }
+
+    /// The same for REST.
+    #[must_use]
+    pub fn answer(&self) -> VerifyAnswer {
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        VerifyAnswer {
+            conserved: self.conserved(),
+            batches: self.batches,
+            windows: self.windows,
+            devices: count(self.devices),
+            entries: count(self.entries),
+            checkpoints: count(self.checkpoints),
+            differences: self.differences,
+            first: self.first.clone(),
+            summary: self.to_string(),
+        }
     }
 
     fn note(&mut self, what: impl FnOnce() -> String) {
@@ -75,7 +100,10 @@ impl std::fmt::Display for Report {
 /// If the store cannot be read, or the journal is damaged: sealed bytes that are not what their hash says.
 pub fn verify(db: &mut Connection) -> Result<Report, StoreError> {
     let db = db.transaction()?;
-    let recomputed = recompute::from_journal(&db)?;
+    let opening = opening::last(&db)?;
+    let (first_checkpoint, opening) = opening.map_or((0, None), |(id, opening)| (id, Some(opening)));
+    let horizon_ns = opening.as_ref().map_or(i64::MIN, |opening| opening.horizon_ns);
+    let recomputed = recompute::from_journal(&db, opening.as_ref())?;
     let mut report = Report {
         batches: recomputed.batches,
         windows: recomputed.windows,
@@ -84,21 +112,44 @@ pub fn verify(db: &mut Connection) -> Result<Report, StoreError> {
     };
     let expected = recomputed.slots(&mut report);
     for (which, length_ns) in [(Buckets::Slot, 0), (Buckets::Hour, HOUR_NS), (Buckets::Day, DAY_NS)] {
-        compare(&db, which, rolled_up(&expected, length_ns), &mut report)?;
+        compare(&db, which, horizon_ns, rolled_up(&expected, length_ns), &mut report)?;
     }
-    sums(&db, &recomputed, &mut report)?;
+    sums(&db, horizon_ns, &recomputed, &mut report)?;
+    let held_back = audit::held_back(&db, horizon_ns)?;
+    if let Some((entry, window)) = held_back.symmetric_difference(&recomputed.held_back).next() {
+        let is = if held_back.contains(&(*entry, *window)) { "is" } else { "is not" };
+        report.note(|| format!("window {window} of entry {entry} {is} quarantined, and should be the other"));
+    }
+    if let Some(opening) = &opening {
+        frozen(&db, opening, &mut report)?;
+    }
+    posted::check(&db, first_checkpoint, opening.as_ref(), &mut report)?;
     Ok(report)
+}
+
+/// What lies before the horizon can only be compared with the sums that were taken then.
+fn frozen(db: &Connection, opening: &Opening, report: &mut Report) -> Result<(), StoreError> {
+    for (which, expected) in [(Buckets::Hour, opening.hours), (Buckets::Day, opening.days)] {
+        let stored = audit::sums_before(db, which, opening.horizon_ns)?;
+        if stored != expected {
+            report.difference_ns += i128::from(stored[0] - expected[0]).abs();
+            report.difference_nanos += i128::from(stored[1] - expected[1]).abs();
+            report.note(|| format!("{which:?}s before the horizon sum to {stored:?}, were {expected:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// Compares stored buckets with the expected ones.
 fn compare(
     db: &Connection,
     which: Buckets,
+    from_ns: i64,
     mut expected: BTreeMap<BucketKey, Bucket>,
     report: &mut Report,
 ) -> Result<(), StoreError> {
     let zero = Bucket::default();
-    audit::buckets(db, which, |key, stored| {
+    audit::buckets_from(db, which, from_ns, |key, stored| {
         let expected = expected.remove(&key).unwrap_or_default();
         if stored != expected {
             report.difference_ns += (stored.time_ns - expected.time_ns).abs();
@@ -128,9 +179,14 @@ fn rolled_up(slots: &BTreeMap<BucketKey, Bucket>, length_ns: i64) -> BTreeMap<Bu
 }
 
 /// The promises themselves, on the stored rows alone: times sum to existence, costs to the price.
-fn sums(db: &Connection, recomputed: &Recomputed, report: &mut Report) -> Result<(), StoreError> {
+fn sums(
+    db: &Connection,
+    from_ns: i64,
+    recomputed: &Recomputed,
+    report: &mut Report,
+) -> Result<(), StoreError> {
     let mut stored: BTreeMap<(i64, String, i64), (i128, i128)> = BTreeMap::new();
-    audit::buckets(db, Buckets::Slot, |key, bucket| {
+    audit::buckets_from(db, Buckets::Slot, from_ns, |key, bucket| {
         let sum = stored.entry((key.start_ns, key.device, key.tenure_from_ns)).or_default();
         sum.0 += bucket.time_ns;
         sum.1 += bucket.cost_nanos;

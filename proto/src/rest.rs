@@ -119,6 +119,8 @@ pub struct DeviceRow {
     /// The tenure that holds the device now: since when, and how far it is observed.
     pub since: String,
     pub observed_until: String,
+    /// `observed`, `silent` for over 15 minutes (its existence since is provisional), or `retired`.
+    pub state: String,
     /// Price per GPU-hour in the current slot; null = unpriced.
     pub price_per_hour: Option<String>,
 }
@@ -194,6 +196,126 @@ pub struct PriceRow {
     pub price_per_gpu_hour: String,
 }
 
+/// `GET /api/v1/unobserved`: time that GPUs existed for and nobody observed, by device and reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnobservedAnswer {
+    pub window: Window,
+    pub rows: Vec<UnobservedRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnobservedRow {
+    pub cluster: String,
+    pub node: String,
+    pub device: String,
+    /// `quarantined`, `agent_down`, `spool`, `clock`, `suspended`, `not_read`, or `silent` where nobody said why.
+    pub reason: String,
+    /// Slice-independent: wall seconds of the device, exact.
+    pub seconds: String,
+}
+
+/// `GET /api/v1/quarantine`: windows that are not counted, oldest first; `after` takes the last `id` of a page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineAnswer {
+    pub rows: Vec<QuarantineRow>,
+    /// Give it as `after` to read on; null at the end.
+    pub next: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineRow {
+    pub id: i64,
+    pub cluster: String,
+    pub node: String,
+    pub device: String,
+    pub start: String,
+    pub end: String,
+    /// `overlap`, `clock_ahead`, `too_old`, `too_late` or `slices`.
+    pub kind: String,
+    pub reason: String,
+    /// `held`, `released` by order, or `counted` after all.
+    pub state: String,
+    pub journalled: String,
+}
+
+/// `GET /api/v1/quarantine/{id}`: one window with its evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineExplained {
+    #[serde(flatten)]
+    pub row: QuarantineRow,
+    /// Entry of the journal that holds its bytes, the spool's epoch and the batch's number there.
+    pub journal: i64,
+    pub epoch: String,
+    pub seq: u64,
+    pub idle_seconds: String,
+    pub usages: Vec<ExplainedUsage>,
+    /// Who counts for that time instead.
+    pub counted: Vec<CoveredRow>,
+    /// What may be done about it, in words.
+    pub advice: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedUsage {
+    pub owner: OwnerName,
+    pub held_seconds: String,
+    pub busy_seconds: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoveredRow {
+    pub cluster: String,
+    pub node: String,
+    pub start: String,
+    pub end: String,
+    /// Counted by a person's order, and not for its seniority.
+    pub ordered: bool,
+}
+
+/// What an order did: `POST /api/v1/quarantine/{id}/release`, `POST /api/v1/devices/{uuid}/retire?at=TIME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderAnswer {
+    pub done: String,
+}
+
+/// `GET /api/v1/audit/log`: the journal, oldest first; `after` takes the last `id` of a page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditLogAnswer {
+    pub rows: Vec<AuditLogRow>,
+    pub next: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditLogRow {
+    pub id: i64,
+    pub at: String,
+    /// `batch`, `price_book`, `hole`, `existence`, `retire`, `release`, `purge` or `restore`.
+    pub kind: String,
+    pub cluster: String,
+    pub node: String,
+    pub seq: u64,
+    /// Of a batch: `accepted`, `refused` or `quarantined`.
+    pub outcome: String,
+    pub detail: String,
+    /// Of what the entry holds, in hexadecimal; empty where it holds nothing.
+    pub sha256: String,
+}
+
+/// `POST /api/v1/audit/verify`: the ledger recomputed from its journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyAnswer {
+    pub conserved: bool,
+    pub batches: u64,
+    pub windows: u64,
+    pub devices: u64,
+    pub entries: u64,
+    pub checkpoints: u64,
+    pub differences: u64,
+    /// The first difference in words.
+    pub first: Option<String>,
+    pub summary: String,
+}
+
 /// `GET /version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionAnswer {
@@ -211,7 +333,7 @@ pub struct ErrorAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// Stable, for programs: `invalid_parameter`, `unauthenticated`, `forbidden`, `not_found`,
-    /// `method_not_allowed`, `too_large`, `invalid_price_book`, `unavailable`, `internal`.
+    /// `method_not_allowed`, `conflict`, `too_large`, `invalid_price_book`, `unavailable`, `internal`.
     pub code: String,
     /// For people: the field, the value, and what would be right.
     pub message: String,

@@ -144,12 +144,19 @@ fn token(authorization: &str) -> Option<&str> {
 }
 
 /// Lets requests through that may read.
-pub(super) async fn require_reader(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+pub(super) async fn require_reader(
+    State(api): State<Arc<Api>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let header = request.headers().get(header::AUTHORIZATION);
     // A header that is no text is no token either.
     let authorization = header.map(|value| value.to_str().unwrap_or_default());
     match api.state.authenticator.authenticate(authorization) {
-        Ok(identity) if identity.may(Role::Reader) => next.run(request).await,
+        Ok(identity) if identity.may(Role::Reader) => {
+            request.extensions_mut().insert(identity);
+            next.run(request).await
+        }
         Ok(identity) => {
             ApiError::forbidden(format!("{identity} may not read; use a token with the role reader"))
                 .into_response()

@@ -56,6 +56,16 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    /// A thing that is named in the path and is not there.
+    pub(super) fn missing(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// It does not fit what is in the ledger.
+    pub(super) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
+    }
+
     pub(super) fn method_not_allowed() -> Self {
         let message = "this endpoint has no such method; the allow header lists those it has";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use tonnage_proto::decimal;
-use tonnage_proto::limits::slot_start;
+use tonnage_proto::limits::{SILENCE_NS, slot_start};
 use tonnage_proto::rest::{DeviceRow, DevicesAnswer, LiveAnswer, NodeRow, NodesAnswer};
 
 use super::Api;
@@ -76,7 +76,15 @@ fn device(record: DeviceRecord, book: &Book, now_ns: i64) -> DeviceRow {
         memory_bytes: record.memory_bytes,
         slices: record.slices,
         since: time(record.from_ns),
-        observed_until: time(record.to_ns),
+        observed_until: time(record.observed_until_ns),
+        state: if record.retired {
+            "retired"
+        } else if now_ns.saturating_sub(record.observed_until_ns) > SILENCE_NS {
+            "silent"
+        } else {
+            "observed"
+        }
+        .to_owned(),
     }
 }
 

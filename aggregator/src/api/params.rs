@@ -56,6 +56,15 @@ impl Params {
         }
     }
 
+    /// The `after` of a page: the last id of the page before.
+    pub(super) fn take_after(&mut self) -> Result<i64, ApiError> {
+        let Some(text) = self.take("after") else { return Ok(0) };
+        text.parse().ok().filter(|after| *after >= 0).ok_or_else(|| {
+            let message = format!("after {:?} is not an id of the page before", quoted(&text));
+            ApiError::invalid("after", message)
+        })
+    }
+
     /// A whole number from 1 to `most`.
     pub(super) fn take_count(
         &mut self,

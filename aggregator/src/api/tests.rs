@@ -63,6 +63,8 @@ fn site() -> Site {
         prices: Prices::fixed(Arc::new(Book::parse(BOOK).unwrap())),
         live: Arc::default(),
         metrics: Arc::default(),
+        orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
+        verify: Arc::new(|| Ok(VerifyAnswer::default())),
         health: Arc::new(|| Ok(())),
         ready: Arc::new(|| Err("the ledger is being opened".to_owned())),
     };
@@ -74,7 +76,8 @@ fn seed() -> String {
     let mut sql = format!(
         "INSERT INTO node (id, cluster, name, agent_version, accepted) VALUES (1, 'c', 'n1', '0.1.0', 7);
          INSERT INTO device VALUES (1, 'GPU-1', 'H100', 80, 1, 0, '', '');
-         INSERT INTO tenure VALUES (1, 1, 1, 'b', 0, {SLOT_NS}, {SLOT_NS});
+         INSERT INTO tenure (id, device, node, life, claimed_ns, to_ns, covered_until_ns)
+         VALUES (1, 1, 1, 'b', 0, {SLOT_NS}, {SLOT_NS});
          INSERT INTO owner VALUES (1, 2, 'ml', 'train-0', 'u', '', '', '', '', '', '');"
     );
     for table in ["slot", "hour", "day"] {
@@ -265,6 +268,8 @@ async fn a_panic_is_an_answer() {
         prices: Prices::fixed(Arc::new(Book::empty())),
         live: Arc::default(),
         metrics: Arc::default(),
+        orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
+        verify: Arc::new(|| Ok(VerifyAnswer::default())),
         health: Arc::new(|| panic!("broken")),
         ready: Arc::new(|| Ok(())),
     };

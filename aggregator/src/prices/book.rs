@@ -62,6 +62,8 @@ pub(super) struct Row {
     pub(super) valid_from_ns: Option<i64>,
     pub(super) price_nanos: i128,
     pub(super) unit: Unit,
+    /// A GPU that is silent is gone, not unobserved.
+    pub(super) absent_when_silent: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -99,12 +101,23 @@ impl Book {
     /// The rate of a GPU of `slices` slices in the slot that starts at `slot_start_ns`; `None` = unpriced.
     #[must_use]
     pub fn rate(&self, facts: &PriceFacts<'_>, slot_start_ns: i64, slices: u32) -> Option<Rate> {
+        let row = self.row(facts, slot_start_ns)?;
+        row.unit.rate(row.price_nanos, slot_start_ns, slices)
+    }
+
+    /// Does a GPU of which nothing is heard go on existing? Yes, unless the row that prices it says `absent`. Asked
+    /// for the slot of its last coverage.
+    #[must_use]
+    pub fn lasts(&self, facts: &PriceFacts<'_>, slot_start_ns: i64) -> bool {
+        self.row(facts, slot_start_ns).is_none_or(|row| !row.absent_when_silent)
+    }
+
+    fn row(&self, facts: &PriceFacts<'_>, slot_start_ns: i64) -> Option<&Row> {
         let valid = |row: &Row| row.valid_from_ns.is_none_or(|from| from <= slot_start_ns);
-        let row = self.series.iter().find_map(|series| {
+        self.series.iter().find_map(|series| {
             let row = series.rows.iter().rev().find(|row| valid(row))?;
             series.matcher.matches(facts).then_some(row)
-        })?;
-        row.unit.rate(row.price_nanos, slot_start_ns, slices)
+        })
     }
 
     /// Three capital letters.

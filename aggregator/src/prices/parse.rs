@@ -19,7 +19,7 @@ use super::unit::Unit;
 const PRICE_NANOS_MAX: i128 = 1_000_000_000_000_000;
 /// GPUs of one node.
 const GPUS_PER_NODE_MAX: u32 = 1024;
-const PRICE_KEYS: &str = "match, valid_from, price, unit and gpus_per_node";
+const PRICE_KEYS: &str = "match, valid_from, price, unit, gpus_per_node and silence";
 const UNIT_ADVICE: &str = "use gpu_hour, gpu_month, node_hour or node_month";
 
 /// Currency and series, in the file's order.
@@ -103,6 +103,7 @@ fn series(lines: &Lines<'_>, prices: &Spanned<DeValue<'_>>) -> Result<Vec<Series
 fn price(lines: &Lines<'_>, at: usize, table: &DeTable<'_>) -> Result<(Patterns, Row), BookError> {
     let mut patterns = Patterns::new();
     let (mut price, mut unit, mut gpus, mut valid_from_ns) = (None, None, None, None);
+    let mut absent_when_silent = false;
     for (key, value) in table {
         match key.get_ref().as_ref() {
             "match" => patterns = self::patterns(lines, value)?,
@@ -110,6 +111,7 @@ fn price(lines: &Lines<'_>, at: usize, table: &DeTable<'_>) -> Result<(Patterns,
             "price" => price = Some(amount(lines, value)?),
             "unit" => unit = Some(value),
             "gpus_per_node" => gpus = Some(value),
+            "silence" => absent_when_silent = silence(lines, value)?,
             other => {
                 let reason = format!("is not a key of a price; it has {PRICE_KEYS}");
                 return Err(lines.error(key.span().start, "price", Some(other), &reason));
@@ -121,7 +123,16 @@ fn price(lines: &Lines<'_>, at: usize, table: &DeTable<'_>) -> Result<(Patterns,
         price.ok_or_else(|| missing("price.price", "is missing; write e.g. price = \"2.50\""))?;
     let unit = unit.ok_or_else(|| missing("price.unit", &format!("is missing; {UNIT_ADVICE}")))?;
     let unit = self::unit(lines, unit, gpus)?;
-    Ok((patterns, Row { line: lines.line(at), valid_from_ns, price_nanos, unit }))
+    Ok((patterns, Row { line: lines.line(at), valid_from_ns, price_nanos, unit, absent_when_silent }))
+}
+
+/// True for a GPU that is gone when nothing is heard of it.
+fn silence(lines: &Lines<'_>, value: &Spanned<DeValue<'_>>) -> Result<bool, BookError> {
+    match lines.text("price.silence", value)? {
+        "unobserved" => Ok(false),
+        "absent" => Ok(true),
+        _ => Err(lines.wrong("price.silence", value, "is neither unobserved nor absent")),
+    }
 }
 
 fn unit(

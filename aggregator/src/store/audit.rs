@@ -6,6 +6,10 @@ use rusqlite::{Connection, Row as SqlRow};
 use super::StoreError;
 use crate::model::{NodeName, Owner, OwnerKind, RowKind};
 
+mod unobserved;
+
+pub use unobserved::{Piece, REASONS, unobserved};
+
 /// An entry of the journal.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -13,8 +17,13 @@ pub struct Entry {
     pub at_ns: i64,
     pub kind: i64,
     pub outcome: i32,
+    pub detail: String,
     /// Empty for inputs of no node.
     pub node: NodeName,
+    pub epoch: Vec<u8>,
+    pub seq: i64,
+    /// Of a batch: end of its last window. Of existence and purges: until when.
+    pub to_ns: i64,
     pub sha256: Vec<u8>,
     pub payload: Vec<u8>,
 }
@@ -61,6 +70,16 @@ pub enum Buckets {
     Day,
 }
 
+impl Buckets {
+    fn table(self) -> &'static str {
+        match self {
+            Self::Slot => "slot",
+            Self::Hour => "hour",
+            Self::Day => "day",
+        }
+    }
+}
+
 /// Hands every entry of the journal to `each`, in order.
 ///
 /// # Errors
@@ -71,14 +90,14 @@ pub fn journal(
 ) -> Result<(), StoreError> {
     let mut statement = db.prepare(
         "SELECT j.id, j.at_ns, j.kind, j.outcome, COALESCE(n.cluster, ''), COALESCE(n.name, ''), j.sha256,
-         j.payload FROM journal j LEFT JOIN node n ON n.id = j.node ORDER BY j.id",
+         j.payload, j.epoch, j.seq, j.to_ns, j.detail
+         FROM journal j LEFT JOIN node n ON n.id = j.node ORDER BY j.id",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let id: i64 = row.get(0)?;
         let stored: Vec<u8> = row.get(7)?;
-        let payload = zstd::bulk::decompress(&stored, 2 * tonnage_proto::limits::BATCH_BYTES_MAX)
-            .map_err(|e| StoreError::Damaged { what: "journal", detail: format!("entry {id}: {e}") })?;
+        let payload = super::decompress(id, &stored)?;
         each(Entry {
             id,
             at_ns: row.get(1)?,
@@ -87,9 +106,50 @@ pub fn journal(
             node: NodeName { cluster: row.get(4)?, node: row.get(5)? },
             sha256: row.get(6)?,
             payload,
+            epoch: row.get(8)?,
+            seq: row.get(9)?,
+            to_ns: row.get(10)?,
+            detail: row.get(11)?,
         })?;
     }
     Ok(())
+}
+
+/// Hands every bucket that starts at `from_ns` or later to `each`.
+///
+/// # Errors
+/// If the store cannot be read, or a bucket is damaged.
+pub fn buckets_from(
+    db: &Connection,
+    which: Buckets,
+    from_ns: i64,
+    mut each: impl FnMut(BucketKey, Bucket),
+) -> Result<(), StoreError> {
+    let table = which.table();
+    let mut statement = db.prepare(&format!(
+        "SELECT b.start, d.uuid, n.cluster, n.name, t.from_ns, b.owner, b.kind,
+         o.kind, o.namespace, o.pod, o.pod_uid, o.container, o.container_id, o.job_id, o.step, o.unit, o.user,
+         b.time_ns, b.busy_ns, b.memory_byte_seconds, b.energy_uj, b.cost_nanos, b.unpriced_ns
+         FROM {table} b JOIN tenure t ON t.id = b.tenure JOIN device d ON d.id = t.device
+         JOIN node n ON n.id = t.node LEFT JOIN owner o ON o.id = b.owner WHERE b.start >= ?1"
+    ))?;
+    let mut rows = statement.query([from_ns])?;
+    let mut count = 0_i64;
+    while let Some(row) = rows.next()? {
+        each(key(row)?, figures(row)?);
+        count += 1;
+    }
+    // A row whose tenure or device is gone would fall out of the join unseen.
+    let all: i64 =
+        db.query_row(&format!("SELECT count(*) FROM {table} WHERE start >= ?1"), [from_ns], |row| {
+            row.get(0)
+        })?;
+    if all == count {
+        Ok(())
+    } else {
+        let detail = format!("{} of {all} rows have no tenure", all - count);
+        Err(StoreError::Damaged { what: table, detail })
+    }
 }
 
 /// Hands every bucket to `each`.
@@ -99,34 +159,37 @@ pub fn journal(
 pub fn buckets(
     db: &Connection,
     which: Buckets,
-    mut each: impl FnMut(BucketKey, Bucket),
+    each: impl FnMut(BucketKey, Bucket),
 ) -> Result<(), StoreError> {
-    let table = match which {
-        Buckets::Slot => "slot",
-        Buckets::Hour => "hour",
-        Buckets::Day => "day",
-    };
-    let mut statement = db.prepare(&format!(
-        "SELECT b.start, d.uuid, n.cluster, n.name, t.from_ns, b.owner, b.kind,
-         o.kind, o.namespace, o.pod, o.pod_uid, o.container, o.container_id, o.job_id, o.step, o.unit, o.user,
-         b.time_ns, b.busy_ns, b.memory_byte_seconds, b.energy_uj, b.cost_nanos, b.unpriced_ns
-         FROM {table} b JOIN tenure t ON t.id = b.tenure JOIN device d ON d.id = t.device
-         JOIN node n ON n.id = t.node LEFT JOIN owner o ON o.id = b.owner"
-    ))?;
-    let mut rows = statement.query([])?;
-    let mut count = 0_i64;
-    while let Some(row) = rows.next()? {
-        each(key(row)?, figures(row)?);
-        count += 1;
-    }
-    // A row whose tenure or device is gone would fall out of the join unseen.
-    let all: i64 = db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?;
-    if all == count {
-        Ok(())
-    } else {
-        let detail = format!("{} of {all} rows have no tenure", all - count);
-        Err(StoreError::Damaged { what: table, detail })
-    }
+    buckets_from(db, which, i64::MIN, each)
+}
+
+/// Sums over all buckets that start before `until_ns`: time and cost.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn sums_before(db: &Connection, which: Buckets, until_ns: i64) -> Result<[i64; 2], StoreError> {
+    let sql = format!(
+        "SELECT COALESCE(SUM(time_ns), 0), COALESCE(SUM(cost_nanos), 0) FROM {} WHERE start < ?1",
+        which.table()
+    );
+    Ok(db.query_row(&sql, [until_ns], |row| Ok([row.get(0)?, row.get(1)?]))?)
+}
+
+/// Windows that are quarantined and not counted, at or behind `from_ns`: entry of the journal, and position.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn held_back(
+    db: &Connection,
+    from_ns: i64,
+) -> Result<std::collections::BTreeSet<(i64, usize)>, StoreError> {
+    let mut statement =
+        db.prepare("SELECT journal, window FROM quarantine WHERE state = 0 AND start_ns >= ?1")?;
+    let rows = statement.query_map([from_ns], |row| {
+        Ok((row.get(0)?, usize::try_from(row.get::<_, i64>(1)?).unwrap_or(usize::MAX)))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 fn key(row: &SqlRow<'_>) -> rusqlite::Result<BucketKey> {
@@ -168,4 +231,82 @@ fn figures(row: &SqlRow<'_>) -> rusqlite::Result<Bucket> {
         cost_nanos: at(21)?,
         unpriced_ns: at(22)?,
     })
+}
+
+/// Slots before this are closed.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn closed_until(db: &Connection) -> Result<i64, StoreError> {
+    super::write::mark(db, super::write::Mark::ClosedUntil)
+}
+
+/// Hands every row of the slots in `[from_ns, to_ns)` to `each`: start, tenure, owner, kind; time, busy, memory,
+/// energy, cost and unpriced time.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn closed_rows(
+    db: &Connection,
+    from_ns: i64,
+    to_ns: i64,
+    mut each: impl FnMut((i64, i64, i64, RowKind), [i128; 6]),
+) -> Result<(), StoreError> {
+    let mut statement = db.prepare(
+        "SELECT start, tenure, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos,
+         unpriced_ns FROM slot WHERE start >= ?1 AND start < ?2",
+    )?;
+    let mut rows = statement.query([from_ns, to_ns])?;
+    while let Some(row) = rows.next()? {
+        let kind: i64 = row.get(3)?;
+        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(3, kind))?;
+        let mut figures = [0; 6];
+        for (at, figure) in figures.iter_mut().enumerate() {
+            *figure = i128::from(row.get::<_, i64>(4 + at)?);
+        }
+        each((row.get(0)?, row.get(1)?, row.get(2)?, kind), figures);
+    }
+    Ok(())
+}
+
+/// An entry of the journal as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRecord {
+    pub id: i64,
+    pub at_ns: i64,
+    pub kind: &'static str,
+    pub node: NodeName,
+    pub seq: u64,
+    pub outcome: &'static str,
+    pub detail: String,
+    pub sha256: Vec<u8>,
+}
+
+/// Entries of the journal behind number `after`, in their order.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn log(db: &Connection, after: i64, limit: usize) -> Result<Vec<LogRecord>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "SELECT j.id, j.at_ns, j.kind, COALESCE(n.cluster, ''), COALESCE(n.name, ''), j.seq, j.outcome, j.detail,
+         j.sha256 FROM journal j LEFT JOIN node n ON n.id = j.node WHERE j.id > ?1 ORDER BY j.id LIMIT ?2",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map([after, limit], |row| {
+        let (kind, outcome): (i64, i64) = (row.get(2)?, row.get(6)?);
+        Ok(LogRecord {
+            id: row.get(0)?,
+            at_ns: row.get(1)?,
+            kind: super::write::JournalKind::name(kind),
+            node: NodeName { cluster: row.get(3)?, node: row.get(4)? },
+            seq: row.get::<_, i64>(5)?.unsigned_abs(),
+            outcome: ["", "accepted", "duplicate", "refused", "quarantined"]
+                .get(usize::try_from(outcome).unwrap_or(0))
+                .copied()
+                .unwrap_or_default(),
+            detail: row.get(7)?,
+            sha256: row.get(8)?,
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

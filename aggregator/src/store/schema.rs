@@ -77,21 +77,27 @@ CREATE TABLE tenure (
     node             INTEGER NOT NULL,
     -- the cloud's instance id where there is one, else the boot id
     life             TEXT NOT NULL,
-    -- start of its first stay, end of its last
-    from_ns          INTEGER NOT NULL,
-    to_ns            INTEGER NOT NULL,
+    -- start of the first window that was ever offered: the elder tenure is believed
+    claimed_ns       INTEGER NOT NULL,
+    -- start of its first stay, end of its last; 0 while it has none
+    from_ns          INTEGER NOT NULL DEFAULT 0,
+    to_ns            INTEGER NOT NULL DEFAULT 0,
     -- end of its last covered interval: what lies behind it is provisional
-    covered_until_ns INTEGER NOT NULL,
+    covered_until_ns INTEGER NOT NULL DEFAULT 0,
+    -- the node's facts at the purge horizon, and the start of the window that they are from
+    facts            INTEGER NOT NULL DEFAULT 0,
+    facts_ns         INTEGER NOT NULL DEFAULT 0,
     UNIQUE (device, node, life)
 );
 CREATE INDEX tenure_device ON tenure (device, to_ns);
 
 -- Existence. Stays of one device never overlap.
 CREATE TABLE stay (
-    device  INTEGER NOT NULL,
-    from_ns INTEGER NOT NULL,
-    to_ns   INTEGER NOT NULL,
-    tenure  INTEGER NOT NULL,
+    device     INTEGER NOT NULL,
+    from_ns    INTEGER NOT NULL,
+    covered_ns INTEGER NOT NULL,
+    to_ns      INTEGER NOT NULL,
+    tenure     INTEGER NOT NULL,
     PRIMARY KEY (device, from_ns)
 ) WITHOUT ROWID;
 
@@ -112,12 +118,12 @@ CREATE TABLE covered (
     PRIMARY KEY (device, start_ns)
 ) WITHOUT ROWID;
 
--- Since when a cursor has offered coverage of a device: the elder of two that overlap wins.
+-- Start of the first window that a cursor offered in a tenure: of two in one tenure the elder is believed.
 CREATE TABLE claim (
-    device   INTEGER NOT NULL,
+    tenure   INTEGER NOT NULL,
     cursor   INTEGER NOT NULL,
     first_ns INTEGER NOT NULL,
-    PRIMARY KEY (device, cursor)
+    PRIMARY KEY (tenure, cursor)
 ) WITHOUT ROWID;
 
 -- What agents said of time that they did not cover. Device 0: every device of the node.
@@ -144,6 +150,8 @@ CREATE TABLE slot_state (
     existence_ns INTEGER NOT NULL,
     covered_ns   INTEGER NOT NULL,
     facts        INTEGER NOT NULL,
+    -- start of the window that the facts are from
+    facts_ns     INTEGER NOT NULL,
     -- NULL = unpriced
     price_nanos  INTEGER,
     PRIMARY KEY (start, tenure)

@@ -3,9 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 
 use super::StoreError;
-use crate::ledger::coverage::{Coverage, Interval};
 use crate::ledger::settle::{Extent, Key, Row, Rows};
-use crate::ledger::tenure::{Place, Tenure};
 use crate::model::{Device, Id, NodeFacts, NodeName, Owner, RowKind};
 
 /// Kinds of journal entries.
@@ -28,6 +26,15 @@ pub enum JournalKind {
     Restore = 8,
 }
 
+impl JournalKind {
+    /// The name of a kind by its number in the store.
+    #[must_use]
+    pub fn name(kind: i64) -> &'static str {
+        let names = ["", "batch", "price_book", "hole", "existence", "retire", "release", "purge", "restore"];
+        names.get(usize::try_from(kind).unwrap_or(0)).copied().unwrap_or_default()
+    }
+}
+
 /// An entry of the journal; `payload` is stored compressed.
 #[derive(Debug, Clone, Copy)]
 pub struct JournalEntry<'a> {
@@ -46,6 +53,26 @@ pub struct JournalEntry<'a> {
     pub payload: &'a [u8],
 }
 
+impl JournalEntry<'_> {
+    /// An input of no node, without payload.
+    #[must_use]
+    pub fn of(at_ns: i64, kind: JournalKind) -> Self {
+        Self {
+            at_ns,
+            kind,
+            node: 0,
+            epoch: &[],
+            seq: 0,
+            sha256: &[],
+            outcome: 0,
+            detail: "",
+            from_ns: 0,
+            to_ns: 0,
+            payload: &[],
+        }
+    }
+}
+
 /// The sums that are kept beside the slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rollup {
@@ -58,6 +85,8 @@ pub enum Rollup {
 pub struct SlotState {
     pub extent: Extent,
     pub facts: i64,
+    /// Start of the window that the facts are from.
+    pub facts_ns: i64,
     pub price_nanos: Option<i64>,
     pub rows: Rows,
 }
@@ -134,24 +163,40 @@ pub fn node_count(db: &Connection, node: i64, count: BatchCount) -> Result<()> {
     Ok(())
 }
 
-/// Last committed seq of this spool life; 0 if none.
-pub fn cursor(db: &Connection, node: i64, epoch: &Id) -> Result<u64> {
-    let seq: Option<i64> = db
-        .prepare_cached("SELECT seq FROM cursor WHERE node = ?1 AND epoch = ?2")?
-        .query_row(params![node, &epoch[..]], |row| row.get(0))
-        .optional()?;
-    Ok(seq.map_or(0, i64::unsigned_abs))
+/// A cursor as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    pub id: i64,
+    /// Last committed seq of this spool life; 0 if none.
+    pub seq: u64,
+    /// Last seq that is in a finished backup.
+    pub backed_up_seq: u64,
+}
+
+/// The cursor of a spool life, made on first use.
+pub fn cursor(db: &Connection, node: i64, epoch: &Id) -> Result<Cursor> {
+    let find = || {
+        db.prepare_cached("SELECT id, seq, backed_up_seq FROM cursor WHERE node = ?1 AND epoch = ?2")?
+            .query_row(params![node, &epoch[..]], |row| {
+                let (seq, backed_up_seq): (i64, i64) = (row.get(1)?, row.get(2)?);
+                let (seq, backed_up_seq) = (seq.unsigned_abs(), backed_up_seq.unsigned_abs());
+                Ok(Cursor { id: row.get(0)?, seq, backed_up_seq })
+            })
+            .optional()
+    };
+    if let Some(known) = find()? {
+        return Ok(known);
+    }
+    db.prepare_cached("INSERT INTO cursor (node, epoch, seq) VALUES (?1, ?2, 0)")?
+        .execute(params![node, &epoch[..]])?;
+    Ok(Cursor { id: db.last_insert_rowid(), seq: 0, backed_up_seq: 0 })
 }
 
 /// Moves the cursor from `from` to `to`. False if it did not stand at `from`: then nothing has changed.
-pub fn move_cursor(db: &Connection, node: i64, epoch: &Id, from: u64, to: u64) -> Result<bool> {
-    if from == 0 {
-        db.prepare_cached("INSERT INTO cursor (node, epoch, seq) VALUES (?1, ?2, 0) ON CONFLICT DO NOTHING")?
-            .execute(params![node, &epoch[..]])?;
-    }
+pub fn move_cursor(db: &Connection, cursor: i64, from: u64, to: u64) -> Result<bool> {
     let moved = db
-        .prepare_cached("UPDATE cursor SET seq = ?4 WHERE node = ?1 AND epoch = ?2 AND seq = ?3")?
-        .execute(params![node, &epoch[..], sql_u64(from)?, sql_u64(to)?])?;
+        .prepare_cached("UPDATE cursor SET seq = ?3 WHERE id = ?1 AND seq = ?2")?
+        .execute(params![cursor, sql_u64(from)?, sql_u64(to)?])?;
     Ok(moved == 1)
 }
 
@@ -177,6 +222,13 @@ pub fn journal(db: &Connection, entry: &JournalEntry<'_>) -> Result<i64> {
         entry.to_ns
     ])?;
     Ok(db.last_insert_rowid())
+}
+
+/// Completes an entry of this transaction with what became of its batch.
+pub fn set_outcome(db: &Connection, entry: i64, outcome: i32, detail: &str) -> Result<()> {
+    db.prepare_cached("UPDATE journal SET outcome = ?2, detail = ?3 WHERE id = ?1")?
+        .execute(params![entry, outcome, detail])?;
+    Ok(())
 }
 
 /// SHA-256 of the batch that was committed under this cursor.
@@ -209,64 +261,6 @@ pub fn device(db: &Connection, device: &Device) -> Result<(i64, u32)> {
     Ok(db
         .prepare_cached("SELECT id, slices FROM device WHERE uuid = ?1")?
         .query_row([&device.uuid], |row| Ok((row.get(0)?, row.get(1)?)))?)
-}
-
-/// The newest tenures of a device, at most 64, sorted by time.
-pub fn tenures(db: &Connection, device: i64) -> Result<Vec<Tenure>> {
-    let mut statement = db.prepare_cached(
-        "SELECT id, node, life, from_ns, to_ns FROM tenure
-         WHERE device = ?1 ORDER BY to_ns DESC LIMIT 64",
-    )?;
-    let rows = statement.query_map([device], |row| {
-        Ok(Tenure {
-            id: row.get(0)?,
-            place: Place { node: row.get(1)?, life: row.get(2)? },
-            span: Interval { start_ns: row.get(3)?, end_ns: row.get(4)? },
-        })
-    })?;
-    let mut tenures = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    tenures.reverse();
-    Ok(tenures)
-}
-
-/// Begins a tenure; returns its number.
-pub fn insert_tenure(db: &Connection, device: i64, place: &Place, span: Interval) -> Result<i64> {
-    db.prepare_cached(
-        "INSERT INTO tenure (device, node, life, from_ns, to_ns, covered_until_ns)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
-    )?
-    .execute(params![device, place.node, place.life, span.start_ns, span.end_ns])?;
-    Ok(db.last_insert_rowid())
-}
-
-/// Moves a tenure's end.
-pub fn extend_tenure(db: &Connection, tenure: i64, to_ns: i64) -> Result<()> {
-    db.prepare_cached("UPDATE tenure SET to_ns = ?2, covered_until_ns = ?2 WHERE id = ?1")?
-        .execute([tenure, to_ns])?;
-    Ok(())
-}
-
-/// The covered intervals of a device that start within `[from_ns, to_ns)`.
-pub fn coverage(db: &Connection, device: i64, from_ns: i64, to_ns: i64) -> Result<Coverage> {
-    let mut statement = db.prepare_cached(
-        "SELECT start_ns, end_ns FROM covered WHERE device = ?1 AND start_ns >= ?2 AND start_ns < ?3
-         ORDER BY start_ns",
-    )?;
-    let rows = statement.query_map([device, from_ns, to_ns], |row| {
-        Ok(Interval { start_ns: row.get(0)?, end_ns: row.get(1)? })
-    })?;
-    Ok(Coverage::from_sorted(rows.collect::<rusqlite::Result<_>>()?))
-}
-
-/// Replaces the covered intervals of a device that start within `[from_ns, to_ns)`.
-pub fn put_coverage(db: &Connection, device: i64, from_ns: i64, to_ns: i64, new: &Coverage) -> Result<()> {
-    db.prepare_cached("DELETE FROM covered WHERE device = ?1 AND start_ns >= ?2 AND start_ns < ?3")?
-        .execute([device, from_ns, to_ns])?;
-    let mut insert = db.prepare_cached("INSERT INTO covered VALUES (?1, ?2, ?3, 0, 0)")?;
-    for interval in new.intervals() {
-        insert.execute([device, interval.start_ns, interval.end_ns])?;
-    }
-    Ok(())
 }
 
 /// The store's number of a node's facts.
@@ -321,13 +315,13 @@ pub fn owner(db: &Connection, owner: &Owner) -> Result<i64> {
 pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotState> {
     let state = db
         .prepare_cached(
-            "SELECT existence_ns, covered_ns, facts, price_nanos FROM slot_state
+            "SELECT existence_ns, covered_ns, facts, facts_ns, price_nanos FROM slot_state
              WHERE start = ?1 AND tenure = ?2",
         )?
         .query_row([start_ns, tenure], |row| {
             let extent = Extent { existence_ns: row.get(0)?, covered_ns: row.get(1)? };
-            let (facts, price_nanos) = (row.get(2)?, row.get(3)?);
-            Ok(SlotState { extent, facts, price_nanos, rows: Rows::new() })
+            let (facts, facts_ns, price_nanos) = (row.get(2)?, row.get(3)?, row.get(4)?);
+            Ok(SlotState { extent, facts, facts_ns, price_nanos, rows: Rows::new() })
         })
         .optional()?;
     let Some(mut state) = state else { return Ok(SlotState::default()) };
@@ -357,15 +351,21 @@ fn slot_row(row: &SqlRow<'_>) -> rusqlite::Result<(Key, Row)> {
     Ok(((row.get(0)?, kind), figures))
 }
 
-/// Stores the state of a (slot, tenure) but for its rows.
+/// Stores the state of a (slot, tenure) but for its rows. One without existence is not kept.
 pub fn put_slot_state(db: &Connection, start_ns: i64, tenure: i64, state: &SlotState) -> Result<()> {
-    db.prepare_cached("INSERT OR REPLACE INTO slot_state VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+    if state.extent == Extent::default() {
+        db.prepare_cached("DELETE FROM slot_state WHERE start = ?1 AND tenure = ?2")?
+            .execute([start_ns, tenure])?;
+        return Ok(());
+    }
+    db.prepare_cached("INSERT OR REPLACE INTO slot_state VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
         params![
             start_ns,
             tenure,
             state.extent.existence_ns,
             state.extent.covered_ns,
             state.facts,
+            state.facts_ns,
             state.price_nanos
         ],
     )?;
@@ -403,57 +403,12 @@ pub fn add_to_rollup(
     Ok(())
 }
 
-/// Notes a window that was not folded.
-pub fn quarantine(
-    db: &Connection,
-    (journal, window): (i64, usize),
-    device: &str,
-    span: Interval,
-    (kind, reason): (&str, &str),
-) -> Result<()> {
-    db.prepare_cached(
-        "INSERT INTO quarantine (journal, window, device, start_ns, end_ns, kind, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-    )?
-    .execute(params![
-        journal,
-        i64::try_from(window).unwrap_or(i64::MAX),
-        device,
-        span.start_ns,
-        span.end_ns,
-        kind,
-        reason
-    ])?;
-    Ok(())
-}
-
-/// What pricing a slot again needs: its key, its tenure's node, its device's model and slices.
-#[derive(Debug, Clone)]
-pub struct PricedSlot {
-    pub start_ns: i64,
-    pub tenure: i64,
-    pub node: NodeName,
-    pub model: String,
-    pub slices: u32,
-}
-
-/// Up to `limit` slots behind `after` in the order of their keys.
-pub fn slots_after(db: &Connection, after: (i64, i64), limit: u32) -> Result<Vec<PricedSlot>> {
+/// Keys of up to `limit` slots behind `after`, in their order.
+pub fn slots_after(db: &Connection, after: (i64, i64), limit: u32) -> Result<Vec<(i64, i64)>> {
     let mut statement = db.prepare_cached(
-        "SELECT s.start, s.tenure, n.cluster, n.name, d.model, d.slices
-         FROM slot_state s JOIN tenure t ON t.id = s.tenure JOIN node n ON n.id = t.node
-         JOIN device d ON d.id = t.device
-         WHERE (s.start, s.tenure) > (?1, ?2) ORDER BY s.start, s.tenure LIMIT ?3",
+        "SELECT start, tenure FROM slot_state WHERE (start, tenure) > (?1, ?2) ORDER BY start, tenure LIMIT ?3",
     )?;
-    let rows = statement.query_map(params![after.0, after.1, limit], |row| {
-        Ok(PricedSlot {
-            start_ns: row.get(0)?,
-            tenure: row.get(1)?,
-            node: NodeName { cluster: row.get(2)?, node: row.get(3)? },
-            model: row.get(4)?,
-            slices: row.get(5)?,
-        })
-    })?;
+    let rows = statement.query_map(params![after.0, after.1, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
@@ -465,6 +420,47 @@ pub fn applied_book(db: &Connection) -> Result<Option<String>> {
 /// Notes that every slot is priced by this book.
 pub fn set_applied_book(db: &Connection, text: &str) -> Result<()> {
     db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('price_book', ?1)")?.execute([text])?;
+    Ok(())
+}
+
+/// A number that the ledger keeps of itself; 0 before it was first set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// Until then silence has been taken note of.
+    ExistenceUntil,
+    /// Slots before this are closed.
+    ClosedUntil,
+    /// Slots before this are frozen, and their detail is purged.
+    PurgedUntil,
+    /// Hours, and days, before this are purged.
+    HoursFrom,
+    DaysFrom,
+}
+
+impl Mark {
+    fn key(self) -> &'static str {
+        match self {
+            Self::ExistenceUntil => "existence_until_ns",
+            Self::ClosedUntil => "closed_until_ns",
+            Self::PurgedUntil => "purged_until_ns",
+            Self::HoursFrom => "hours_from_ns",
+            Self::DaysFrom => "days_from_ns",
+        }
+    }
+}
+
+/// Reads a mark.
+pub fn mark(db: &Connection, mark: Mark) -> Result<i64> {
+    let value = db
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([mark.key()], |row| row.get(0))
+        .optional()?;
+    Ok(value.unwrap_or(0))
+}
+
+/// Sets a mark.
+pub fn set_mark(db: &Connection, mark: Mark, at_ns: i64) -> Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?.execute(params![mark.key(), at_ns])?;
     Ok(())
 }
 

@@ -8,9 +8,9 @@ use tonnage_runtime::clock::Clock;
 
 use super::*;
 use crate::commit::{Committer, Sealed, Submission};
-use crate::ingest::wire;
 use crate::model::NodeName;
 use crate::store::Store;
+use crate::wire;
 
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"2.99\"\nunit = \"gpu_hour\"\n";
 
@@ -44,7 +44,7 @@ fn ledger(folder: &std::path::Path) -> Connection {
         ..pb::Batch::default()
     };
     let payload = batch.encode_to_vec();
-    let (sha256, valid) = (wire::sha256(&payload), wire::decode(&payload, &node, &epoch, 1));
+    let (sha256, valid) = (wire::sha256(&payload), wire::decode(&payload, &node, &epoch, 1).map(Arc::new));
     assert!(valid.is_ok(), "{valid:?}");
     let book = Arc::new(Book::parse(BOOK).unwrap());
     let committer = Committer::new(&store, clock, book, Arc::default(), Arc::default()).unwrap();

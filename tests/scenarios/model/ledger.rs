@@ -9,12 +9,12 @@ use harness::world::DEADLINE;
 use tempfile::{NamedTempFile, TempDir};
 use tokio::sync::{mpsc, oneshot};
 use tonnage_aggregator::commit::{Committer, Sealed, Submission, Verdict};
-use tonnage_aggregator::ingest::wire;
 use tonnage_aggregator::live::Live;
 use tonnage_aggregator::metrics::Metrics;
 use tonnage_aggregator::model::NodeName;
 use tonnage_aggregator::prices::Book;
 use tonnage_aggregator::store::{Store, write};
+use tonnage_aggregator::wire;
 use tonnage_runtime::clock::{Clock, Reading, write_simulated};
 
 /// The aggregator's part: a store on disk, and the thread that writes it.
@@ -66,7 +66,7 @@ impl Ledger {
 
     pub(super) fn submit(&self, epoch: [u8; 16], seq: u64, payload: Vec<u8>) -> Verdict {
         let node = NodeName { cluster: "c".to_owned(), node: "n".to_owned() };
-        let valid = wire::decode(&payload, &node, &epoch, seq);
+        let valid = wire::decode(&payload, &node, &epoch, seq).map(Arc::new);
         assert!(valid.is_ok(), "{valid:?}");
         let sha256 = wire::sha256(&payload);
         let batch = Box::new(Sealed { node, epoch, seq, payload, sha256, valid });

@@ -24,14 +24,23 @@ const AGENT_WIRING: [&str; 5] = ["lib", "main", "node", "pump", "check"];
 
 const AGGREGATOR: &[Rule] = &[
     ("model", &[], "words have no behaviour to share"),
+    ("wire", &["model"], "sealed bytes to a valid batch, pure"),
     ("ledger", &["model"], "pure arithmetic"),
     ("prices", &["model"], "pure, but for watching the book's file"),
     ("store", &["model", "ledger"], "stores rows, coverage and tenures as the ledger has them"),
     ("live", &["model", "prices"], "shows what a moment costs"),
     ("metrics", &["live", "model", "store"], "counts what they show"),
-    ("commit", &["ledger", "live", "metrics", "model", "prices", "store"], "the transaction joins them"),
-    ("ingest", &["commit", "live", "metrics", "model"], "hands over to the commit thread"),
-    ("api", &["live", "metrics", "model", "prices", "store"], "reads"),
+    (
+        "commit",
+        &["ledger", "live", "metrics", "model", "prices", "store", "wire"],
+        "the transaction joins them",
+    ),
+    ("ingest", &["commit", "live", "metrics", "model", "wire"], "hands over to the commit thread"),
+    (
+        "api",
+        &["ledger", "live", "metrics", "model", "prices", "store", "wire"],
+        "reads, and explains what it read",
+    ),
     ("verify", &["model", "prices", "store"], "shares no code with folding: that is what it is for"),
     ("config", &["model"], ""),
 ];

@@ -32,7 +32,9 @@ pub struct DeviceRecord {
     pub slices: u32,
     pub node: NodeName,
     pub from_ns: i64,
-    pub to_ns: i64,
+    pub observed_until_ns: i64,
+    /// Taken out of service, and not observed since.
+    pub retired: bool,
     /// As in the newest slot that was observed.
     pub facts: NodeFacts,
 }
@@ -44,11 +46,11 @@ pub struct DeviceRecord {
 pub fn nodes(connection: &Connection) -> Result<Vec<NodeRecord>, StoreError> {
     let mut statement = connection.prepare_cached(
         "WITH newest AS (
-            SELECT d.id AS device, (SELECT t.node FROM tenure t WHERE t.device = d.id
+            SELECT d.id AS device, (SELECT t.node FROM tenure t WHERE t.device = d.id AND t.to_ns > 0
                 ORDER BY t.to_ns DESC, t.id DESC LIMIT 1) AS node
             FROM device d),
          here AS (SELECT node, COUNT(*) AS devices FROM newest GROUP BY node),
-         seen AS (SELECT node, MAX(to_ns) AS until FROM tenure GROUP BY node)
+         seen AS (SELECT node, MAX(covered_until_ns) AS until FROM tenure WHERE to_ns > 0 GROUP BY node)
          SELECT n.cluster, n.name, COALESCE(here.devices, 0), n.agent_version, n.skew_ns,
                 n.accepted, n.refused, n.quarantined, seen.until
          FROM node n LEFT JOIN here ON here.node = n.id LEFT JOIN seen ON seen.node = n.id
@@ -76,9 +78,11 @@ pub fn nodes(connection: &Connection) -> Result<Vec<NodeRecord>, StoreError> {
 pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError> {
     let transaction = connection.unchecked_transaction()?;
     let mut statement = transaction.prepare_cached(
-        "SELECT d.uuid, d.model, d.memory_bytes, d.slices, n.cluster, n.name, t.from_ns, t.to_ns, t.id
+        "SELECT d.uuid, d.model, d.memory_bytes, d.slices, n.cluster, n.name, t.from_ns, t.to_ns, t.id,
+             t.covered_until_ns, EXISTS (SELECT 1 FROM retired r
+                 WHERE r.device = d.id AND r.at_ns >= t.covered_until_ns)
          FROM device d
-         JOIN tenure t ON t.id = (SELECT id FROM tenure WHERE device = d.id
+         JOIN tenure t ON t.id = (SELECT id FROM tenure WHERE device = d.id AND to_ns > 0
              ORDER BY to_ns DESC, id DESC LIMIT 1)
          JOIN node n ON n.id = t.node
          ORDER BY n.cluster, n.name, d.uuid",
@@ -100,7 +104,8 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
             slices: row.get(3)?,
             node: NodeName { cluster: row.get(4)?, node: row.get(5)? },
             from_ns: row.get(6)?,
-            to_ns,
+            observed_until_ns: row.get(9)?,
+            retired: row.get(10)?,
             facts: json.map_or(Ok(NodeFacts::default()), |json| parse(&json))?,
         });
     }
@@ -112,7 +117,8 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
 /// # Errors
 /// If the store fails.
 pub fn newest_usage_ns(connection: &Connection) -> Result<Option<i64>, StoreError> {
-    Ok(connection.query_row("SELECT MAX(to_ns) FROM tenure", [], |row| row.get(0))?)
+    Ok(connection
+        .query_row("SELECT MAX(covered_until_ns) FROM tenure WHERE to_ns > 0", [], |row| row.get(0))?)
 }
 
 fn count(row: &Row<'_>, column: usize) -> Result<u64, rusqlite::Error> {

@@ -32,8 +32,12 @@ fn ledger() -> (tempfile::TempDir, Connection) {
     }
     for id in 1..=4_i64 {
         db.execute("INSERT INTO device VALUES (?1, 'GPU-' || ?1, 'H100', 80, 1, 0, '', '')", [id]).unwrap();
-        db.execute("INSERT INTO tenure VALUES (?1, ?1, 1 + ?1 % 2, '', 0, ?2, ?2)", (id, id * SLOT_NS))
-            .unwrap();
+        db.execute(
+            "INSERT INTO tenure (id, device, node, life, claimed_ns, to_ns, covered_until_ns)
+             VALUES (?1, ?1, 1 + ?1 % 2, '', 0, ?2, ?2)",
+            (id, id * SLOT_NS),
+        )
+        .unwrap();
     }
     for (id, kind, namespace, pod, job) in OWNERS {
         let insert = "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, iif(?2 = 2, 'uid-' || ?1, ''), '', '', ?5, '', '', '')";
@@ -206,16 +210,20 @@ fn a_query_that_takes_too_long_is_given_up() {
 #[test]
 fn nodes_and_devices_are_told_by_their_newest_tenure() {
     let (_folder, db) = ledger();
-    db.execute("INSERT INTO tenure VALUES (9, 1, 1, 'again', ?1, ?2, ?2)", (8 * SLOT_NS, 9 * SLOT_NS))
-        .unwrap();
+    db.execute(
+        "INSERT INTO tenure (id, device, node, life, claimed_ns, from_ns, to_ns, covered_until_ns)
+         VALUES (9, 1, 1, 'again', ?1, ?1, ?2, ?2)",
+        (8 * SLOT_NS, 9 * SLOT_NS),
+    )
+    .unwrap();
     db.execute("INSERT INTO facts VALUES (1, '{\"instance_type\":\"\",\"region\":\"r\",\"zone\":\"\",\"capacity_type\":\"\",\"labels\":{}}')", []).unwrap();
-    db.execute("INSERT INTO slot_state VALUES (?1, 9, 1, 1, 1, NULL)", [8 * SLOT_NS]).unwrap();
+    db.execute("INSERT INTO slot_state VALUES (?1, 9, 1, 1, 1, 0, NULL)", [8 * SLOT_NS]).unwrap();
     let nodes = nodes(&db).unwrap();
     assert_eq!((nodes[0].devices, nodes[1].devices), (3, 1));
     assert_eq!(nodes[0].observed_until_ns, Some(9 * SLOT_NS));
     let devices = devices(&db).unwrap();
     assert_eq!(devices.len(), 4);
     assert_eq!((devices[0].uuid.as_str(), devices[0].facts.region.as_str()), ("GPU-1", "r"));
-    assert_eq!((devices[0].node.cluster.as_str(), devices[0].to_ns), ("a", 9 * SLOT_NS));
+    assert_eq!((devices[0].node.cluster.as_str(), devices[0].observed_until_ns), ("a", 9 * SLOT_NS));
     assert_eq!(newest_usage_ns(&db).unwrap(), Some(9 * SLOT_NS));
 }

@@ -1,0 +1,391 @@
+//! The working set of the commit thread: the slots, tenures and coverage that are in use, and how their changes reach
+//! the store.
+//!
+//! It outlives transactions, so that a steady stream costs no reads. It is what the store holds plus what this
+//! transaction changed: after a failed one it must be thrown away. Bounded: see [`Working::trim`].
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS, slot_start};
+
+use super::CommitError;
+use crate::ledger::coverage::Coverage;
+use crate::ledger::settle::{Key, NOBODY, Row, Rows, settle};
+use crate::ledger::stay::Stay;
+use crate::model::{Device, NodeFacts, Owner, RowKind, UsageBatch, Window};
+use crate::prices::{Book, PriceFacts};
+use crate::store::closing;
+use crate::store::existence::{self, TenureRecord};
+use crate::store::write::{self, Mark, Rollup, SlotState};
+
+/// Entries of the working set before slots that are over are let go: a few hundred GPUs' last two slots.
+const ENTRIES_SOFT_MAX: usize = 20_000;
+/// Entries of the working set before it is emptied.
+const ENTRIES_MAX: usize = 400_000;
+
+/// A slot in the working set, with its rows as the store has them.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub(super) state: SlotState,
+    stored: Rows,
+    tenure: Arc<TenureRecord>,
+    pub(super) dirty: bool,
+}
+
+/// The stays of a device, as they are and as they are stored, and when it was retired.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stays {
+    pub(super) now: Vec<Stay>,
+    stored: Vec<Stay>,
+    pub(super) retired: Vec<i64>,
+}
+
+/// What the ledger has got to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks {
+    /// Until then silence has been taken note of.
+    pub(super) existence_until_ns: i64,
+    /// Slots before this are closed.
+    pub(super) closed_until_ns: i64,
+    /// Slots before this are frozen.
+    pub(super) purged_until_ns: i64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Working {
+    marks: Option<Marks>,
+    slots: HashMap<(i64, i64), Slot>,
+    pub(super) coverage: HashMap<(i64, i64), (Coverage, bool)>,
+    stays: HashMap<i64, Stays>,
+    tenures: HashMap<i64, Arc<TenureRecord>>,
+    /// By device, node and life.
+    tenure_ids: HashMap<(i64, i64, String), i64>,
+    /// (tenure, cursor) that have claimed.
+    claims: HashSet<(i64, i64)>,
+    owners: HashMap<Owner, i64>,
+    facts: HashMap<i64, NodeFacts>,
+    facts_ids: HashMap<NodeFacts, i64>,
+    /// By UUID: as last described, the store's number, slices in the ledger.
+    devices: HashMap<String, (Device, i64, u32)>,
+}
+
+impl Working {
+    pub(super) fn marks(&mut self, db: &Connection) -> Result<Marks, CommitError> {
+        if let Some(marks) = self.marks {
+            return Ok(marks);
+        }
+        let marks = Marks {
+            existence_until_ns: write::mark(db, Mark::ExistenceUntil)?,
+            closed_until_ns: write::mark(db, Mark::ClosedUntil)?,
+            purged_until_ns: write::mark(db, Mark::PurgedUntil)?,
+        };
+        self.marks = Some(marks);
+        Ok(marks)
+    }
+
+    pub(super) fn set_mark(&mut self, db: &Connection, mark: Mark, at_ns: i64) -> Result<(), CommitError> {
+        write::set_mark(db, mark, at_ns)?;
+        self.marks = None;
+        Ok(())
+    }
+
+    pub(super) fn facts_id(&mut self, db: &Connection, facts: &NodeFacts) -> Result<i64, CommitError> {
+        if let Some(id) = self.facts_ids.get(facts) {
+            return Ok(*id);
+        }
+        let id = write::facts(db, facts)?;
+        self.facts_ids.insert(facts.clone(), id);
+        self.facts.insert(id, facts.clone());
+        Ok(id)
+    }
+
+    pub(super) fn device(&mut self, db: &Connection, device: &Device) -> Result<(i64, u32), CommitError> {
+        if let Some((known, id, slices)) = self.devices.get(&device.uuid)
+            && known == device
+        {
+            return Ok((*id, *slices));
+        }
+        let (id, slices) = write::device(db, device)?;
+        self.devices.insert(device.uuid.clone(), (device.clone(), id, slices));
+        Ok((id, slices))
+    }
+
+    /// The tenure of a device in a life of a node, and the cursor's claim in it, both noted when new.
+    pub(super) fn claim(
+        &mut self,
+        db: &Connection,
+        (device, node, life): (i64, i64, &str),
+        cursor: i64,
+        first_ns: i64,
+    ) -> Result<i64, CommitError> {
+        let key = (device, node, life.to_owned());
+        let tenure = match self.tenure_ids.get(&key) {
+            Some(tenure) => *tenure,
+            None => {
+                let tenure = existence::tenure(db, device, node, life, first_ns)?;
+                self.tenure_ids.insert(key, tenure);
+                tenure
+            }
+        };
+        if self.claims.insert((tenure, cursor)) {
+            existence::claim(db, tenure, cursor, first_ns)?;
+        }
+        Ok(tenure)
+    }
+
+    pub(super) fn tenure(&mut self, db: &Connection, id: i64) -> Result<Arc<TenureRecord>, CommitError> {
+        Ok(match self.tenures.entry(id) {
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(free) => Arc::clone(free.insert(Arc::new(existence::tenure_by_id(db, id)?))),
+        })
+    }
+
+    pub(super) fn stays(&mut self, db: &Connection, device: i64) -> Result<&mut Stays, CommitError> {
+        Ok(match self.stays.entry(device) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => {
+                let now = existence::stays(db, device)?;
+                let retired = existence::retired(db, device)?;
+                free.insert(Stays { stored: now.clone(), now, retired })
+            }
+        })
+    }
+
+    pub(super) fn coverage(
+        &mut self,
+        db: &Connection,
+        device: i64,
+        slot: i64,
+    ) -> Result<&mut (Coverage, bool), CommitError> {
+        Ok(match self.coverage.entry((device, slot)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => {
+                free.insert((existence::coverage(db, device, slot, slot + SLOT_NS)?, false))
+            }
+        })
+    }
+
+    /// A slot as it is now; new ones are empty and know no facts.
+    pub(super) fn slot(
+        &mut self,
+        db: &Connection,
+        start_ns: i64,
+        tenure: i64,
+    ) -> Result<&mut Slot, CommitError> {
+        if !self.slots.contains_key(&(start_ns, tenure)) {
+            let record = self.tenure(db, tenure)?;
+            let state = write::slot(db, start_ns, tenure)?;
+            let stored = state.rows.clone();
+            self.slots.insert((start_ns, tenure), Slot { state, stored, tenure: record, dirty: false });
+        }
+        self.slots.get_mut(&(start_ns, tenure)).ok_or(CommitError::Bug("a slot was brought in"))
+    }
+
+    /// What prices of a tenure in a slot go by.
+    pub(super) fn price_facts<T>(
+        &mut self,
+        db: &Connection,
+        start_ns: i64,
+        tenure: i64,
+        with: impl FnOnce(&PriceFacts<'_>) -> T,
+    ) -> Result<T, CommitError> {
+        let record = self.tenure(db, tenure)?;
+        let facts = self.slot(db, start_ns, tenure)?.state.facts;
+        let facts = known_facts(&mut self.facts, db, facts)?;
+        Ok(with(&PriceFacts {
+            cluster: &record.node.cluster,
+            node: &record.node.node,
+            gpu_model: &record.model,
+            facts,
+        }))
+    }
+
+    /// Adds a window's figures to its slot, or takes them away again (`sign` -1).
+    pub(super) fn add(
+        &mut self,
+        db: &Connection,
+        tenure: i64,
+        batch: &UsageBatch,
+        window: &Window,
+        sign: i64,
+    ) -> Result<(), CommitError> {
+        let mut held = Vec::with_capacity(window.usages.len());
+        for usage in &window.usages {
+            let owner = &batch.owners[usage.owner];
+            let id = match self.owners.get(owner) {
+                Some(id) => *id,
+                None => {
+                    let id = write::owner(db, owner)?;
+                    self.owners.insert(owner.clone(), id);
+                    id
+                }
+            };
+            held.push((id, usage));
+        }
+        let slot = self.slot(db, slot_start(window.start_ns), tenure)?;
+        let slices = i64::from(slot.tenure.slices);
+        slot.state.extent.covered_ns += sign * (window.end_ns - window.start_ns) * slices;
+        let rows = &mut slot.state.rows;
+        for (owner, usage) in held {
+            let row = rows.entry((owner, RowKind::Held)).or_default();
+            row.time_ns += sign * int(usage.held_ns)?;
+            row.busy_ns += sign * int(usage.busy_ns)?;
+            row.memory_byte_seconds += sign * int(usage.memory_byte_seconds)?;
+            row.energy_uj += sign * int(usage.energy_uj)?;
+            row.method |= usage.method;
+        }
+        let idle = rows.entry((NOBODY, RowKind::Idle)).or_default();
+        idle.busy_ns += sign * int(window.busy_unattributed_ns)?;
+        idle.energy_uj += sign * int(window.energy_idle_uj)?;
+        let unobserved = rows.entry((NOBODY, RowKind::Unobserved)).or_default();
+        unobserved.energy_uj += sign * int(window.energy_unobserved_uj)?;
+        if sign < 0 {
+            // What is left of a row whose windows are all gone is its price, which is worked out anew.
+            let nothing = |row: &Row| {
+                (row.time_ns, row.busy_ns, row.memory_byte_seconds, row.energy_uj) == (0, 0, 0, 0)
+            };
+            rows.retain(|(_, kind), row| *kind != RowKind::Held || !nothing(row));
+        }
+        slot.dirty = true;
+        Ok(())
+    }
+
+    /// Writes the coverage of one device, so that the store can be asked about all of it.
+    pub(super) fn write_coverage(&mut self, db: &Connection, only: Option<i64>) -> Result<(), CommitError> {
+        let dirty = self
+            .coverage
+            .iter_mut()
+            .filter(|((device, _), (_, dirty))| *dirty && only.is_none_or(|only| only == *device));
+        for ((device, slot), (coverage, dirty)) in dirty {
+            existence::put_coverage(db, *device, *slot, *slot + SLOT_NS, coverage)?;
+            *dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Prices and writes all that changed: slots, hours, days, coverage, stays. The last step before the commit.
+    pub(super) fn write(&mut self, db: &Connection, book: &Book) -> Result<(), CommitError> {
+        let closed_until_ns = self.marks(db)?.closed_until_ns;
+        let mut rollups: HashMap<(Rollup, i64, i64, Key), Row> = HashMap::new();
+        for ((start_ns, tenure), slot) in self.slots.iter_mut().filter(|(_, slot)| slot.dirty) {
+            let facts = PriceFacts {
+                cluster: &slot.tenure.node.cluster,
+                node: &slot.tenure.node.node,
+                gpu_model: &slot.tenure.model,
+                facts: known_facts(&mut self.facts, db, slot.state.facts)?,
+            };
+            let rate = book.rate(&facts, *start_ns, slot.tenure.slices);
+            let charge = rate
+                .map(|rate| move |ns: i64| i64::try_from(rate.charge(i128::from(ns))).unwrap_or(i64::MAX));
+            let charge = charge.as_ref().map(|charge| charge as &dyn Fn(i64) -> i64);
+            slot.state.price_nanos = settle(&mut slot.state.rows, slot.state.extent, charge)?;
+            write::put_slot_state(db, *start_ns, *tenure, &slot.state)?;
+            let changed = write_rows(db, (*start_ns, *tenure), slot, &mut rollups)?;
+            if changed && *start_ns < closed_until_ns {
+                closing::mark_unposted(db, *start_ns, *tenure)?;
+            }
+            slot.dirty = false;
+        }
+        for ((rollup, start_ns, tenure, key), difference) in rollups {
+            write::add_to_rollup(db, rollup, start_ns, tenure, key, &difference)?;
+        }
+        self.write_coverage(db, None)?;
+        for (device, stays) in self.stays.iter_mut().filter(|(_, stays)| stays.now != stays.stored) {
+            existence::put_stays(db, *device, &stays.stored, &stays.now)?;
+            stays.stored.clone_from(&stays.now);
+        }
+        Ok(())
+    }
+
+    /// Keeps the working set small; call after the commit, when all of it is stored. Old slots go first: live traffic
+    /// does not come back to them.
+    pub(super) fn trim(&mut self, now_ns: i64) {
+        if self.entries() > ENTRIES_SOFT_MAX {
+            let oldest_ns = slot_start(now_ns) - SLOT_NS;
+            self.slots.retain(|(start_ns, _), _| *start_ns >= oldest_ns);
+            self.coverage.retain(|(_, start_ns), _| *start_ns >= oldest_ns);
+            // A backlog's peak need not stay allocated.
+            self.slots.shrink_to(ENTRIES_SOFT_MAX);
+            self.coverage.shrink_to(ENTRIES_SOFT_MAX);
+        }
+        if self.entries() > ENTRIES_MAX {
+            *self = Self::default();
+        }
+    }
+
+    fn entries(&self) -> usize {
+        let rows: usize = self.slots.values().map(|slot| 1 + slot.state.rows.len()).sum();
+        let stays: usize = self.stays.values().map(|stays| 1 + stays.now.len()).sum();
+        let others = [
+            self.coverage.len(),
+            self.tenures.len(),
+            self.tenure_ids.len(),
+            self.claims.len(),
+            self.owners.len(),
+            self.devices.len(),
+            self.facts.len(),
+        ];
+        rows + stays + others.iter().sum::<usize>()
+    }
+}
+
+/// Facts by their number; 0 is a slot that knows none.
+fn known_facts<'a>(
+    known: &'a mut HashMap<i64, NodeFacts>,
+    db: &Connection,
+    id: i64,
+) -> Result<&'a NodeFacts, CommitError> {
+    Ok(match known.entry(id) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(free) if id == 0 => free.insert(NodeFacts::default()),
+        Entry::Vacant(free) => free.insert(write::facts_by_id(db, id)?),
+    })
+}
+
+/// Writes the rows that differ from the stored ones, and collects the differences for hours and days. True if any
+/// does.
+fn write_rows(
+    db: &Connection,
+    (start_ns, tenure): (i64, i64),
+    slot: &mut Slot,
+    rollups: &mut HashMap<(Rollup, i64, i64, Key), Row>,
+) -> Result<bool, CommitError> {
+    let gone = slot.stored.keys().filter(|key| !slot.state.rows.contains_key(key)).copied();
+    let keys: Vec<Key> = gone.chain(slot.state.rows.keys().copied()).collect();
+    let mut changed = false;
+    for key in keys {
+        let before = slot.stored.get(&key).copied().unwrap_or_default();
+        let now = slot.state.rows.get(&key);
+        if now == slot.stored.get(&key) {
+            continue;
+        }
+        changed = true;
+        match now {
+            Some(row) => write::put_row(db, start_ns, tenure, key, row)?,
+            None => write::remove_row(db, start_ns, tenure, key)?,
+        }
+        let now = now.copied().unwrap_or_default();
+        for (rollup, length_ns) in [(Rollup::Hour, HOUR_NS), (Rollup::Day, DAY_NS)] {
+            let start_ns = start_ns - start_ns.rem_euclid(length_ns);
+            let sum = rollups.entry((rollup, start_ns, tenure, key)).or_default();
+            sum.time_ns += now.time_ns - before.time_ns;
+            sum.busy_ns += now.busy_ns - before.busy_ns;
+            sum.memory_byte_seconds += now.memory_byte_seconds - before.memory_byte_seconds;
+            sum.energy_uj += now.energy_uj - before.energy_uj;
+            sum.method |= now.method;
+            sum.cost_nanos += now.cost_nanos - before.cost_nanos;
+            sum.unpriced_ns += now.unpriced_ns - before.unpriced_ns;
+        }
+    }
+    slot.stored.clone_from(&slot.state.rows);
+    Ok(changed)
+}
+
+/// Validation has bounded every figure far below 2^63.
+fn int(value: u64) -> Result<i64, CommitError> {
+    i64::try_from(value).map_err(|_| CommitError::Bug("a figure over 2^63 passed validation"))
+}

@@ -1,0 +1,302 @@
+//! What is posted when slots close: entries, checkpoints over them, balances; and who may close.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+use super::StoreError;
+use crate::ledger::settle::{Key, Row};
+use crate::model::RowKind;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// A checkpoint: the hash over the one before and all entries that name this one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    pub id: i64,
+    pub at_ns: i64,
+    pub closed_until_ns: i64,
+    /// Last entry of the journal when it was made.
+    pub journal: i64,
+    pub entries: i64,
+    pub hash: Vec<u8>,
+}
+
+/// A posted entry: never changed, corrected by others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posted {
+    pub id: i64,
+    pub checkpoint: i64,
+    pub start_ns: i64,
+    pub tenure: i64,
+    pub key: Key,
+    /// Without method bits.
+    pub row: Row,
+    /// First entry of the same key; 0 for that one itself.
+    pub corrects: i64,
+}
+
+impl Posted {
+    /// What a checkpoint hashes: every field, eight bytes each, least significant first.
+    fn hash_into(&self, hash: &mut Sha256) {
+        let Row { time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns, .. } = self.row;
+        let (owner, kind) = self.key;
+        for field in [
+            self.id,
+            self.start_ns,
+            self.tenure,
+            owner,
+            i64::from(kind as u8),
+            time_ns,
+            busy_ns,
+            memory_byte_seconds,
+            energy_uj,
+            cost_nanos,
+            unpriced_ns,
+            self.corrects,
+        ] {
+            hash.update(field.to_le_bytes());
+        }
+    }
+}
+
+/// The hash of a checkpoint: over the hash before it, its own figures, and its entries in the order of their numbers.
+#[must_use]
+pub fn checkpoint_hash(before: &[u8], checkpoint: &Checkpoint, entries: &[Posted]) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    hash.update(before);
+    for field in [checkpoint.id, checkpoint.at_ns, checkpoint.closed_until_ns, checkpoint.journal] {
+        hash.update(field.to_le_bytes());
+    }
+    entries.iter().for_each(|entry| entry.hash_into(&mut hash));
+    hash.finalize().to_vec()
+}
+
+/// Notes that the rows of a closed (slot, tenure) may not be what is posted.
+pub fn mark_unposted(db: &Connection, start_ns: i64, tenure: i64) -> Result<()> {
+    db.prepare_cached("INSERT INTO unposted VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+        .execute([start_ns, tenure])?;
+    Ok(())
+}
+
+/// Notes the same for every tenure in the slots of `[from_ns, to_ns)`, which close.
+pub fn mark_closing(db: &Connection, from_ns: i64, to_ns: i64) -> Result<()> {
+    db.prepare_cached(
+        "INSERT INTO unposted SELECT start, tenure FROM slot_state WHERE start >= ?1 AND start < ?2
+         ON CONFLICT DO NOTHING",
+    )?
+    .execute([from_ns, to_ns])?;
+    Ok(())
+}
+
+/// Up to `limit` (slot, tenure) whose rows may differ from what is posted.
+pub fn unposted(db: &Connection, limit: u32) -> Result<Vec<(i64, i64)>> {
+    let mut statement =
+        db.prepare_cached("SELECT start, tenure FROM unposted ORDER BY start, tenure LIMIT ?1")?;
+    let rows = statement.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// How many wait to be posted.
+pub fn unposted_count(db: &Connection) -> Result<i64> {
+    Ok(db.prepare_cached("SELECT COUNT(*) FROM unposted")?.query_row([], |row| row.get(0))?)
+}
+
+/// Start of the first slot at or behind `from_ns` in which anything existed.
+pub fn first_slot(db: &Connection, from_ns: i64) -> Result<Option<i64>> {
+    Ok(db
+        .prepare_cached("SELECT MIN(start) FROM slot_state WHERE start >= ?1")?
+        .query_row([from_ns], |row| row.get(0))?)
+}
+
+/// True if a device that may yet be heard of is not covered up to `until_ns`, though it existed before.
+pub fn is_incomplete(db: &Connection, until_ns: i64) -> Result<bool> {
+    let found = db
+        .prepare_cached(
+            "SELECT 1 FROM (SELECT device, MAX(from_ns) AS from_ns, covered_ns FROM stay GROUP BY device) s
+             WHERE s.from_ns < ?1 AND s.covered_ns < ?1 AND NOT EXISTS
+               (SELECT 1 FROM retired r WHERE r.device = s.device AND r.at_ns >= s.covered_ns) LIMIT 1",
+        )?
+        .query_row([until_ns], |_| Ok(()))
+        .optional()?;
+    Ok(found.is_some())
+}
+
+/// Posts what the rows of a (slot, tenure) differ by from all that is posted of it, under `checkpoint`.
+pub fn post(db: &Connection, start_ns: i64, tenure: i64, checkpoint: i64) -> Result<Vec<Posted>> {
+    let mut statement = db.prepare_cached(
+        "SELECT owner, kind, SUM(time_ns), SUM(busy_ns), SUM(memory_byte_seconds), SUM(energy_uj),
+         SUM(cost_nanos), SUM(unpriced_ns), MAX(first) FROM (
+            SELECT owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns,
+                0 AS first FROM slot WHERE start = ?1 AND tenure = ?2
+            UNION ALL
+            SELECT owner, kind, -time_ns, -busy_ns, -memory_byte_seconds, -energy_uj, -cost_nanos, -unpriced_ns,
+                CASE corrects WHEN 0 THEN id ELSE corrects END FROM entry WHERE start = ?1 AND tenure = ?2)
+         GROUP BY owner, kind ORDER BY owner, kind",
+    )?;
+    let mut rows = statement.query([start_ns, tenure])?;
+    let mut posted = Vec::new();
+    while let Some(row) = rows.next()? {
+        let kind: i64 = row.get(1)?;
+        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(1, kind))?;
+        let difference = Row {
+            time_ns: row.get(2)?,
+            busy_ns: row.get(3)?,
+            memory_byte_seconds: row.get(4)?,
+            energy_uj: row.get(5)?,
+            method: 0,
+            cost_nanos: row.get(6)?,
+            unpriced_ns: row.get(7)?,
+        };
+        if difference != Row::default() {
+            let key = (row.get(0)?, kind);
+            let corrects = row.get(8)?;
+            posted.push(Posted { id: 0, checkpoint, start_ns, tenure, key, row: difference, corrects });
+        }
+    }
+    for entry in &mut posted {
+        let Posted { row, key, .. } = *entry;
+        db.prepare_cached(
+            "INSERT INTO entry (checkpoint, start, tenure, owner, kind, time_ns, busy_ns, memory_byte_seconds,
+             energy_uj, cost_nanos, unpriced_ns, corrects)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )?
+        .execute(params![
+            checkpoint,
+            start_ns,
+            tenure,
+            key.0,
+            key.1 as u8,
+            row.time_ns,
+            row.busy_ns,
+            row.memory_byte_seconds,
+            row.energy_uj,
+            row.cost_nanos,
+            row.unpriced_ns,
+            entry.corrects
+        ])?;
+        entry.id = db.last_insert_rowid();
+        db.prepare_cached(
+            "INSERT INTO balance VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET
+             time_ns = time_ns + excluded.time_ns, cost_nanos = cost_nanos + excluded.cost_nanos,
+             unpriced_ns = unpriced_ns + excluded.unpriced_ns",
+        )?
+        .execute(params![key.0, key.1 as u8, row.time_ns, row.cost_nanos, row.unpriced_ns])?;
+    }
+    db.prepare_cached("DELETE FROM unposted WHERE start = ?1 AND tenure = ?2")?
+        .execute([start_ns, tenure])?;
+    Ok(posted)
+}
+
+/// The newest checkpoint; of nothing before the first.
+pub fn last_checkpoint(db: &Connection) -> Result<Checkpoint> {
+    let found = db
+        .prepare_cached(&format!("{CHECKPOINT} ORDER BY id DESC LIMIT 1"))?
+        .query_row([], checkpoint)
+        .optional()?;
+    Ok(found.unwrap_or_default())
+}
+
+/// All checkpoints behind number `after`, in their order.
+pub fn checkpoints(db: &Connection, after: i64) -> Result<Vec<Checkpoint>> {
+    let mut statement = db.prepare_cached(&format!("{CHECKPOINT} WHERE id > ?1 ORDER BY id"))?;
+    let rows = statement.query_map([after], checkpoint)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+const CHECKPOINT: &str = "SELECT id, at_ns, closed_until_ns, journal, entries, hash FROM checkpoint";
+
+fn checkpoint(row: &rusqlite::Row<'_>) -> rusqlite::Result<Checkpoint> {
+    Ok(Checkpoint {
+        id: row.get(0)?,
+        at_ns: row.get(1)?,
+        closed_until_ns: row.get(2)?,
+        journal: row.get(3)?,
+        entries: row.get(4)?,
+        hash: row.get(5)?,
+    })
+}
+
+/// Writes a checkpoint.
+pub fn put_checkpoint(db: &Connection, checkpoint: &Checkpoint) -> Result<()> {
+    db.prepare_cached("INSERT INTO checkpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
+        checkpoint.id,
+        checkpoint.at_ns,
+        checkpoint.closed_until_ns,
+        checkpoint.journal,
+        checkpoint.entries,
+        checkpoint.hash
+    ])?;
+    Ok(())
+}
+
+/// Number of the journal's last entry.
+pub fn last_journal(db: &Connection) -> Result<i64> {
+    let last: Option<i64> =
+        db.prepare_cached("SELECT MAX(id) FROM journal")?.query_row([], |row| row.get(0))?;
+    Ok(last.unwrap_or(0))
+}
+
+/// The entries of one checkpoint, in the order of their numbers.
+pub fn entries_of(db: &Connection, checkpoint: i64) -> Result<Vec<Posted>> {
+    entries(db, "WHERE checkpoint = ?1 ORDER BY id", checkpoint)
+}
+
+/// All entries of slots at or behind `from_ns`, in the order of their numbers.
+pub fn entries_from(db: &Connection, from_ns: i64) -> Result<Vec<Posted>> {
+    entries(db, "WHERE start >= ?1 ORDER BY id", from_ns)
+}
+
+fn entries(db: &Connection, which: &str, parameter: i64) -> Result<Vec<Posted>> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT id, checkpoint, start, tenure, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj,
+         cost_nanos, unpriced_ns, corrects FROM entry {which}"
+    ))?;
+    let rows = statement.query_map([parameter], |row| {
+        let kind: i64 = row.get(5)?;
+        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(5, kind))?;
+        Ok(Posted {
+            id: row.get(0)?,
+            checkpoint: row.get(1)?,
+            start_ns: row.get(2)?,
+            tenure: row.get(3)?,
+            key: (row.get(4)?, kind),
+            row: Row {
+                time_ns: row.get(6)?,
+                busy_ns: row.get(7)?,
+                memory_byte_seconds: row.get(8)?,
+                energy_uj: row.get(9)?,
+                method: 0,
+                cost_nanos: row.get(10)?,
+                unpriced_ns: row.get(11)?,
+            },
+            corrects: row.get(12)?,
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Sums of all entries ever posted: by owner and kind, time, cost and unpriced time.
+pub fn balances(db: &Connection) -> Result<Vec<(Key, [i64; 3])>> {
+    let mut statement = db.prepare_cached(
+        "SELECT owner, kind, time_ns, cost_nanos, unpriced_ns FROM balance ORDER BY owner, kind",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let kind: i64 = row.get(1)?;
+        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(1, kind))?;
+        Ok(((row.get(0)?, kind), [row.get(2)?, row.get(3)?, row.get(4)?]))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Takes or renews a lease. False if another holds it. The fence goes up with every change of hands.
+pub fn lease(db: &Connection, name: &str, holder: &str, now_ns: i64, until_ns: i64) -> Result<bool> {
+    db.prepare_cached(
+        "INSERT INTO lease VALUES (?1, ?2, 1, ?4) ON CONFLICT DO UPDATE SET
+         fence = fence + (holder <> excluded.holder), holder = excluded.holder, until_ns = excluded.until_ns
+         WHERE holder = excluded.holder OR until_ns <= ?3 OR until_ns > ?3 + 2 * (?4 - ?3)",
+    )?
+    .execute(params![name, holder, now_ns, until_ns])?;
+    let held_by: String =
+        db.prepare_cached("SELECT holder FROM lease WHERE name = ?1")?.query_row([name], |row| row.get(0))?;
+    Ok(held_by == holder)
+}
