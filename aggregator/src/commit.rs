@@ -233,15 +233,6 @@ impl Committer {
         }
     }
 
-    /// Commits one group, and prices again what a new book asks for, while the caller waits: for whoever drives the
-    /// ledger step by step. Answers are there when it returns.
-    pub fn commit_now(&mut self, group: Vec<Submission>) {
-        self.commit(group);
-        while self.repricing.is_some() {
-            self.reprice_some();
-        }
-    }
-
     fn commit(&mut self, group: Vec<Submission>) {
         match self.transaction(&group) {
             Ok(done) => {

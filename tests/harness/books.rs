@@ -1,6 +1,6 @@
 //! The ledger's file as it lies on disk, in the scenarios' words: what was committed, and what the buckets say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context;
@@ -20,6 +20,8 @@ pub type Key = (i64, String, i64, RowKind, String);
 /// A batch of the journal.
 #[derive(Debug, Clone)]
 pub struct Entry {
+    /// Its place in the journal.
+    pub number: i64,
     pub outcome: Outcome,
     /// `None`: bytes that are no batch, which were refused.
     pub batch: Option<pb::Batch>,
@@ -53,6 +55,8 @@ pub struct Told {
 #[derive(Debug, Clone, Default)]
 pub struct Books {
     pub entries: Vec<Entry>,
+    /// Quarantined windows: entry of the journal, and position in its batch.
+    pub held_back: BTreeSet<(i64, usize)>,
     pub slots: BTreeMap<Key, Bucket>,
     pub hours: BTreeMap<Key, Bucket>,
     pub days: BTreeMap<Key, Bucket>,
@@ -71,10 +75,11 @@ impl Books {
                 if entry.kind == 1 {
                     let outcome = Outcome::try_from(entry.outcome).unwrap_or_default();
                     let batch = pb::Batch::decode(entry.payload.as_slice()).ok();
-                    books.entries.push(Entry { outcome, batch });
+                    books.entries.push(Entry { number: entry.id, outcome, batch });
                 }
                 Ok(())
             })?;
+            books.held_back = audit::held_back(db, i64::MIN)?;
             for (which, sums) in [
                 (Buckets::Slot, &mut books.slots),
                 (Buckets::Hour, &mut books.hours),
@@ -95,17 +100,33 @@ impl Books {
         self.entries.iter().filter(|entry| entry.outcome == outcome).count()
     }
 
-    /// Every window of the accepted batches, by device and time.
+    /// Every window that counts, by device and time.
     ///
     /// # Errors
     /// If a batch cannot be read, or its figures are over 2^63.
     pub fn folded(&self) -> anyhow::Result<BTreeMap<String, Vec<Folded>>> {
+        self.windows(|place| !self.held_back.contains(&place))
+    }
+
+    /// Every window that is quarantined, by device and time.
+    ///
+    /// # Errors
+    /// As [`Books::folded`].
+    pub fn quarantined(&self) -> anyhow::Result<BTreeMap<String, Vec<Folded>>> {
+        self.windows(|place| self.held_back.contains(&place))
+    }
+
+    fn windows(&self, which: impl Fn((i64, usize)) -> bool) -> anyhow::Result<BTreeMap<String, Vec<Folded>>> {
         let mut devices: BTreeMap<String, Vec<Folded>> = BTreeMap::new();
-        for entry in self.entries.iter().filter(|entry| entry.outcome == Outcome::Accepted) {
-            let batch = entry.batch.as_ref().context("an accepted batch cannot be read")?;
-            for window in &batch.windows {
+        for entry in self.entries.iter().filter(|entry| entry.outcome != Outcome::Refused) {
+            let batch = entry.batch.as_ref().context("a batch that was taken cannot be read")?;
+            for (at, window) in batch.windows.iter().enumerate().filter(|(at, _)| which((entry.number, *at)))
+            {
                 let device = &batch.devices[window.device as usize];
-                devices.entry(device.uuid.clone()).or_default().push(folded(batch, window)?);
+                devices
+                    .entry(device.uuid.clone())
+                    .or_default()
+                    .push(folded(batch, window).with_context(|| format!("window {at}"))?);
             }
         }
         devices.values_mut().for_each(|windows| windows.sort_by_key(|window| window.start_ns));

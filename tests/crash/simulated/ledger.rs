@@ -10,13 +10,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio::sync::oneshot;
 use tonnage_aggregator::commit::{Committer, HelloFacts, Sealed, Submission, Unavailable, Verdict};
-use tonnage_aggregator::ingest::wire;
 use tonnage_aggregator::live::Live;
 use tonnage_aggregator::metrics::Metrics;
 use tonnage_aggregator::model::NodeName;
 use tonnage_aggregator::prices::Book;
 use tonnage_aggregator::store::{self, Store};
-use tonnage_aggregator::verify;
+use tonnage_aggregator::{verify, wire};
 use tonnage_proto::limits::{BATCH_BYTES_MAX, IN_FLIGHT_MAX};
 use tonnage_proto::metering::{
     Ack, FromAgent, FromLedger, Hello, Resync, SealedBatch, Welcome, from_agent, from_ledger,
@@ -154,6 +153,7 @@ impl Ledger {
                     ledger_id: self.identity.ledger_id.to_vec(),
                     incarnation: self.identity.incarnation,
                     cursor_seq: position.cursor_seq,
+                    backed_up_seq: position.backed_up_seq,
                     now_ns: position.now_ns,
                     max_batch_bytes: u32::try_from(BATCH_BYTES_MAX)?,
                     max_in_flight: IN_FLIGHT_MAX,
@@ -163,8 +163,8 @@ impl Ledger {
             }
             Asked::Batch(stream, seq, mut answer) => {
                 match answer.try_recv()?.map_err(|_| anyhow::anyhow!("batch {seq} could not be committed"))? {
-                    Verdict::Committed { outcome, detail, .. } => {
-                        let ack = Ack { seq, outcome: outcome.into(), detail, backed_up_seq: 0 };
+                    Verdict::Committed { outcome, detail, backed_up_seq, .. } => {
+                        let ack = Ack { seq, outcome: outcome.into(), detail, backed_up_seq };
                         (stream, from_ledger::Message::Ack(ack))
                     }
                     Verdict::Resync { next_seq, reason } => {
@@ -234,7 +234,7 @@ fn submit(
     let epoch = speaker.hello.epoch.as_slice().try_into()?;
     let sha256: [u8; 32] = sha256.as_slice().try_into()?;
     anyhow::ensure!(wire::sha256(&payload) == sha256, "batch {seq} is not what its hash says");
-    let valid = wire::decode(&payload, &speaker.node, &epoch, seq);
+    let valid = wire::decode(&payload, &speaker.node, &epoch, seq).map(Arc::new);
     let batch = Box::new(Sealed { node: speaker.node.clone(), epoch, seq, payload, sha256, valid });
     let (answer, answered) = oneshot::channel();
     asked.push(Asked::Batch(stream, seq, answered));
