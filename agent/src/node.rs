@@ -25,8 +25,8 @@ use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
 use crate::pump::{Before, Pump, Status};
 use crate::sampler::{QUEUE_MAX, Sampler};
-use crate::seal::{self, NodeState};
-use crate::spool::{Identity, Keeper, Limits, Spool, SpoolError};
+use crate::seal::NodeState;
+use crate::spool::{Identity, Keeper, Limits, SpoolError, Tended};
 use crate::uplink::session::Peer;
 use crate::uplink::{Target, Uplink};
 
@@ -43,7 +43,7 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    #[error("spool {path}: cannot be opened; is another agent running on it?")]
+    #[error("spool {path}: another agent has it open")]
     Spool {
         path: std::path::PathBuf,
         #[source]
@@ -69,10 +69,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
-    let (spool, before) = {
-        let (config, clock) = (config.clone(), clock.clone());
-        Keeper::start(move || open_spool(&config, &clock))?
-    };
+    let (spool, before) = open_spool(&config, &clock).await?;
     let (more, uplink_state) = (Arc::new(Notify::new()), Arc::default());
     let metrics = Arc::new(Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state)));
     let health = Arc::new(Health {
@@ -142,18 +139,17 @@ fn start_metering(
     Ok(metered)
 }
 
-/// The spool, and what it says of the run before.
-fn open_spool(config: &Config, clock: &Clock) -> Result<(Spool, Before), RunError> {
-    let error = |source| RunError::Spool { path: config.spool.clone(), source };
+/// The spool, and what it says of the run before, unless its disk does not let it be opened yet.
+async fn open_spool(config: &Config, clock: &Clock) -> Result<(Keeper, Option<Before>), RunError> {
     let identity = Identity { cluster: config.cluster.clone(), node: config.node.clone() };
     let limits = Limits { bytes: config.spool_bytes, kept_bytes: config.spool_kept_bytes };
-    let (spool, aside) = Spool::open(&config.spool, identity, limits, clock.wall_ns()).map_err(error)?;
-    if let Some(aside) = aside {
-        tracing::error!(aside = %aside.display(), "What the old spool held may be lost to the ledger; keep it.");
+    let keeper = Keeper::start(Tended::new(config.spool.clone(), identity, limits, clock.clone()))?;
+    match keeper.ask(|spool| Before::read(spool)).await {
+        Ok(before) => Ok((keeper, Some(before))),
+        Err(source) if source.is_locked() => Err(RunError::Spool { path: config.spool.clone(), source }),
+        // Metering does not wait for the disk. The spool's thread has said what is wrong.
+        Err(_) => Ok((keeper, None)),
     }
-    let (boot_id, devices) = seal::read_devices(&spool.devices().map_err(error)?);
-    let until_ns = spool.last_window_end_ns().map_err(error)?;
-    Ok((spool, Before { until_ns, boot_id, devices }))
 }
 
 /// The driver that the configuration asks for. Loads nothing yet.

@@ -20,11 +20,13 @@ use crate::metrics::Metrics;
 use crate::model::{DeviceInfo, DeviceReading, Gap, GapReason, Observation, Tick, Window};
 use crate::sampler::Sampled;
 use crate::seal::{self, NodeState};
-use crate::spool::{Keeper, SpoolError};
+use crate::spool::{Keeper, Spool, SpoolError};
 
 mod pending;
+mod waiting;
 
 use pending::{Parcel, Pending};
+use waiting::{Draft, Waiting};
 
 /// Windows in one draft: far below a batch's limits.
 const WINDOWS_PER_DRAFT_MAX: usize = 512;
@@ -39,17 +41,27 @@ pub struct Pump {
     pub more: Arc<Notify>,
     pub metrics: Arc<Metrics>,
     pub status: Arc<Status>,
-    pub before: Before,
+    /// `None`: the spool could not be opened yet.
+    pub before: Option<Before>,
 }
 
 /// What the spool says of the run before.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Before {
     /// Ledger time up to which everything is accounted for.
     pub until_ns: Option<i64>,
     /// The node's devices, and the boot in which they were seen.
     pub boot_id: String,
     pub devices: Vec<Arc<DeviceInfo>>,
+}
+
+impl Before {
+    /// # Errors
+    /// If the disk fails.
+    pub fn read(spool: &Spool) -> Result<Self, SpoolError> {
+        let (boot_id, devices) = seal::read_devices(&spool.devices()?);
+        Ok(Self { until_ns: spool.last_window_end_ns()?, boot_id, devices })
+    }
 }
 
 /// What a run keeps between two ticks.
@@ -59,8 +71,9 @@ struct Run {
     /// Devices that the spool remembers.
     remembered: Vec<Arc<DeviceInfo>>,
     unreadable: HashMap<Arc<str>, String>,
-    /// Time of windows that the spool did not take, not yet told.
-    untold: Vec<Gap>,
+    waiting: Waiting,
+    /// Ledger time of the first tick, until it is known what the spool has from before.
+    late_since_ns: Option<i64>,
     now_ns: i64,
 }
 
@@ -114,7 +127,7 @@ impl Pump {
                     (at, Vec::new())
                 }
             };
-            let until_ns = self.before.until_ns;
+            let until_ns = self.before.as_ref().and_then(|before| before.until_ns);
             let tick = run.clock.get_or_insert_with(|| LedgerClock::start(at, until_ns)).observe(at);
             self.tick(&mut run, tick, at, devices);
         }
@@ -127,23 +140,48 @@ impl Pump {
 
     /// Takes up what the run before left.
     fn begin(&mut self) -> Run {
-        let before = &self.before;
-        if let Some(until_ns) = before.until_ns {
-            self.meter.resume(until_ns);
-        }
-        self.meter.expect(!before.devices.is_empty());
-        let same_boot = before.boot_id == self.node.boot_id;
-        if same_boot {
-            before.devices.iter().for_each(|info| self.meter.know(info));
-        }
-        Run {
+        let mut run = Run {
             clock: None,
-            pending: Pending::resume(before.until_ns),
-            remembered: if same_boot { before.devices.clone() } else { Vec::new() },
+            pending: Pending::default(),
+            remembered: Vec::new(),
             unreadable: HashMap::new(),
-            untold: Vec::new(),
-            now_ns: before.until_ns.unwrap_or(0),
+            waiting: Waiting::default(),
+            late_since_ns: None,
+            now_ns: 0,
+        };
+        self.metrics.own(|own| own.spool_open = self.before.is_some());
+        if let Some(before) = &self.before {
+            if let Some(until_ns) = before.until_ns {
+                self.meter.resume(until_ns);
+                run.now_ns = until_ns;
+            }
+            run.pending = Pending::resume(before.until_ns);
+            self.meter.expect(!before.devices.is_empty());
+            if before.boot_id == self.node.boot_id {
+                before.devices.iter().for_each(|info| self.meter.know(info));
+                run.remembered.clone_from(&before.devices);
+            }
         }
+        run
+    }
+
+    /// The spool opened long after the start: what it says of the run before is told as if it had been known.
+    fn late(&mut self, run: &mut Run, since_ns: i64) -> Result<(), SpoolError> {
+        let before = self.spool.run(|spool| Before::read(spool))?;
+        match before.until_ns {
+            Some(until_ns) if until_ns > since_ns => {
+                tracing::warn!("The spool has windows from after this agent's start; a new epoch begins.");
+                self.spool.run(Spool::new_epoch)?;
+            }
+            Some(start_ns) if start_ns < since_ns => {
+                let reason = GapReason::AgentDown;
+                run.waiting.tell(Gap { device: None, start_ns, end_ns: since_ns, reason });
+            }
+            _ => {}
+        }
+        self.before = Some(before);
+        run.late_since_ns = None;
+        Ok(())
     }
 
     fn tick(&mut self, run: &mut Run, tick: Tick, at: Reading, devices: Vec<DeviceReading>) {
@@ -168,92 +206,113 @@ impl Pump {
             if let Some(parcel) = run.pending.rest(run.now_ns) {
                 self.keep(run, parcel);
             }
-            let renewed = self.spool.run(|spool| spool.new_epoch());
+            let renewed = self.spool.run(Spool::new_epoch);
             self.failed(renewed.err());
         }
         run.now_ns = tick.now_ns;
-        self.remember(run);
+        if self.before.is_none() {
+            run.late_since_ns = run.late_since_ns.or(Some(tick.now_ns));
+        }
         if let Some(parcel) = run.pending.due(tick.now_ns) {
             self.keep(run, parcel);
         }
         self.metrics.own(|own| own.metered_until_ns = tick.now_ns);
     }
 
-    /// Has the spool remember the node's devices, where they are others than it knows.
-    fn remember(&mut self, run: &mut Run) {
-        if self.meter.known().eq(&run.remembered) {
-            return;
-        }
-        let known: Vec<Arc<DeviceInfo>> = self.meter.known().cloned().collect();
-        let encoded = seal::devices(&known, &self.node);
-        let kept = self.spool.run(move |spool| spool.set_devices(&encoded));
-        if kept.is_ok() {
-            run.remembered = known;
-        }
-        self.failed(kept.err());
-    }
-
-    /// Puts a parcel into the spool. What it cannot take is unobserved: counted, said, and told the ledger with what
-    /// is kept next.
+    /// Puts a parcel into the spool, and what waited before it. What the spool cannot take is unobserved: counted,
+    /// said, and told the ledger with what is kept next.
     fn keep(&mut self, run: &mut Run, parcel: Parcel) {
-        let (until_ns, overlap_ns) = (parcel.until_ns, parcel.overlap_ns);
-        let from_ns =
-            parcel.from_ns.or(parcel.windows.first().map(|window| window.start_ns)).unwrap_or(until_ns);
-        let gaps: Vec<Gap> = run.untold.iter().cloned().chain(parcel.gaps).collect();
-        let drafts = self.drafts(&parcel.windows, &gaps, overlap_ns);
-        let kept = self.spool.run(move |spool| {
-            let last = drafts.len() - 1;
-            let mut kept = Ok(());
-            for (at, draft) in drafts.iter().enumerate() {
-                // Accounted for once all of it is there.
-                let until_ns = if at == last { until_ns } else { from_ns };
-                kept = kept.and_then(|()| spool.append(draft, until_ns));
-            }
-            let sealed = spool.seal(until_ns);
-            Ok((kept, sealed.err(), spool.bytes(), spool.drafts()))
-        });
-        let (kept, unsealed, holds) = match kept {
-            Ok((kept, unsealed, bytes, drafts)) => (kept, unsealed, Some((bytes, drafts))),
-            Err(error) => (Err(error), None, None),
-        };
-        self.failed(unsealed);
-        let count = parcel.windows.len() as u64;
-        self.metrics.own(|own| {
-            (own.spool_bytes, own.spool_drafts) = holds.unwrap_or((own.spool_bytes, own.spool_drafts));
-            own.overlap_ns += overlap_ns;
-            own.windows_dropped += if kept.is_err() { count } else { 0 };
-        });
+        if let Some(since_ns) = run.late_since_ns {
+            let late = self.late(run, since_ns);
+            self.failed(late.err());
+        }
         self.metrics.windows(&parcel.windows);
         for (device, unobserved_ns) in self.meter.unobserved_ns() {
             self.metrics.unobserved(&device, unobserved_ns);
         }
-        match kept {
-            Ok(()) => run.untold.clear(),
-            Err(error) => {
-                let lost =
-                    Gap { device: None, start_ns: from_ns, end_ns: until_ns, reason: GapReason::Spool };
-                pending::add_gap(&mut run.untold, lost);
-                self.failed(Some(error));
-            }
+        self.metrics.own(|own| own.overlap_ns += parcel.overlap_ns);
+        for draft in self.drafts(run.waiting.take_untold(), parcel) {
+            run.waiting.push(draft);
         }
+        self.flush(run);
         self.more.notify_one();
     }
 
-    /// As drafts, at least one.
-    fn drafts(&self, windows: &[Window], gaps: &[Gap], overlap_ns: u64) -> Vec<Vec<u8>> {
+    /// Gives the spool what waits for it, and the node's devices where they are others than it knows.
+    fn flush(&mut self, run: &mut Run) {
+        let known: Vec<Arc<DeviceInfo>> = self.meter.known().cloned().collect();
+        let devices = (known != run.remembered).then(|| seal::devices(&known, &self.node));
+        let (work, now_ns) = (run.waiting.work(), run.now_ns);
+        let done = self.spool.run(move |spool| {
+            let put = waiting::put(spool, work);
+            // What is kept is kept, whatever becomes of these.
+            let sealed = spool.seal(now_ns).map(|_| ());
+            let remembered = devices.map_or(Ok(()), |devices| spool.set_devices(&devices));
+            let holds = (spool.bytes(), spool.drafts(), spool.counts());
+            Ok::<_, SpoolError>((put, sealed, remembered, holds))
+        });
+        let (waits, dropped) = match done {
+            Ok((put, sealed, remembered, (bytes, drafts, counts))) => {
+                run.waiting.settle(&put);
+                if remembered.is_ok() {
+                    run.remembered = known;
+                }
+                self.metrics.own(|own| {
+                    (own.spool_bytes, own.spool_drafts, own.spool_open) = (bytes, drafts, true);
+                    own.spool_merged = own.spool_merged.max(counts.merged);
+                    own.spool_acked_dropped = own.spool_acked_dropped.max(counts.dropped);
+                });
+                [put.error, sealed.err(), remembered.err()].into_iter().for_each(|error| self.failed(error));
+                (run.waiting.len(), run.waiting.dropped)
+            }
+            Err(error) => {
+                self.failed(Some(error));
+                self.metrics.own(|own| own.spool_open = false);
+                (run.waiting.len(), run.waiting.dropped)
+            }
+        };
+        self.metrics.own(|own| (own.spool_waiting, own.windows_dropped) = (waits, dropped));
+    }
+
+    /// A parcel as drafts, at least one.
+    fn drafts(&self, untold: Vec<Gap>, parcel: Parcel) -> Vec<Draft> {
+        let Parcel { from_ns, until_ns, windows, gaps, overlap_ns } = parcel;
+        let gaps: Vec<Gap> = untold.into_iter().chain(gaps).collect();
         let first = windows.len().min(WINDOWS_PER_DRAFT_MAX);
-        let mut drafts = vec![seal::draft_with_gaps(&windows[..first], gaps, &self.node, overlap_ns)];
-        let rest = windows[first..].chunks(WINDOWS_PER_DRAFT_MAX);
-        drafts.extend(rest.map(|windows| seal::draft(windows, &self.node, 0)));
+        let mut drafts = vec![Draft {
+            bytes: seal::draft_with_gaps(&windows[..first], &gaps, &self.node, overlap_ns),
+            gaps,
+            ..draft_of(&windows[..first])
+        }];
+        for windows in windows[first..].chunks(WINDOWS_PER_DRAFT_MAX) {
+            drafts.push(Draft { bytes: seal::draft(windows, &self.node, 0), ..draft_of(windows) });
+        }
+        let last = drafts.len() - 1;
+        for (at, draft) in drafts.iter_mut().enumerate() {
+            // Accounted for once all of it is there.
+            draft.until_ns = if at == last { until_ns } else { from_ns.unwrap_or(until_ns) };
+        }
         drafts
     }
 
     fn failed(&self, error: Option<SpoolError>) {
         if let Some(error) = error {
             self.metrics.own(|own| own.spool_failures += 1);
+            // That it cannot be opened was said when that began.
+            if matches!(error, SpoolError::Closed { .. }) {
+                return;
+            }
             tracing::error!(error = chain(&error), "The spool failed.");
         }
     }
+}
+
+/// What a draft of these windows says beside its bytes.
+fn draft_of(windows: &[Window]) -> Draft {
+    let end = |window: &Window| window.start_ns.saturating_add_unsigned(window.duration_ns);
+    let start_ns = windows.iter().map(|window| window.start_ns).min();
+    let covers = start_ns.zip(windows.iter().map(end).max());
+    Draft { covers, windows: windows.len(), ..Draft::default() }
 }
 
 /// Says once when a device's processes cannot be listed, and once when they can again.

@@ -22,14 +22,18 @@ use crate::seal::{self, Header};
 
 mod backlog;
 pub mod disk;
+mod home;
 mod keeper;
 pub mod memory;
 mod store;
+mod tended;
 
 pub use disk::StoreError;
 use disk::{Changes, Disk, List, Name};
+use home::Home;
 pub use keeper::Keeper;
 use store::Store;
+pub use tended::Tended;
 
 /// Batches that are sealed and not acked.
 pub const SEALED_MAX: u64 = 4;
@@ -58,6 +62,14 @@ pub enum SpoolError {
     Full { bytes: usize, limit: usize },
     #[error("spool: its files hold no spool any more")]
     Emptied,
+    #[error("spool {path}: its folder cannot be used")]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("spool: is closed: {why}")]
+    Closed { why: String },
     #[error("spool {path}: cannot be moved aside")]
     Aside {
         path: PathBuf,
@@ -71,6 +83,21 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
+    /// True if another process has it.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Locked(_)))
+    }
+
+    fn is_full_disk(&self) -> bool {
+        let kind = match self {
+            Self::Store(error) => error.kind(),
+            Self::Folder { source, .. } => source.kind(),
+            _ => return false,
+        };
+        kind == std::io::ErrorKind::StorageFull
+    }
+
     /// True if the files themselves are bad; false if they could not be reached.
     fn is_damage(&self) -> bool {
         match self {
@@ -126,6 +153,7 @@ pub struct Spool {
     batches: VecDeque<Kept>,
     drafts: VecDeque<(u64, usize)>,
     next_draft: u64,
+    appended: u64,
     /// Place in `drafts` of the one that takes up those behind it; all before it are as merged as they can be.
     merging: usize,
     counts: Counts,
@@ -158,23 +186,29 @@ impl Spool {
         limits: Limits,
         now_ns: i64,
     ) -> Result<(Self, Option<PathBuf>), SpoolError> {
-        match Self::try_open(path, identity.clone(), limits, now_ns) {
+        let home = Home { path: path.to_owned() };
+        let is_new = || !Store::exists(path);
+        match Self::open_files(path, is_new(), identity.clone(), limits, now_ns) {
             Ok(spool) => Ok((spool, None)),
             Err(error) if error.is_damage() => {
-                let aside = PathBuf::from(format!("{}.unreadable.{now_ns}", path.display()));
+                let failed = |source| SpoolError::Aside { path: path.to_owned(), source };
+                let aside = home.move_aside(now_ns).map_err(failed)?;
                 tracing::error!(error = tonnage_runtime::telemetry::chain(&error), aside = %aside.display(),
                     "The spool cannot be read; it is moved aside and a new one begins.");
-                std::fs::rename(path, &aside)
-                    .map_err(|source| SpoolError::Aside { path: path.to_owned(), source })?;
-                Ok((Self::try_open(path, identity, limits, now_ns)?, Some(aside)))
+                Ok((Self::open_files(path, is_new(), identity, limits, now_ns)?, Some(aside)))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn try_open(path: &Path, identity: Identity, limits: Limits, now_ns: i64) -> Result<Self, SpoolError> {
-        let is_new = !Store::exists(path);
-        Self::begin(Box::new(Store::open(path)?), is_new, Box::new(random), identity, limits, now_ns)
+    fn open_files(
+        path: &Path,
+        may_be_new: bool,
+        identity: Identity,
+        limits: Limits,
+        now_ns: i64,
+    ) -> Result<Self, SpoolError> {
+        Self::begin(Box::new(Store::open(path)?), may_be_new, Box::new(random), identity, limits, now_ns)
     }
 
     /// Opens the spool on a disk of any kind, making it if there is none.
@@ -204,6 +238,7 @@ impl Spool {
             Ok(value.and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?))).unwrap_or(0))
         };
         let (acked_seq, sealed_seq) = (number(Name::Acked)?, number(Name::Sealed)?);
+        let appended = number(Name::Appended)?;
         let epoch = match store.get(Name::Epoch)?.and_then(|epoch| epoch.try_into().ok()) {
             Some(epoch) => epoch,
             // sled opens what it cannot read as if it were empty, and would begin anew without a word.
@@ -232,6 +267,7 @@ impl Spool {
             batches,
             drafts,
             next_draft,
+            appended,
             merging: 0,
             counts: Counts::default(),
         })
@@ -259,6 +295,17 @@ impl Spool {
     pub fn bytes(&self) -> usize {
         let drafts: usize = self.drafts.iter().map(|(_, bytes)| bytes).sum();
         drafts + self.batches.iter().map(|kept| kept.bytes).sum::<usize>()
+    }
+
+    /// What the disk failed with, if it did: then this is to be dropped, and opened again.
+    #[must_use]
+    pub fn failure(&self) -> Option<std::io::ErrorKind> {
+        self.store.failure()
+    }
+
+    /// Holds as much as this from here on.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// Ledger time up to which everything is accounted for by drafts that were appended.

@@ -11,6 +11,9 @@ use tonnage_proto::metering::ack::Outcome;
 
 use crate::books::Books;
 
+/// Disks that are full, read-only, taken away or wrecked.
+mod disks;
+
 /// Drivers that lack something, come late, or lose a GPU.
 mod driver;
 

@@ -23,13 +23,38 @@ impl Spool {
     /// # Errors
     /// If the spool is full, or the disk fails: the draft is not kept.
     pub fn append(&mut self, draft: &[u8], last_window_end_ns: i64) -> Result<(), SpoolError> {
+        self.append_as(self.appended, draft, last_window_end_ns)
+    }
+
+    /// Appends until now, over all openings: the number of the next one.
+    #[must_use]
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// As [`Spool::append`], for a caller that counts, and so can ask again when it does not know what became of an
+    /// append: one that is kept already is not kept twice.
+    ///
+    /// # Errors
+    /// As [`Spool::append`].
+    pub fn append_as(
+        &mut self,
+        number: u64,
+        draft: &[u8],
+        last_window_end_ns: i64,
+    ) -> Result<(), SpoolError> {
+        if number < self.appended {
+            return Ok(());
+        }
         self.make_room(draft.len())?;
         let mut changes = Changes::default();
         changes.put(List::Drafts, self.next_draft, draft.to_vec());
         changes.set(Name::LastWindowEnd, &last_window_end_ns.to_be_bytes());
+        changes.set(Name::Appended, &(number + 1).to_be_bytes());
         self.store.apply(changes)?;
         self.drafts.push_back((self.next_draft, draft.len()));
         self.next_draft += 1;
+        self.appended = number + 1;
         if self.drafts.len() - self.merging > UNMERGED_MAX {
             // The draft is kept, whatever becomes of this.
             if let Err(error) = self.merge_some() {
@@ -107,6 +132,37 @@ impl Spool {
     pub(super) fn read_drafts(&self, numbers: &[u64]) -> Result<Vec<Vec<u8>>, SpoolError> {
         let read = |number: &u64| Ok(self.store.read(List::Drafts, *number)?.unwrap_or_default());
         numbers.iter().map(read).collect()
+    }
+
+    /// Takes what another spool has that is not acked, and what it remembers. It begins an epoch of its own: nobody
+    /// knows what the other's numbers still stand for.
+    ///
+    /// # Errors
+    /// If there is no room for it here, or the disk fails.
+    pub(super) fn take_over(&mut self, old: &Self) -> Result<(), SpoolError> {
+        self.new_epoch()?;
+        let until_ns = old.last_window_end_ns()?.unwrap_or(0);
+        for kept in old.batches.iter().filter(|kept| kept.seq > old.acked_seq) {
+            let Some(draft) = old.batch(kept.seq)?.and_then(|batch| seal::unseal(&batch.payload)) else {
+                tracing::error!(kept.seq, "A batch cannot be read any more; its time is unobserved.");
+                continue;
+            };
+            self.append(&draft, until_ns)?;
+        }
+        for (number, _) in &old.drafts {
+            let draft = old.store.read(List::Drafts, *number)?.unwrap_or_default();
+            self.append(&draft, until_ns)?;
+        }
+        let mut changes = Changes::default();
+        for name in [Name::LedgerId, Name::Devices, Name::LastWindowEnd] {
+            if let Some(value) = old.store.get(name)? {
+                changes.set(name, &value);
+            }
+        }
+        changes.set(Name::Appended, &old.appended.to_be_bytes());
+        self.store.apply(changes)?;
+        self.appended = old.appended;
+        Ok(())
     }
 
     /// What was done for want of room.

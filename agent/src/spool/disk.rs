@@ -15,6 +15,8 @@ pub enum Name {
     LastWindowEnd,
     /// The node's devices, as the agent encodes them.
     Devices,
+    /// Appends until now.
+    Appended,
 }
 
 /// A numbered list.
@@ -40,6 +42,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> std::io::ErrorKind {
+        match self {
+            Self::Io(error) | Self::Locked(error) => error.kind(),
+            Self::Damaged(_) => std::io::ErrorKind::InvalidData,
+        }
+    }
+
     /// True if the files themselves are bad.
     #[must_use]
     pub fn is_corruption(&self) -> bool {
@@ -88,6 +99,9 @@ pub trait Disk: std::fmt::Debug + Send {
     /// # Errors
     /// If the disk fails.
     fn read(&self, list: List, number: u64) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// What it failed with, if it did: then it is to be dropped, and opened again.
+    fn failure(&self) -> Option<std::io::ErrorKind>;
 
     /// Number and size of every entry, in order.
     ///

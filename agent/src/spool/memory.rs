@@ -102,6 +102,10 @@ impl Disk for Memory {
         Ok(self.state().readable()?.lists.get(&(list, number)).cloned())
     }
 
+    fn failure(&self) -> Option<std::io::ErrorKind> {
+        self.state().poisoned.then_some(std::io::ErrorKind::Other)
+    }
+
     fn sizes(&self, list: List) -> Result<Vec<(u64, usize)>, StoreError> {
         let state = self.state();
         let entries = state.readable()?.lists.range((list, 0)..=(list, u64::MAX));

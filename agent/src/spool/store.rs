@@ -4,6 +4,8 @@
 //! is atomic, so everything lives in one tree under prefixes; memory grows with what is kept, whatever its cache is
 //! told, so the caller keeps little and values are small; an I/O error poisons the open database for good.
 
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::disk::{Change, Changes, Disk, List, Name, StoreError};
@@ -12,6 +14,7 @@ use super::disk::{Change, Changes, Disk, List, Name, StoreError};
 pub(super) struct Store {
     tree: sled::Tree,
     db: sled::Db,
+    failure: Cell<Option<ErrorKind>>,
 }
 
 impl Store {
@@ -29,7 +32,11 @@ impl Store {
             .flush_every_ms(None)
             .open()?;
         let tree = db.open_tree("spool")?;
-        Ok(Self { tree, db })
+        Ok(Self { tree, db, failure: Cell::new(None) })
+    }
+
+    fn noting<T>(&self, result: Result<T, sled::Error>) -> Result<T, StoreError> {
+        result.map_err(StoreError::from).inspect_err(|error| self.failure.set(Some(error.kind())))
     }
 }
 
@@ -43,24 +50,28 @@ impl Disk for Store {
                 Change::Remove(list, number) => batch.remove(&list_key(list, number)),
             }
         }
-        self.tree.apply_batch(batch)?;
-        self.db.flush()?;
+        self.noting(self.tree.apply_batch(batch))?;
+        self.noting(self.db.flush())?;
         Ok(())
     }
 
     fn get(&self, name: Name) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.tree.get(name_key(name))?.map(|value| value.to_vec()))
+        Ok(self.noting(self.tree.get(name_key(name)))?.map(|value| value.to_vec()))
     }
 
     fn read(&self, list: List, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.tree.get(list_key(list, number))?.map(|value| value.to_vec()))
+        Ok(self.noting(self.tree.get(list_key(list, number)))?.map(|value| value.to_vec()))
+    }
+
+    fn failure(&self) -> Option<ErrorKind> {
+        self.failure.get()
     }
 
     fn sizes(&self, list: List) -> Result<Vec<(u64, usize)>, StoreError> {
         self.tree
             .scan_prefix([prefix(list)])
             .map(|entry| {
-                let (key, value) = entry?;
+                let (key, value) = self.noting(entry)?;
                 let mut number = [0; 8];
                 number.copy_from_slice(key.get(1..9).unwrap_or(&[0; 8]));
                 Ok((u64::from_be_bytes(number), value.len()))
@@ -91,6 +102,7 @@ fn name_key(name: Name) -> [u8; 2] {
         Name::Sealed => b's',
         Name::LastWindowEnd => b'w',
         Name::Devices => b'g',
+        Name::Appended => b'n',
     };
     [b'm', name]
 }

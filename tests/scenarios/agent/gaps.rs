@@ -16,6 +16,9 @@ const S: i64 = 1_000_000_000;
 /// Device or nothing (all of them), reason, and from when to when in seconds since the world began.
 type Told = (Option<String>, Reason, i64, i64);
 
+/// The same, by device and reason.
+type Pieces = BTreeMap<(Option<String>, i32), Vec<(i64, i64)>>;
+
 /// One node with two GPUs.
 fn world() -> anyhow::Result<World> {
     let mut world = World::new(1)?;
@@ -28,7 +31,7 @@ fn world() -> anyhow::Result<World> {
 /// The gaps in the ledger's journal, joined where one goes on from another.
 fn told(world: &World) -> anyhow::Result<Vec<Told>> {
     let books = Books::read(&world.aggregator.data_dir())?;
-    let mut pieces: BTreeMap<(Option<String>, i32), Vec<(i64, i64)>> = BTreeMap::new();
+    let mut pieces = Pieces::new();
     for batch in books.entries.iter().filter_map(|entry| entry.batch.as_ref()) {
         for gap in &batch.gaps {
             let device = batch.devices.get(gap.device as usize).map(|device| device.uuid.clone());
