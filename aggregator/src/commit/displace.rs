@@ -3,7 +3,7 @@
 //! What was counted is found in the journal, where the sealed bytes are, and taken away figure by figure. The end is
 //! the same as if the senior's window had come first.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rusqlite::Connection;
@@ -72,7 +72,7 @@ impl Working {
             "gave way to node {:?} of cluster {:?}, which covered the device first",
             holder.node.node, holder.node.cluster
         );
-        let labels: HashSet<(i64, i64)> = juniors.iter().map(|known| (known.tenure, known.cursor)).collect();
+        let labels: BTreeSet<(i64, i64)> = juniors.iter().map(|known| (known.tenure, known.cursor)).collect();
         let mut freed = VecDeque::new();
         for (tenure, cursor) in labels {
             let (node, epoch) = existence::cursor_by_id(db, cursor)?;
@@ -81,6 +81,7 @@ impl Working {
                 for (at, window) in batch.windows.iter().enumerate() {
                     let other = Interval { start_ns: window.start_ns, end_ns: window.end_ns };
                     if batch.devices[window.device].uuid != offer.uuid()
+                        || self.is_to_come(journalled.id, at)
                         || other.intersect(span).length_ns() == 0
                         || quarantine::is_held(db, journalled.id, at)?
                         || self.claim(db, (offer.device, node, life(&batch)), cursor, other.start_ns)?

@@ -97,6 +97,7 @@ impl Working {
         let purged_until_ns = self.marks(db)?.purged_until_ns;
         let mut quarantined = Vec::new();
         for (at, window) in batch.windows.iter().enumerate() {
+            self.folding = Some((context.journal, at));
             let (device, slices) = devices[window.device];
             let span = Interval { start_ns: window.start_ns, end_ns: window.end_ns };
             let described = &batch.devices[window.device];
@@ -118,6 +119,7 @@ impl Working {
                 quarantined.push(Quarantined { device: described.uuid.clone(), reason });
             }
         }
+        self.folding = None;
         Ok(quarantined)
     }
 

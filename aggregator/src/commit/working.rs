@@ -58,6 +58,8 @@ pub(super) struct Marks {
 #[derive(Debug, Default)]
 pub(super) struct Working {
     marks: Option<Marks>,
+    /// The window that is being folded: entry of the journal, and position.
+    pub(super) folding: Option<(i64, usize)>,
     slots: HashMap<(i64, i64), Slot>,
     pub(super) coverage: HashMap<(i64, i64), (Coverage, bool)>,
     stays: HashMap<i64, Stays>,
@@ -91,6 +93,11 @@ impl Working {
         write::set_mark(db, mark, at_ns)?;
         self.marks = None;
         Ok(())
+    }
+
+    /// True of windows of the batch at hand behind the one that is being folded.
+    pub(super) fn is_to_come(&self, journal: i64, window: usize) -> bool {
+        self.folding.is_some_and(|(folding, at)| folding == journal && window > at)
     }
 
     pub(super) fn facts_id(&mut self, db: &Connection, facts: &NodeFacts) -> Result<i64, CommitError> {
