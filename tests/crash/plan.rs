@@ -43,6 +43,10 @@ pub(crate) enum Moment {
 pub(crate) enum Event {
     Kill(Who, Moment),
     Start(Who),
+    /// The ledger is copied, whether it runs or not.
+    BackUp,
+    /// The ledger, which does not run, is set back to the last copy.
+    Restore,
     /// Someone sets a node's wall clock.
     SetClock {
         node: usize,
@@ -79,6 +83,12 @@ struct Life {
     next: u32,
 }
 
+/// Copies of the ledger.
+struct Backups {
+    next: u32,
+    any: bool,
+}
+
 /// The clock of the one node that has its own.
 struct Drift {
     node: usize,
@@ -97,6 +107,7 @@ impl Plan {
             .map(|who| Life { who, up: true, next: CALM + rng.random_range(0..80) })
             .collect();
         let mut drift = Drift { node: nodes - 1, off_ns: 0, next: CALM + rng.random_range(0..80) };
+        let mut backups = Backups { next: CALM + rng.random_range(0..100), any: false };
         let (mut now_ns, mut left) = (begin_ns, kills);
         let mut steps = Vec::new();
         for at in 0.. {
@@ -115,8 +126,16 @@ impl Plan {
                 if life.up && life.who == Who::Aggregator && !closes {
                     continue;
                 }
-                events.push(life.turn(at, &mut rng));
+                let event = life.turn(at, &mut rng);
+                if event == Event::Start(Who::Aggregator) && backups.any && rng.random_bool(0.4) {
+                    events.push(Event::Restore);
+                }
+                events.push(event);
                 left -= u32::from(!life.up);
+            }
+            if backups.next <= at {
+                backups = Backups { next: at + rng.random_range(40..200), any: true };
+                events.push(Event::BackUp);
             }
             if drift.next <= at && lives[drift.node].up && left > 0 {
                 let by_ns = drift.by_ns(&mut rng);
@@ -223,7 +242,7 @@ mod tests {
                 let (who, now_up) = match event {
                     Event::Kill(who, _) => (who, false),
                     Event::Start(who) => (who, true),
-                    Event::SetClock { .. } => continue,
+                    Event::SetClock { .. } | Event::BackUp | Event::Restore => continue,
                 };
                 let at = match who {
                     Who::Aggregator => 4,

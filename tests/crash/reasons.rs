@@ -1,14 +1,13 @@
-//! Why time is in no window: what agents told the ledger of each device, against what the reference knows of kills,
-//! starts, late readings and clocks. Every nanosecond between a device's first and last window is in a window or has a
-//! reason, never both, and the reason is true.
+//! Why time is unobserved: what the ledger says of each device, against what the reference knows of kills, starts, late
+//! readings and clocks. Every nanosecond between a device's first and last window is in a window or has a reason, never
+//! both, and the reason is true.
 
 use std::collections::BTreeMap;
 
-use harness::books::{Folded, Told};
+use harness::books::Folded;
 use harness::comparison::Stretch;
 use harness::reference::{Uncovered, Why};
 use tonnage_proto::limits::WINDOW_NS;
-use tonnage_proto::metering::gap::Reason;
 
 use crate::plan::STEP_NS_MAX;
 
@@ -35,17 +34,11 @@ pub(crate) struct Reasons {
     pub(crate) wrong: Vec<String>,
 }
 
-/// Looks at what was told of one device; `told` is of its node.
-pub(crate) fn check(facts: &Facts<'_>, told: &[Told], reasons: &mut Reasons) {
-    let (Some(first), Some(last)) = (facts.windows.first(), facts.windows.last()) else { return };
-    let is_of = |told: &&Told| told.device.as_deref().is_none_or(|device| device == facts.device);
-    let mut gaps: Vec<(i64, i64, Reason)> = told
-        .iter()
-        .filter(is_of)
-        .map(|told| (told.start_ns.max(first.start_ns), told.end_ns.min(last.end_ns), told.reason))
-        .filter(|(start_ns, end_ns, _)| start_ns < end_ns)
-        .collect();
-    gaps.sort_unstable_by_key(|(start_ns, end_ns, _)| (*start_ns, *end_ns));
+/// A stretch of unobserved time and its reason.
+pub(crate) type Gap = (i64, i64, &'static str);
+
+/// Looks at what the ledger says of one device, sorted by time.
+pub(crate) fn check(facts: &Facts<'_>, gaps: &[Gap], reasons: &mut Reasons) {
     let gaps = joined(gaps);
     let mut wrong = |what: String| reasons.wrong.push(format!("{}: {what}", facts.device));
     let mut parts: Vec<Stretch> =
@@ -66,25 +59,25 @@ pub(crate) fn check(facts: &Facts<'_>, told: &[Told], reasons: &mut Reasons) {
         }
     }
     for stretch in facts.killed {
-        let down = |(start_ns, end_ns, reason): &(i64, i64, Reason)| {
-            *reason == Reason::AgentDown && *start_ns <= stretch.0 && *end_ns >= stretch.1
+        let down = |(start_ns, end_ns, reason): &Gap| {
+            *reason == "agent_down" && *start_ns <= stretch.0 && *end_ns >= stretch.1
         };
         if !gaps.iter().any(down) {
             wrong(format!("{stretch:?} was lost by a kill and is not booked as that"));
         }
     }
     for (start_ns, end_ns, reason) in gaps {
-        *reasons.time_ns.entry(reason.as_str_name()).or_default() += end_ns - start_ns;
+        *reasons.time_ns.entry(reason).or_default() += end_ns - start_ns;
     }
 }
 
-/// Gaps are told in parts, from one edge of the grid to the next.
-fn joined(gaps: Vec<(i64, i64, Reason)>) -> Vec<(i64, i64, Reason)> {
-    let mut joined: Vec<(i64, i64, Reason)> = Vec::new();
+/// Agents tell of gaps in parts, from one edge of the grid to the next.
+fn joined(gaps: &[Gap]) -> Vec<Gap> {
+    let mut joined: Vec<Gap> = Vec::new();
     for gap in gaps {
         match joined.last_mut() {
             Some(last) if last.1 == gap.0 && last.2 == gap.2 => last.1 = gap.1,
-            _ => joined.push(gap),
+            _ => joined.push(*gap),
         }
     }
     joined
@@ -103,15 +96,15 @@ impl Facts<'_> {
         end_ns <= until_ns && self.uncovered.begins_ns.contains(&end_ns)
     }
 
-    fn is_true(&self, (start_ns, end_ns, reason): (i64, i64, Reason)) -> bool {
+    fn is_true(&self, (start_ns, end_ns, reason): Gap) -> bool {
         let within = |why: Why| {
             let mut all = self.uncovered.stretches.iter();
             all.any(|(from_ns, to_ns, is)| *is == why && *from_ns <= start_ns && end_ns <= *to_ns)
         };
         match reason {
-            Reason::AgentDown => self.is_down(start_ns, end_ns),
-            Reason::NotRead => within(Why::NotRead),
-            Reason::Clock => within(Why::Clock),
+            "agent_down" => self.is_down(start_ns, end_ns),
+            "not_read" => within(Why::NotRead),
+            "clock" => within(Why::Clock),
             _ => false,
         }
     }
@@ -127,12 +120,12 @@ mod tests {
         Folded { start_ns: start_s * S, end_ns: end_s * S, ..Folded::default() }
     }
 
-    fn told(start_s: i64, end_s: i64, reason: Reason) -> Told {
-        Told { node: String::new(), device: None, start_ns: start_s * S, end_ns: end_s * S, reason }
+    fn gap(start_s: i64, end_s: i64, reason: &'static str) -> Gap {
+        (start_s * S, end_s * S, reason)
     }
 
     /// An agent that was killed at second 15, and started at second 34.
-    fn wrong(gaps: &[Told], killed: Stretch) -> usize {
+    fn wrong(gaps: &[Gap], killed: Stretch) -> usize {
         let windows = [window(0, 10), window(34, 40), window(40, 50)];
         let uncovered = Uncovered { begins_ns: vec![0, 34 * S], stretches: Vec::new() };
         let facts = Facts {
@@ -149,12 +142,12 @@ mod tests {
 
     #[test]
     fn what_a_kill_cost_is_booked_as_that_and_no_more_and_no_less() {
-        let down = Reason::AgentDown;
-        assert_eq!(wrong(&[told(10, 30, down), told(30, 34, down)], (10, 15)), 0);
-        assert_eq!(wrong(&[told(10, 30, down)], (10, 15)), 2, "a hole, and an end that is no start");
-        assert_eq!(wrong(&[told(8, 34, down)], (10, 15)), 1, "overlaps a window");
+        let down = "agent_down";
+        assert_eq!(wrong(&[gap(10, 30, down), gap(30, 34, down)], (10, 15)), 0);
+        assert_eq!(wrong(&[gap(10, 30, down)], (10, 15)), 2, "a hole, and an end that is no start");
+        assert_eq!(wrong(&[gap(8, 34, down)], (10, 15)), 1, "overlaps a window");
         assert_eq!(
-            wrong(&[told(10, 34, Reason::NotRead)], (10, 15)),
+            wrong(&[gap(10, 34, "not_read")], (10, 15)),
             2,
             "not the reason, and the kill's is missing"
         );

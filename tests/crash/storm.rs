@@ -27,6 +27,8 @@ pub(crate) struct Storm {
     /// When each node's agent was killed, in ledger time.
     pub(crate) kills: Vec<Vec<i64>>,
     pub(crate) kills_of_aggregator: u32,
+    pub(crate) backups: u32,
+    pub(crate) restores: u32,
     /// What happened, in words.
     pub(crate) story: String,
 }
@@ -56,7 +58,16 @@ impl Storm {
             world.nodes[node].extra_args = vec!["--drain-ms".to_owned(), drain_ms];
         }
         let kills = vec![Vec::new(); nodes];
-        Ok(Self { world, network, plan, kills, kills_of_aggregator: 0, story: String::new() })
+        Ok(Self {
+            world,
+            network,
+            plan,
+            kills,
+            kills_of_aggregator: 0,
+            backups: 0,
+            restores: 0,
+            story: String::new(),
+        })
     }
 
     /// From the first start to the last stop.
@@ -73,8 +84,11 @@ impl Storm {
             self.world.settle()?;
             self.happens(at, &step.events, |moment| moment == Moment::Settled)?;
             for event in &step.events {
-                if let Event::Start(who) = event {
-                    self.start(at, *who)?;
+                match event {
+                    Event::Start(who) => self.start(at, *who)?,
+                    Event::BackUp => self.back_up(at)?,
+                    Event::Restore => self.restore(at)?,
+                    Event::Kill(..) | Event::SetClock { .. } => {}
                 }
             }
             self.world.settle()?;
@@ -138,6 +152,29 @@ impl Storm {
                 self.world.nodes[node].kill9()
             }
         }
+    }
+
+    fn back_up(&mut self, at: usize) -> anyhow::Result<()> {
+        self.backups += 1;
+        writeln!(self.story, "step {at}: backup {}", self.backups)?;
+        let file = self.backup();
+        self.world.aggregator.admin(&["backup", &file])?;
+        Ok(())
+    }
+
+    fn restore(&mut self, at: usize) -> anyhow::Result<()> {
+        self.restores += 1;
+        writeln!(self.story, "step {at}: restore of backup {}", self.backups)?;
+        let clock = self.world.clock.as_ref().context("a storm is in simulated time")?;
+        let clock = clock.path().to_string_lossy().into_owned();
+        let file = self.backup();
+        self.world.aggregator.admin(&["restore", &file, "--replace", "--simulated-clock", &clock])?;
+        Ok(())
+    }
+
+    /// The last one.
+    fn backup(&self) -> String {
+        self.world.dir().join(format!("backup-{}", self.backups)).to_string_lossy().into_owned()
     }
 
     fn set_clock(&mut self, at: usize, node: usize, by_ns: i64) -> anyhow::Result<()> {

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
-use harness::books::{Books, Folded, Told};
+use harness::books::{self, Books, Folded};
 use harness::comparison::{self, LOST_MAX_NS, Stretch};
 use harness::reference::{self, Piece};
 use tonnage_proto::metering::ack::Outcome;
 
-use crate::reasons::{self, Facts, Reasons};
+use crate::reasons::{self, Facts, Gap, Reasons};
 use crate::storm::Storm;
 
 /// The one line, and what is behind it.
@@ -26,7 +26,7 @@ pub(crate) struct Verdict {
     unobserved_ns: i128,
     killed_ns: i64,
     quarantined_ns: i64,
-    /// Unobserved time by what the agents say of it.
+    /// Unobserved time by the reason that the ledger gives.
     pub(crate) reasons: BTreeMap<&'static str, i64>,
     /// Everything that is not as it should be.
     pub(crate) wrong: Vec<String>,
@@ -59,7 +59,7 @@ pub(crate) fn judge(storm: &mut Storm) -> anyhow::Result<Verdict> {
         verdict.wrong.push(format!("{refused} of {} batches were not accepted", books.entries.len()));
     }
     let now = storm.world.now();
-    let told = books.told()?;
+    let gaps = gaps(storm)?;
     let mut reasons = Reasons::default();
     let mut judged = BTreeMap::new();
     let mut unserved_ns = 0;
@@ -67,13 +67,13 @@ pub(crate) fn judge(storm: &mut Storm) -> anyhow::Result<Verdict> {
         let now_ns = node.now(now).wall_ns;
         let pieces = node.judge()?;
         let uncovered = node.uncovered()?;
-        let told: Vec<Told> = told.iter().filter(|told| told.node == node.spec.name).cloned().collect();
         for device in node.spec.scenario.device.iter().map(|device| &device.uuid) {
             let windows = folded.get(device).map(Vec::as_slice).unwrap_or_default();
             let missing = comparison::missing(device, windows, &pieces);
             unserved_ns += verdict.device(device, windows, &pieces, &missing, (kills, now_ns));
             let facts = Facts { device, windows, uncovered: &uncovered, kills, killed: &missing };
-            reasons::check(&facts, &told, &mut reasons);
+            let gaps = gaps.get(device).map(Vec::as_slice).unwrap_or_default();
+            reasons::check(&facts, gaps, &mut reasons);
             judged.insert(device.clone(), as_served(device, windows, &pieces));
         }
     }
@@ -87,6 +87,10 @@ pub(crate) fn judge(storm: &mut Storm) -> anyhow::Result<Verdict> {
     (verdict.lost_nanos, verdict.unobserved_ns) = (rows.lost_nanos, rows.unobserved_ns);
     verdict.wrong.extend(rows.wrong);
     let (booked, should) = (rows.unobserved_ns, i128::from(unserved_ns + verdict.killed_ns));
+    let said: i64 = verdict.reasons.values().sum();
+    if booked != i128::from(said) {
+        verdict.wrong.push(format!("{booked} ns are booked as unobserved, reasons are given for {said}"));
+    }
     if booked != should {
         verdict.wrong.push(format!("{booked} ns are booked as unobserved, {should} should be"));
     }
@@ -96,6 +100,15 @@ pub(crate) fn judge(storm: &mut Storm) -> anyhow::Result<Verdict> {
         Err(error) => verdict.wrong.push(format!("verify: {error:#}")),
     }
     Ok(verdict)
+}
+
+/// What the ledger says of unobserved time, by device.
+fn gaps(storm: &Storm) -> anyhow::Result<BTreeMap<String, Vec<Gap>>> {
+    let mut gaps: BTreeMap<String, Vec<Gap>> = BTreeMap::new();
+    for piece in books::unobserved(&storm.world.aggregator.data_dir())? {
+        gaps.entry(piece.device).or_default().push((piece.start_ns, piece.end_ns, piece.reason));
+    }
+    Ok(gaps)
 }
 
 impl Verdict {

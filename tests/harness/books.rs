@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::Context;
 use prost::Message;
+use tonnage_aggregator::ledger::coverage::Interval;
 use tonnage_aggregator::model::{Owner, RowKind};
 use tonnage_aggregator::store::Store;
 use tonnage_aggregator::store::audit::{self, Bucket, BucketKey, Buckets};
 use tonnage_proto::metering as pb;
 use tonnage_proto::metering::ack::Outcome;
-use tonnage_proto::metering::gap::Reason;
 
 use crate::truth;
 
@@ -38,17 +38,6 @@ pub struct Folded {
     pub idle_ns: i64,
     /// Bits of `tonnage_proto::method` of all its usages.
     pub method: u32,
-}
-
-/// Time that an agent says is in no window of its, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    pub node: String,
-    /// `None` = every device of the node.
-    pub device: Option<String>,
-    pub start_ns: i64,
-    pub end_ns: i64,
-    pub reason: Reason,
 }
 
 /// Everything in a ledger.
@@ -133,27 +122,6 @@ impl Books {
         Ok(devices)
     }
 
-    /// Every gap that agents told of, in the order of the journal.
-    ///
-    /// # Errors
-    /// If a gap's figures are over 2^63.
-    pub fn told(&self) -> anyhow::Result<Vec<Told>> {
-        let mut told = Vec::new();
-        for batch in self.entries.iter().filter(|entry| entry.outcome != Outcome::Refused) {
-            let Some(batch) = &batch.batch else { continue };
-            for gap in &batch.gaps {
-                told.push(Told {
-                    node: batch.node.clone(),
-                    device: batch.devices.get(gap.device as usize).map(|device| device.uuid.clone()),
-                    start_ns: gap.start_ns,
-                    end_ns: gap.start_ns + i64::try_from(gap.duration_ns)?,
-                    reason: gap.reason(),
-                });
-            }
-        }
-        Ok(told)
-    }
-
     /// Slice-nanoseconds in the slots by kind and owner, over all devices or one.
     #[must_use]
     pub fn time(&self, kind: RowKind, device: Option<&str>) -> BTreeMap<String, i128> {
@@ -165,6 +133,18 @@ impl Books {
         }
         sums
     }
+}
+
+/// Every stretch of unobserved time in the ledger in `data`, with the reason that it gives, by device and time.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn unobserved(data: &Path) -> anyhow::Result<Vec<audit::Piece>> {
+    let always = Interval { start_ns: 0, end_ns: i64::MAX };
+    let mut pieces = Vec::new();
+    let readers = Store::open(data)?.readers();
+    readers.with(|db| audit::unobserved(db, always, None, |piece| pieces.push(piece)))?;
+    Ok(pieces)
 }
 
 fn add(buckets: &mut BTreeMap<Key, Bucket>, key: BucketKey, bucket: Bucket) {
