@@ -43,6 +43,10 @@ pub(crate) enum Moment {
 pub(crate) enum Event {
     Kill(Who, Moment),
     Start(Who),
+    /// A node that was just killed is copied with its spool, and the copy runs: the same GPUs, name and numbers.
+    Clone {
+        of: usize,
+    },
     /// The ledger is copied, whether it runs or not.
     BackUp,
     /// The ledger, which does not run, is set back to the last copy.
@@ -106,12 +110,15 @@ impl Plan {
             .chain([Who::Aggregator])
             .map(|who| Life { who, up: true, next: CALM + rng.random_range(0..80) })
             .collect();
+        // Of a node whose clock nobody sets. It runs once, for a while, and once more in the end.
+        let mut to_be_cloned = (nodes > 1).then(|| rng.random_range(0..nodes - 1));
+        let clone_after = CALM + rng.random_range(0..100);
         let mut drift = Drift { node: nodes - 1, off_ns: 0, next: CALM + rng.random_range(0..80) };
         let mut backups = Backups { next: CALM + rng.random_range(0..100), any: false };
         let (mut now_ns, mut left) = (begin_ns, kills);
         let mut steps = Vec::new();
         for at in 0.. {
-            if left == 0 && lives.iter().all(|life| life.up) {
+            if left == 0 && lives.iter().all(|life| life.up || life.who == Who::Node(nodes)) {
                 break;
             }
             let length_ns = length_ns(&mut rng);
@@ -126,12 +133,17 @@ impl Plan {
                 if life.up && life.who == Who::Aggregator && !closes {
                     continue;
                 }
-                let event = life.turn(at, &mut rng);
+                let event = life.turn(at, nodes, &mut rng);
                 if event == Event::Start(Who::Aggregator) && backups.any && rng.random_bool(0.4) {
                     events.push(Event::Restore);
                 }
                 events.push(event);
                 left -= u32::from(!life.up);
+            }
+            if let Some(of) = to_be_cloned.filter(|of| clone_after <= at && !lives[*of].up) {
+                to_be_cloned = None;
+                events.push(Event::Clone { of });
+                lives.push(Life { who: Who::Node(nodes), up: true, next: at + rng.random_range(20..150) });
             }
             if backups.next <= at {
                 backups = Backups { next: at + rng.random_range(40..200), any: true };
@@ -160,10 +172,11 @@ impl Plan {
 }
 
 impl Life {
-    fn turn(&mut self, at: u32, rng: &mut StdRng) -> Event {
+    fn turn(&mut self, at: u32, nodes: usize, rng: &mut StdRng) -> Event {
         self.up = !self.up;
         let wait = match (self.up, self.who) {
             (true, _) => rng.random_range(5..100),
+            (false, Who::Node(node)) if node == nodes => u32::MAX - at,
             // The ledger may be away for longer than agents have numbers for.
             (false, Who::Aggregator) => rng.random_range(1..90),
             (false, Who::Node(_)) => rng.random_range(1..40),
@@ -237,22 +250,25 @@ mod tests {
     fn a_storm_kills_as_often_as_it_was_told_only_what_runs_and_leaves_everything_running() {
         for seed in 0..50 {
             let plan = Plan::new(seed, 4, 20, BEGIN_NS);
-            let (mut up, mut kills) = ([true; 5], 0);
+            let (mut up, mut kills) = ([true, true, true, true, false, true], 0);
             for event in plan.steps.iter().flat_map(|step| &step.events) {
                 let (who, now_up) = match event {
                     Event::Kill(who, _) => (who, false),
                     Event::Start(who) => (who, true),
+                    Event::Clone { .. } => (&Who::Node(4), true),
                     Event::SetClock { .. } | Event::BackUp | Event::Restore => continue,
                 };
                 let at = match who {
-                    Who::Aggregator => 4,
+                    Who::Aggregator => 5,
                     Who::Node(at) => *at,
                 };
                 assert_ne!(up[at], now_up, "seed {seed}: {event:?}");
                 up[at] = now_up;
                 kills += u32::from(!now_up);
             }
-            assert_eq!((kills, up), (20, [true; 5]), "seed {seed}");
+            // The clone comes back last of all.
+            up[4] = true;
+            assert_eq!((kills, up), (20, [true; 6]), "seed {seed}");
         }
     }
 }

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use harness::books::Folded;
-use harness::comparison::Stretch;
-use harness::reference::{Uncovered, Why};
+use harness::comparison::{self, Stretch};
+use harness::reference::{Piece, Uncovered, Why};
 use tonnage_proto::limits::WINDOW_NS;
 
 use crate::plan::STEP_NS_MAX;
@@ -15,14 +15,23 @@ use crate::plan::STEP_NS_MAX;
 /// included, and the reading that was not worked off.
 const TAKEN_BACK_NS_MAX: i64 = WINDOW_NS + STEP_NS_MAX;
 
+/// An agent, as the reference knows it.
+pub(crate) struct Party {
+    /// What its driver served, all devices.
+    pub(crate) pieces: Vec<Piece>,
+    pub(crate) uncovered: Uncovered,
+    /// Sorted.
+    pub(crate) kills: Vec<i64>,
+}
+
 /// What is known of a device.
 pub(crate) struct Facts<'a> {
     pub(crate) device: &'a str,
     /// By start, without overlap.
     pub(crate) windows: &'a [Folded],
-    pub(crate) uncovered: &'a Uncovered,
-    /// Of its agent, sorted.
-    pub(crate) kills: &'a [i64],
+    /// Spans of quarantined windows, by start.
+    pub(crate) quarantined: &'a [Stretch],
+    pub(crate) parties: &'a [&'a Party],
     /// Served, and lost by a kill.
     pub(crate) killed: &'a [Stretch],
 }
@@ -54,7 +63,9 @@ pub(crate) fn check(facts: &Facts<'_>, gaps: &[Gap], reasons: &mut Reasons) {
         }
     }
     for gap in &gaps {
-        if !facts.is_true(*gap) {
+        // Where one was down, the other may have seen the end of it.
+        let alone = facts.parties.len() == 1;
+        if !facts.parties.iter().any(|party| party.says(*gap, alone)) && !facts.is_quarantined(*gap) {
             wrong(format!("{gap:?} is not the reason"));
         }
     }
@@ -84,25 +95,31 @@ fn joined(gaps: &[Gap]) -> Vec<Gap> {
 }
 
 impl Facts<'_> {
+    fn is_quarantined(&self, (start_ns, end_ns, reason): Gap) -> bool {
+        reason == "quarantined" && comparison::part(&[(start_ns, end_ns)], self.quarantined).0.is_empty()
+    }
+}
+
+impl Party {
     /// Killed again before it told anything, an agent was down all the time.
-    fn is_down(&self, start_ns: i64, end_ns: i64) -> bool {
+    fn is_down(&self, start_ns: i64, end_ns: i64, alone: bool) -> bool {
         let mut until_ns = start_ns;
-        for kill_ns in self.kills {
+        for kill_ns in &self.kills {
             let begins_ns = self.uncovered.begins_ns.iter().find(|begins_ns| *begins_ns >= kill_ns);
             if kill_ns - TAKEN_BACK_NS_MAX <= until_ns {
                 until_ns = begins_ns.map_or(until_ns, |begins_ns| until_ns.max(*begins_ns));
             }
         }
-        end_ns <= until_ns && self.uncovered.begins_ns.contains(&end_ns)
+        end_ns <= until_ns && (!alone || self.uncovered.begins_ns.contains(&end_ns))
     }
 
-    fn is_true(&self, (start_ns, end_ns, reason): Gap) -> bool {
+    fn says(&self, (start_ns, end_ns, reason): Gap, alone: bool) -> bool {
         let within = |why: Why| {
             let mut all = self.uncovered.stretches.iter();
             all.any(|(from_ns, to_ns, is)| *is == why && *from_ns <= start_ns && end_ns <= *to_ns)
         };
         match reason {
-            "agent_down" => self.is_down(start_ns, end_ns),
+            "agent_down" => self.is_down(start_ns, end_ns, alone),
             "not_read" => within(Why::NotRead),
             "clock" => within(Why::Clock),
             _ => false,
@@ -128,11 +145,12 @@ mod tests {
     fn wrong(gaps: &[Gap], killed: Stretch) -> usize {
         let windows = [window(0, 10), window(34, 40), window(40, 50)];
         let uncovered = Uncovered { begins_ns: vec![0, 34 * S], stretches: Vec::new() };
+        let party = Party { pieces: Vec::new(), uncovered, kills: vec![15 * S] };
         let facts = Facts {
             device: "d",
             windows: &windows,
-            uncovered: &uncovered,
-            kills: &[15 * S],
+            quarantined: &[],
+            parties: &[&party],
             killed: &[(killed.0 * S, killed.1 * S)],
         };
         let mut reasons = Reasons::default();

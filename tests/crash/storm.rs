@@ -86,6 +86,7 @@ impl Storm {
             for event in &step.events {
                 match event {
                     Event::Start(who) => self.start(at, *who)?,
+                    Event::Clone { of } => self.clone_node(at, *of)?,
                     Event::BackUp => self.back_up(at)?,
                     Event::Restore => self.restore(at)?,
                     Event::Kill(..) | Event::SetClock { .. } => {}
@@ -152,6 +153,20 @@ impl Storm {
                 self.world.nodes[node].kill9()
             }
         }
+    }
+
+    fn clone_node(&mut self, at: usize, of: usize) -> anyhow::Result<()> {
+        writeln!(self.story, "step {at}: node {of} is cloned")?;
+        let spec = self.world.nodes[of].spec.clone();
+        let clone = self.world.add_node("clone", spec.scenario)?;
+        let uplink = self.network.way(clone as u64, &self.world.aggregator.uplink())?;
+        let (originals, clones) = self.world.nodes.split_at_mut(clone);
+        originals[of].copy_spool(&clones[0])?;
+        clones[0].spec.name = spec.name;
+        clones[0].spec.uplink = uplink;
+        clones[0].extra_args.clone_from(&originals[of].extra_args);
+        self.kills.push(Vec::new());
+        clones[0].start(DEADLINE)
     }
 
     fn back_up(&mut self, at: usize) -> anyhow::Result<()> {

@@ -27,6 +27,32 @@ pub fn length_ns(stretches: &[Stretch]) -> i64 {
     stretches.iter().map(|(start_ns, end_ns)| end_ns - start_ns).sum()
 }
 
+/// Parts `whole` into what lies in none of `by` and what lies in some. All are sorted; those of `by` may overlap.
+#[must_use]
+pub fn part(whole: &[Stretch], by: &[Stretch]) -> (Vec<Stretch>, Vec<Stretch>) {
+    let (mut outside, mut within) = (Vec::new(), Vec::new());
+    for (start_ns, end_ns) in whole {
+        let mut at_ns = *start_ns;
+        for (from_ns, to_ns) in by.iter().filter(|(from_ns, to_ns)| to_ns > start_ns && from_ns < end_ns) {
+            let hit = (at_ns.max(*from_ns), (*end_ns).min(*to_ns));
+            if hit.0 < hit.1 {
+                outside.push((at_ns, hit.0));
+                within.push(hit);
+                at_ns = hit.1;
+            }
+        }
+        outside.push((at_ns, *end_ns));
+    }
+    outside.retain(|(start_ns, end_ns)| start_ns < end_ns);
+    (outside, within)
+}
+
+/// Stretches of a device that its driver served, joined.
+#[must_use]
+pub fn served(device: &str, pieces: &[Piece]) -> Vec<Stretch> {
+    missing(device, &[], pieces)
+}
+
 /// Every window says what the driver served and the scenario knows.
 ///
 /// # Errors
@@ -215,6 +241,13 @@ mod tests {
         assert_eq!(missing("d", &[window(0, 30), window(50, 60)], &pieces), [(30, 50), (60, 100)]);
         assert_eq!(missing("d", &[window(0, 100)], &pieces), []);
         assert_eq!(missing("other", &[], &pieces), []);
+    }
+
+    #[test]
+    fn what_is_parted_is_the_whole() {
+        let (outside, within) = part(&[(0, 10), (20, 30)], &[(5, 25), (6, 7)]);
+        assert_eq!((outside, within), (vec![(0, 5), (25, 30)], vec![(5, 10), (20, 25)]));
+        assert_eq!(part(&[(0, 10)], &[]), (vec![(0, 10)], vec![]));
     }
 
     #[test]

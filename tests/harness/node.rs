@@ -124,6 +124,15 @@ impl Node {
         self.clock.as_ref().map_or(now, SimClock::now)
     }
 
+    /// Puts a copy of its spool in the place of another node's. Neither agent may run.
+    ///
+    /// # Errors
+    /// If a file cannot be copied.
+    pub fn copy_spool(&self, to: &Self) -> anyhow::Result<()> {
+        std::fs::remove_dir_all(to.spool())?;
+        copy_folder(&self.spool(), &to.spool())
+    }
+
     /// How its agent is started (`run`), or another of its commands: the one place that knows the arguments.
     #[must_use]
     pub fn command(&self, what: &str) -> Command {
@@ -335,4 +344,18 @@ impl Node {
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
