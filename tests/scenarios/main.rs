@@ -7,6 +7,9 @@ mod books;
 /// The agent against a simulated driver: what is missing, what it says, how it stops.
 mod agent;
 
+/// A ledger as a whole: backups and restores, and what people have it do.
+mod ledgers;
+
 /// Agents and aggregator killed and started again: the ledger equals the reference.
 mod ledger;
 
