@@ -281,7 +281,12 @@ impl Uplink {
                 self.with_spool(|spool| Ok(spool.new_epoch()?)).await?;
                 return Err(UplinkError::Restart("a batch could not be read"));
             };
-            let sealed = SealedBatch { seq, payload: batch.payload, sha256: batch.sha256.to_vec() };
+            let sealed = SealedBatch {
+                seq,
+                payload: batch.payload,
+                sha256: batch.sha256.to_vec(),
+                sent_at_ns: self.clock.wall_ns(),
+            };
             let message = Some(from_agent::Message::Batch(sealed));
             stream.outgoing.send(FromAgent { message }).await.map_err(|_| UplinkError::Closed)?;
             stream.on_the_way.push_back(seq);
