@@ -16,7 +16,7 @@
 
 use tonnage_runtime::clock::Reading;
 
-use crate::model::Tick;
+use crate::model::{GapReason, Tick};
 
 /// Offsets of this size and more are steps; smaller ones are slewed.
 const STEP_NS: i64 = 500_000_000;
@@ -81,9 +81,15 @@ impl LedgerClock {
         // Slewing makes ledger time slower than real time too; what is beyond that stood still.
         let missing_ns = elapsed_ns.saturating_sub(moved_ns).max(0);
         let overlap_ns = if missing_ns > slew_ns { missing_ns } else { 0 };
+        let gap = match (first, suspended) {
+            (true, _) => GapReason::AgentDown,
+            (false, true) => GapReason::Suspended,
+            (false, false) => GapReason::Clock,
+        };
         Tick {
             now_ns: self.now_ns,
             continuous: !(first || suspended || jumped),
+            gap,
             overlap_ns: overlap_ns.unsigned_abs(),
             new_epoch: first && self.anchored_behind_spool,
         }
@@ -91,7 +97,7 @@ impl LedgerClock {
 
     fn anchor_anew(&mut self, reading: Reading) -> Tick {
         (self.now_ns, self.wall_ns) = (reading.wall_ns, reading.wall_ns);
-        Tick { now_ns: self.now_ns, continuous: false, overlap_ns: 0, new_epoch: true }
+        Tick { now_ns: self.now_ns, continuous: false, gap: GapReason::Clock, overlap_ns: 0, new_epoch: true }
     }
 }
 

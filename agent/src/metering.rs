@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::metering::device::{Covered, Device};
-use crate::model::{Observation, Tick, Window};
+use crate::model::{DeviceInfo, Gap, GapReason, Observation, Tick, Window};
 
 /// All devices of this node, since the agent's start. A device that was seen once stays known.
 #[derive(Debug)]
@@ -32,6 +32,9 @@ pub struct Meter {
     covered_ns_max: u64,
     last_ns: Option<i64>,
     devices: BTreeMap<Arc<str>, Device>,
+    /// There were devices when the node was metered last, whichever they were.
+    expects: bool,
+    gaps: Vec<Gap>,
 }
 
 impl Meter {
@@ -39,7 +42,33 @@ impl Meter {
     #[must_use]
     pub fn new(period_ns: i64) -> Self {
         let covered_ns_max = period_ns.max(0).unsigned_abs().saturating_mul(2);
-        Self { covered_ns_max, last_ns: None, devices: BTreeMap::new() }
+        Self { covered_ns_max, last_ns: None, devices: BTreeMap::new(), expects: false, gaps: Vec::new() }
+    }
+
+    /// Goes on where another run of the agent ended: everything before `until_ns` is accounted for.
+    pub fn resume(&mut self, until_ns: i64) {
+        self.last_ns = Some(until_ns);
+    }
+
+    /// The node has this device, whether or not it can be read.
+    pub fn know(&mut self, info: &Arc<DeviceInfo>) {
+        let device = || Device::known(Arc::clone(info));
+        self.devices.entry(Arc::clone(&info.uuid)).or_insert_with(device);
+    }
+
+    /// Whether the node should have devices, where none is known.
+    pub fn expect(&mut self, devices: bool) {
+        self.expects = devices;
+    }
+
+    /// The devices that are known.
+    pub fn known(&self) -> impl Iterator<Item = &Arc<DeviceInfo>> {
+        self.devices.values().map(Device::info)
+    }
+
+    /// Time that is in no window and why, since this was asked last. Pieces that follow each other are not joined.
+    pub fn take_gaps(&mut self) -> Vec<Gap> {
+        std::mem::take(&mut self.gaps)
     }
 
     /// Takes one tick with the devices that could be read at it, and returns the windows that closed by it.
@@ -51,6 +80,7 @@ impl Meter {
         let step = Step::of(&tick, from_ns, self.covered_ns_max);
         let mut closed = Vec::new();
         let mut seen = BTreeSet::new();
+        let mut unread = Vec::new();
         for observation in observations {
             let uuid = Arc::clone(&observation.info.uuid);
             if !seen.insert(Arc::clone(&uuid)) {
@@ -62,10 +92,17 @@ impl Meter {
                 continue;
             };
             match step {
-                Step::Covered(covered) => device.cover(covered, observation, &mut closed),
+                Step::Covered(covered) if device.was_read() => {
+                    device.cover(covered, observation, &mut closed);
+                }
+                Step::Covered(covered) => {
+                    unread.push(Arc::clone(device.info()));
+                    device.gap(covered.length_ns(), &mut closed);
+                    device.look(observation, &mut closed);
+                }
                 Step::Still => device.look(observation, &mut closed),
-                Step::Gap(gap_ns) => {
-                    device.gap(gap_ns, &mut closed);
+                Step::Gap { length_ns, .. } => {
+                    device.gap(length_ns, &mut closed);
                     device.look(observation, &mut closed);
                 }
             }
@@ -73,9 +110,31 @@ impl Meter {
         for (uuid, device) in &mut self.devices {
             if !seen.contains(uuid) {
                 device.absent(step.gap_ns(), &mut closed);
+                unread.push(Arc::clone(device.info()));
             }
         }
+        self.explain(step, tick.now_ns, unread);
         closed
+    }
+
+    /// Notes why the time of this step is in no window, for every device that it is in no window of.
+    fn explain(&mut self, step: Step, now_ns: i64, unread: Vec<Arc<DeviceInfo>>) {
+        let mut gap = |device, start_ns, reason| {
+            if start_ns < now_ns {
+                self.gaps.push(Gap { device, start_ns, end_ns: now_ns, reason });
+            }
+        };
+        let all = unread.len() == self.devices.len() && (self.expects || !self.devices.is_empty());
+        match step {
+            Step::Gap { from_ns, reason, .. } if self.expects || !self.devices.is_empty() => {
+                gap(None, from_ns, reason);
+            }
+            Step::Covered(covered) if all => gap(None, covered.from_ns, GapReason::NotRead),
+            Step::Covered(covered) => {
+                unread.into_iter().for_each(|info| gap(Some(info), covered.from_ns, GapReason::NotRead));
+            }
+            Step::Gap { .. } | Step::Still => {}
+        }
     }
 
     /// Closes all windows as they stand, for a clean end.
@@ -103,7 +162,7 @@ enum Step {
     /// No ledger time passed.
     Still,
     /// Nobody knows what happened in this much ledger time.
-    Gap(u64),
+    Gap { from_ns: i64, length_ns: u64, reason: GapReason },
 }
 
 impl Step {
@@ -111,7 +170,11 @@ impl Step {
         let from_ns = from_ns.unwrap_or(tick.now_ns);
         let length_ns = tick.now_ns.saturating_sub(from_ns).max(0).unsigned_abs();
         if !tick.continuous || tick.new_epoch || tick.now_ns < from_ns || length_ns > covered_ns_max {
-            return Self::Gap(length_ns);
+            let too_late = tick.continuous && !tick.new_epoch;
+            let reason = if too_late { GapReason::NotRead } else { tick.gap };
+            // The time before an agent's start is none of this run's.
+            let length_ns = if reason == GapReason::AgentDown { 0 } else { length_ns };
+            return Self::Gap { from_ns, length_ns, reason };
         }
         if length_ns == 0 {
             return Self::Still;
@@ -125,7 +188,7 @@ impl Step {
         match self {
             Self::Covered(covered) => Some(covered.length_ns()),
             Self::Still => None,
-            Self::Gap(gap_ns) => Some(gap_ns),
+            Self::Gap { length_ns, .. } => Some(length_ns),
         }
     }
 }

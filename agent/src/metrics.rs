@@ -37,6 +37,12 @@ pub struct Own {
     pub spool_failures: u64,
     pub spool_bytes: usize,
     pub spool_drafts: usize,
+    /// It can be used.
+    pub spool_open: bool,
+    /// Drafts in memory that the spool could not take yet.
+    pub spool_waiting: usize,
+    pub spool_merged: u64,
+    pub spool_acked_dropped: u64,
     pub overlap_ns: u64,
     /// Ledger time of the last sample that was metered, or found to be unreadable.
     pub metered_until_ns: i64,
@@ -109,7 +115,7 @@ impl Metrics {
                 totals.last_ns = end_ns;
             }
         }
-        state.owners.retain(|_, totals| totals.last_ns > now_ns - EXPIRY_NS);
+        state.owners.retain(|_, totals| totals.last_ns > now_ns.saturating_sub(EXPIRY_NS));
     }
 
     /// Notes the values of the moment.

@@ -61,10 +61,37 @@ pub struct Tick {
     pub now_ns: i64,
     /// False: the time since the previous tick is not covered (a step, a suspend, the first tick).
     pub continuous: bool,
+    /// Why, where it is not covered.
+    pub gap: GapReason,
     /// Real time that passed since the previous tick while ledger time stood still.
     pub overlap_ns: u64,
     /// The clock was set back so far that the agent anchored anew: seal under a new epoch from here on.
     pub new_epoch: bool,
+}
+
+/// Why time is in no window. The same as on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GapReason {
+    /// No agent ran, or it ended before its open windows were durable.
+    #[default]
+    AgentDown,
+    /// The driver failed, or a reading came too late.
+    NotRead,
+    /// The node's clock was set forward.
+    Clock,
+    Suspended,
+    /// The spool could not take windows.
+    Spool,
+}
+
+/// A stretch of ledger time that is in no window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// `None`: every device of the node.
+    pub device: Option<Arc<DeviceInfo>>,
+    pub start_ns: i64,
+    pub end_ns: i64,
+    pub reason: GapReason,
 }
 
 /// Whose. Field by field the same as `Owner` on the wire; empty = does not apply or is not known.

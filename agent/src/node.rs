@@ -23,10 +23,11 @@ use crate::driver::nvml::NvmlDriver;
 use crate::driver::{Driver, NoDriver};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
-use crate::pump::{Pump, Status};
+use crate::pump::{Before, Pump, Status};
 use crate::sampler::{QUEUE_MAX, Sampler};
 use crate::seal::NodeState;
-use crate::spool::{Identity, Keeper, Limits, Spool, SpoolError};
+use crate::spool::{Identity, Keeper, Limits, SpoolError, Tended};
+use crate::uplink::session::Peer;
 use crate::uplink::{Target, Uplink};
 
 /// A driver that has not answered for this long is called hung.
@@ -42,7 +43,7 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    #[error("spool {path}: cannot be opened; is another agent running on it?")]
+    #[error("spool {path}: another agent has it open")]
     Spool {
         path: std::path::PathBuf,
         #[source]
@@ -68,10 +69,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
-    let (spool, last_window_end_ns) = {
-        let (config, clock) = (config.clone(), clock.clone());
-        Keeper::start(move || open_spool(&config, &clock))?
-    };
+    let (spool, before) = open_spool(&config, &clock).await?;
     let (more, uplink_state) = (Arc::new(Notify::new()), Arc::default());
     let metrics = Arc::new(Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state)));
     let health = Arc::new(Health {
@@ -84,31 +82,29 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let admin_stop = Shutdown::new();
     tokio::spawn(admin::serve(listener, Arc::clone(&health) as Arc<dyn Admin>, admin_stop.clone()));
 
+    let node = node_state(&config);
+    let here = before.as_ref().filter(|before| before.boot_id == node.boot_id);
+    let expected = here.map_or(0, |before| before.devices.len());
     let pump = Pump {
         attribution: Attribution::new(config.paths.clone()),
         meter: Meter::new(config.period_ns),
-        node: node_state(&config),
+        node,
         spool: spool.clone(),
         more: Arc::clone(&more),
         metrics: Arc::clone(&metrics),
         status: Arc::clone(&health.status),
-        last_window_end_ns,
+        before,
     };
     let sampler = Sampler {
-        driver: driver(&config, &clock),
+        driver: driver(&config, &clock, expected),
         clock: clock.clone(),
         period_ns: config.period_ns,
         metrics,
         alive_ns: Arc::clone(&health.alive_ns),
     };
     let metered = start_metering(sampler, pump, stop.clone())?;
-    let target = Target {
-        endpoint: config.aggregator,
-        token_file: config.token_file,
-        cluster: config.cluster,
-        node: config.node,
-        agent_version: VERSION.to_owned(),
-    };
+    let peer = Peer { cluster: config.cluster, node: config.node, agent_version: VERSION.to_owned() };
+    let target = Target { endpoint: config.aggregator, token_file: config.token_file, peer };
     let uplink = Uplink { target, spool, more, clock, state: uplink_state };
     let uplink_stop = Shutdown::new();
     let uplink = tokio::spawn(uplink.run(uplink_stop.clone()));
@@ -146,24 +142,26 @@ fn start_metering(
     Ok(metered)
 }
 
-/// The spool, and the end of the last window in it.
-fn open_spool(config: &Config, clock: &Clock) -> Result<(Spool, Option<i64>), RunError> {
-    let error = |source| RunError::Spool { path: config.spool.clone(), source };
+/// The spool, and what it says of the run before, unless its disk does not let it be opened yet.
+async fn open_spool(config: &Config, clock: &Clock) -> Result<(Keeper, Option<Before>), RunError> {
     let identity = Identity { cluster: config.cluster.clone(), node: config.node.clone() };
     let limits = Limits { bytes: config.spool_bytes, kept_bytes: config.spool_kept_bytes };
-    let (spool, aside) = Spool::open(&config.spool, identity, limits, clock.wall_ns()).map_err(error)?;
-    if let Some(aside) = aside {
-        tracing::error!(aside = %aside.display(), "What the old spool held may be lost to the ledger; keep it.");
+    let keeper = Keeper::start(Tended::new(config.spool.clone(), identity, limits, clock.clone()))?;
+    match keeper.ask(|spool| Before::read(spool)).await {
+        Ok(before) => Ok((keeper, Some(before))),
+        Err(source) if source.is_locked() => Err(RunError::Spool { path: config.spool.clone(), source }),
+        // Metering does not wait for the disk. The spool's thread has said what is wrong.
+        Err(_) => Ok((keeper, None)),
     }
-    let last_window_end_ns = spool.last_window_end_ns().map_err(error)?;
-    Ok((spool, last_window_end_ns))
 }
 
-/// The driver that the configuration asks for. Loads nothing yet.
+/// The driver that the configuration asks for, on a node that had so many devices in this boot. Loads nothing yet.
 #[must_use]
-pub fn driver(config: &Config, clock: &Clock) -> Box<dyn Driver> {
+pub fn driver(config: &Config, clock: &Clock, expected: usize) -> Box<dyn Driver> {
     match &config.driver {
-        DriverChoice::Nvml(library) => Box::new(NvmlDriver::new(library.clone(), clock.clone())),
+        DriverChoice::Nvml(library) => {
+            Box::new(NvmlDriver::new(library.clone(), clock.clone()).expecting(expected))
+        }
         DriverChoice::None => Box::new(NoDriver),
     }
 }

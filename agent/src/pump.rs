@@ -1,5 +1,7 @@
 //! The single-writer loop that joins the stages: readings -> owners -> windows -> drafts in the spool.
 //!
+//! Windows and gaps leave for the spool together, at the edges of the window grid ([`pending`]).
+//!
 //! Runs on its own thread; ends when the sampler's queue does, after it has closed what was open. What it cannot
 //! keep it counts and says; nothing stops it.
 
@@ -15,10 +17,19 @@ use crate::attribution::Attribution;
 use crate::ledger_clock::LedgerClock;
 use crate::metering::Meter;
 use crate::metrics::Metrics;
-use crate::model::{DeviceReading, Observation, Tick, Window};
+use crate::model::{DeviceInfo, DeviceReading, Gap, GapReason, Observation, Tick, Window};
 use crate::sampler::Sampled;
 use crate::seal::{self, NodeState};
-use crate::spool::{Keeper, SpoolError};
+use crate::spool::{Keeper, Spool, SpoolError};
+
+mod pending;
+mod waiting;
+
+use pending::{Parcel, Pending};
+use waiting::{Draft, Waiting};
+
+/// Windows in one draft: far below a batch's limits.
+const WINDOWS_PER_DRAFT_MAX: usize = 512;
 
 /// See the module.
 pub struct Pump {
@@ -30,7 +41,42 @@ pub struct Pump {
     pub more: Arc<Notify>,
     pub metrics: Arc<Metrics>,
     pub status: Arc<Status>,
-    pub last_window_end_ns: Option<i64>,
+    /// `None`: the spool could not be opened yet.
+    pub before: Option<Before>,
+}
+
+/// What the spool says of the run before.
+#[derive(Debug, Clone, Default)]
+pub struct Before {
+    /// Ledger time up to which everything is accounted for.
+    pub until_ns: Option<i64>,
+    /// The node's devices, and the boot in which they were seen.
+    pub boot_id: String,
+    pub devices: Vec<Arc<DeviceInfo>>,
+    /// Appends that the spool has seen.
+    pub appended: u64,
+}
+
+impl Before {
+    /// # Errors
+    /// If the disk fails.
+    pub fn read(spool: &Spool) -> Result<Self, SpoolError> {
+        let (boot_id, devices) = seal::read_devices(&spool.devices()?);
+        Ok(Self { until_ns: spool.last_window_end_ns()?, boot_id, devices, appended: spool.appended() })
+    }
+}
+
+/// What a run keeps between two ticks.
+struct Run {
+    clock: Option<LedgerClock>,
+    pending: Pending,
+    /// Devices that the spool remembers.
+    remembered: Vec<Arc<DeviceInfo>>,
+    unreadable: HashMap<Arc<str>, String>,
+    waiting: Waiting,
+    /// Ledger time of the first tick, until it is known what the spool has from before.
+    late_since_ns: Option<i64>,
+    now_ns: i64,
 }
 
 /// What the health endpoints and the log want to know of the driver.
@@ -56,8 +102,7 @@ impl Status {
 impl Pump {
     /// Works until the sampler is gone.
     pub fn run(mut self, samples: &Receiver<Sampled>) {
-        let mut clock: Option<LedgerClock> = None;
-        let mut unreadable: HashMap<Arc<str>, String> = HashMap::new();
+        let mut run = self.begin();
         for sampled in samples {
             let (at, devices) = match sampled {
                 Sampled::Reading { at, devices, driver } => {
@@ -71,7 +116,9 @@ impl Pump {
                         self.node.driver_version = driver.driver_version;
                     }
                     self.status.set(Ok(devices.len()));
-                    note_unreadable(&devices, &mut unreadable);
+                    note_unreadable(&devices, &mut run.unreadable);
+                    self.meter.expect(false);
+                    devices.iter().for_each(|device| self.meter.know(&device.info));
                     (at, devices)
                 }
                 Sampled::Failed { at, reason } => {
@@ -82,22 +129,66 @@ impl Pump {
                     (at, Vec::new())
                 }
             };
-            let last = self.last_window_end_ns;
-            let tick = clock.get_or_insert_with(|| LedgerClock::start(at, last)).observe(at);
-            self.tick(tick, at, devices);
+            let until_ns = self.before.as_ref().and_then(|before| before.until_ns);
+            let tick = run.clock.get_or_insert_with(|| LedgerClock::start(at, until_ns)).observe(at);
+            self.tick(&mut run, tick, at, devices);
         }
-        let rest = self.meter.finish();
-        if !rest.is_empty() {
-            self.keep(&rest, 0, 0);
+        let windows = self.meter.finish();
+        run.pending.add(windows, self.meter.take_gaps(), 0);
+        if let Some(parcel) = run.pending.rest(run.now_ns) {
+            self.keep(&mut run, parcel);
         }
     }
 
-    fn tick(&mut self, tick: Tick, at: Reading, devices: Vec<DeviceReading>) {
-        if tick.new_epoch {
-            tracing::warn!("The node's clock was set back by over a minute; a new epoch begins.");
-            let renewed = self.spool.run(|spool| spool.new_epoch());
-            self.failed(renewed.err());
+    /// Takes up what the run before left.
+    fn begin(&mut self) -> Run {
+        let mut run = Run {
+            clock: None,
+            pending: Pending::default(),
+            remembered: Vec::new(),
+            unreadable: HashMap::new(),
+            waiting: Waiting::default(),
+            late_since_ns: None,
+            now_ns: 0,
+        };
+        self.metrics.own(|own| own.spool_open = self.before.is_some());
+        if let Some(before) = &self.before {
+            if let Some(until_ns) = before.until_ns {
+                self.meter.resume(until_ns);
+                run.now_ns = until_ns;
+            }
+            run.pending = Pending::resume(before.until_ns);
+            run.waiting.start(before.appended);
+            self.meter.expect(!before.devices.is_empty());
+            if before.boot_id == self.node.boot_id {
+                before.devices.iter().for_each(|info| self.meter.know(info));
+                run.remembered.clone_from(&before.devices);
+            }
         }
+        run
+    }
+
+    /// The spool opened long after the start: what it says of the run before is told as if it had been known.
+    fn late(&mut self, run: &mut Run, since_ns: i64) -> Result<(), SpoolError> {
+        let before = self.spool.run(|spool| Before::read(spool))?;
+        match before.until_ns {
+            Some(until_ns) if until_ns > since_ns => {
+                tracing::warn!("The spool has windows from after this agent's start; a new epoch begins.");
+                self.spool.run(Spool::new_epoch)?;
+            }
+            Some(start_ns) if start_ns < since_ns => {
+                let reason = GapReason::AgentDown;
+                run.waiting.tell(Gap { device: None, start_ns, end_ns: since_ns, reason });
+            }
+            _ => {}
+        }
+        run.waiting.start(before.appended);
+        self.before = Some(before);
+        run.late_since_ns = None;
+        Ok(())
+    }
+
+    fn tick(&mut self, run: &mut Run, tick: Tick, at: Reading, devices: Vec<DeviceReading>) {
         let mut observations = Vec::with_capacity(devices.len());
         for device in devices {
             let holders = match &device.processes {
@@ -113,46 +204,123 @@ impl Pump {
             });
         }
         let windows = self.meter.observe(tick, observations);
-        if !windows.is_empty() || tick.overlap_ns > 0 {
-            self.keep(&windows, tick.overlap_ns, tick.now_ns);
+        run.pending.add(windows, self.meter.take_gaps(), tick.overlap_ns);
+        if tick.new_epoch {
+            tracing::warn!("The node's clock was set back by over a minute; a new epoch begins.");
+            if let Some(parcel) = run.pending.rest(run.now_ns) {
+                self.keep(run, parcel);
+            }
+            let renewed = self.spool.run(Spool::new_epoch);
+            self.failed(renewed.err());
+        }
+        run.now_ns = tick.now_ns;
+        if self.before.is_none() {
+            run.late_since_ns = run.late_since_ns.or(Some(tick.now_ns));
+        }
+        if let Some(parcel) = run.pending.due(tick.now_ns) {
+            self.keep(run, parcel);
         }
         self.metrics.own(|own| own.metered_until_ns = tick.now_ns);
     }
 
-    /// Puts windows into the spool. What it cannot take is unobserved: counted, and said once per failure.
-    fn keep(&mut self, windows: &[Window], overlap_ns: u64, now_ns: i64) {
-        let end = |window: &Window| window.start_ns.saturating_add_unsigned(window.duration_ns);
-        let last_ns = windows.iter().map(end).max().or(self.last_window_end_ns).unwrap_or(now_ns);
-        let draft = seal::draft(windows, &self.node, overlap_ns);
-        let kept = self.spool.run(move |spool| {
-            let kept = spool.append(&draft, last_ns).and_then(|()| spool.seal(last_ns));
-            Ok((kept, spool.bytes(), spool.drafts()))
-        });
-        let (kept, holds) = match kept {
-            Ok((kept, bytes, drafts)) => (kept, Some((bytes, drafts))),
-            Err(error) => (Err(error), None),
-        };
-        let count = windows.len() as u64;
-        self.metrics.own(|own| {
-            (own.spool_bytes, own.spool_drafts) = holds.unwrap_or((own.spool_bytes, own.spool_drafts));
-            own.overlap_ns += overlap_ns;
-            own.windows_dropped += if kept.is_err() { count } else { 0 };
-        });
-        self.metrics.windows(windows);
+    /// Puts a parcel into the spool, and what waited before it. What the spool cannot take is unobserved: counted,
+    /// said, and told the ledger with what is kept next.
+    fn keep(&mut self, run: &mut Run, parcel: Parcel) {
+        if let Some(since_ns) = run.late_since_ns {
+            let late = self.late(run, since_ns);
+            self.failed(late.err());
+        }
+        self.metrics.windows(&parcel.windows);
         for (device, unobserved_ns) in self.meter.unobserved_ns() {
             self.metrics.unobserved(&device, unobserved_ns);
         }
-        self.last_window_end_ns = Some(last_ns);
-        self.failed(kept.err());
+        self.metrics.own(|own| own.overlap_ns += parcel.overlap_ns);
+        for draft in self.drafts(run.waiting.take_untold(), parcel) {
+            run.waiting.push(draft);
+        }
+        self.flush(run);
         self.more.notify_one();
+    }
+
+    /// Gives the spool what waits for it, and the node's devices where they are others than it knows.
+    fn flush(&mut self, run: &mut Run) {
+        let known: Vec<Arc<DeviceInfo>> = self.meter.known().cloned().collect();
+        let devices = (known != run.remembered).then(|| seal::devices(&known, &self.node));
+        let now_ns = run.now_ns;
+        let Some(work) = run.waiting.work() else {
+            self.metrics.own(|own| own.spool_waiting = run.waiting.len());
+            return;
+        };
+        let done = self.spool.run(move |spool| {
+            let put = waiting::put(spool, work);
+            // What is kept is kept, whatever becomes of these.
+            let sealed = spool.seal(now_ns).map(|_| ());
+            let remembered = devices.map_or(Ok(()), |devices| spool.set_devices(&devices));
+            let holds = (spool.bytes(), spool.drafts(), spool.counts());
+            Ok::<_, SpoolError>((put, sealed, remembered, holds))
+        });
+        let (waits, dropped) = match done {
+            Ok((put, sealed, remembered, (bytes, drafts, counts))) => {
+                run.waiting.settle(&put);
+                if remembered.is_ok() {
+                    run.remembered = known;
+                }
+                self.metrics.own(|own| {
+                    (own.spool_bytes, own.spool_drafts, own.spool_open) = (bytes, drafts, true);
+                    own.spool_merged = own.spool_merged.max(counts.merged);
+                    own.spool_acked_dropped = own.spool_acked_dropped.max(counts.dropped);
+                });
+                [put.error, sealed.err(), remembered.err()].into_iter().for_each(|error| self.failed(error));
+                (run.waiting.len(), run.waiting.dropped)
+            }
+            Err(error) => {
+                self.failed(Some(error));
+                self.metrics.own(|own| own.spool_open = false);
+                (run.waiting.len(), run.waiting.dropped)
+            }
+        };
+        self.metrics.own(|own| (own.spool_waiting, own.windows_dropped) = (waits, dropped));
+    }
+
+    /// A parcel as drafts, at least one.
+    fn drafts(&self, untold: Vec<Gap>, parcel: Parcel) -> Vec<Draft> {
+        let Parcel { from_ns, until_ns, windows, gaps, overlap_ns } = parcel;
+        let gaps: Vec<Gap> = untold.into_iter().chain(gaps).collect();
+        let first = windows.len().min(WINDOWS_PER_DRAFT_MAX);
+        let mut drafts = vec![Draft {
+            bytes: seal::draft_with_gaps(&windows[..first], &gaps, &self.node, overlap_ns),
+            gaps,
+            ..draft_of(&windows[..first])
+        }];
+        for windows in windows[first..].chunks(WINDOWS_PER_DRAFT_MAX) {
+            drafts.push(Draft { bytes: seal::draft(windows, &self.node, 0), ..draft_of(windows) });
+        }
+        let last = drafts.len() - 1;
+        for (at, draft) in drafts.iter_mut().enumerate() {
+            // Accounted for once all of it is there.
+            draft.until_ns = if at == last { until_ns } else { from_ns.unwrap_or(until_ns) };
+        }
+        drafts
     }
 
     fn failed(&self, error: Option<SpoolError>) {
         if let Some(error) = error {
             self.metrics.own(|own| own.spool_failures += 1);
+            // That it cannot be opened was said when that began.
+            if matches!(error, SpoolError::Closed { .. }) {
+                return;
+            }
             tracing::error!(error = chain(&error), "The spool failed.");
         }
     }
+}
+
+/// What a draft of these windows says beside its bytes.
+fn draft_of(windows: &[Window]) -> Draft {
+    let end = |window: &Window| window.start_ns.saturating_add_unsigned(window.duration_ns);
+    let start_ns = windows.iter().map(|window| window.start_ns).min();
+    let covers = start_ns.zip(windows.iter().map(end).max());
+    Draft { covers, windows: windows.len(), ..Draft::default() }
 }
 
 /// Says once when a device's processes cannot be listed, and once when they can again.

@@ -4,14 +4,23 @@
 //! next number. Pure.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use prost::Message;
 use tonnage_proto::limits::{
-    BATCH_BYTES_MAX, BATCH_FORMAT, DEVICES_PER_BATCH_MAX, OWNERS_PER_BATCH_MAX, WINDOWS_PER_BATCH_MAX,
+    BATCH_BYTES_MAX, BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, OWNERS_PER_BATCH_MAX,
+    WINDOWS_PER_BATCH_MAX,
 };
 use tonnage_proto::metering as pb;
 
-use crate::model::{DeviceInfo, Owner, OwnerKind, Window};
+mod merge;
+
+pub use merge::merge;
+
+use crate::model::{DeviceInfo, Gap, GapReason, Owner, OwnerKind, Window};
+
+/// A gap's device, where it is of all of them.
+const EVERY_DEVICE: u32 = u32::MAX;
 
 /// What the agent knows of its node; stands in every draft, since it may be another at the next start.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,6 +44,12 @@ pub struct Header {
 /// Encodes windows as a draft.
 #[must_use]
 pub fn draft(windows: &[Window], node: &NodeState, overlap_ns: u64) -> Vec<u8> {
+    draft_with_gaps(windows, &[], node, overlap_ns)
+}
+
+/// Encodes windows, and why there are no others, as a draft.
+#[must_use]
+pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overlap_ns: u64) -> Vec<u8> {
     let mut devices = Positions::default();
     let mut owners = Positions::default();
     let windows = windows
@@ -64,6 +79,19 @@ pub fn draft(windows: &[Window], node: &NodeState, overlap_ns: u64) -> Vec<u8> {
             samples: window.samples,
         })
         .collect();
+    let gaps = gaps
+        .iter()
+        .filter(|gap| 0 <= gap.start_ns && gap.start_ns < gap.end_ns)
+        .map(|gap| pb::Gap {
+            device: gap
+                .device
+                .as_ref()
+                .map_or(EVERY_DEVICE, |info| devices.of(device(info, &node.driver_version))),
+            start_ns: gap.start_ns,
+            duration_ns: gap.end_ns.saturating_sub(gap.start_ns).unsigned_abs(),
+            reason: gap_reason(gap.reason).into(),
+        })
+        .collect();
     let batch = pb::Batch {
         format: BATCH_FORMAT,
         boot_id: node.boot_id.clone(),
@@ -73,9 +101,32 @@ pub fn draft(windows: &[Window], node: &NodeState, overlap_ns: u64) -> Vec<u8> {
         owners: owners.list,
         windows,
         overlap_ns,
+        gaps,
         ..pb::Batch::default()
     };
     batch.encode_to_vec()
+}
+
+/// Encodes the devices of a node, for the next run of the agent.
+#[must_use]
+pub fn devices(infos: &[Arc<DeviceInfo>], node: &NodeState) -> Vec<u8> {
+    let devices = infos.iter().map(|info| device(info, &node.driver_version)).collect();
+    pb::Batch { boot_id: node.boot_id.clone(), devices, ..pb::Batch::default() }.encode_to_vec()
+}
+
+/// The boot in which these devices were seen, and the devices; none where the bytes are not what [`devices`] gave.
+#[must_use]
+pub fn read_devices(encoded: &[u8]) -> (String, Vec<Arc<DeviceInfo>>) {
+    let pb::Batch { boot_id, devices, .. } = pb::Batch::decode(encoded).unwrap_or_default();
+    let info = |device: pb::Device| DeviceInfo {
+        uuid: device.uuid.into(),
+        model: device.model,
+        memory_bytes: device.memory_bytes,
+        slices: device.slices,
+        minor: Some(device.minor).filter(|minor| *minor != u32::MAX),
+        pci_bus_id: device.pci_bus_id,
+    };
+    (boot_id, devices.into_iter().map(|device| Arc::new(info(device))).collect())
 }
 
 /// Joins as many leading drafts as belong together and fit into one batch. Gives its bytes and how many drafts it
@@ -94,11 +145,10 @@ pub fn seal(drafts: &[Vec<u8>], header: &Header) -> (Vec<u8>, usize) {
         };
         bytes += encoded.len();
         if let Some(joined) = &joined {
-            let same = joined.boot_id == draft.boot_id
-                && joined.instance_id == draft.instance_id
-                && joined.facts == draft.facts;
+            let same = same_node(joined, &draft);
             let fits = bytes <= BATCH_BYTES_MAX / 2
                 && joined.windows.len() + draft.windows.len() <= WINDOWS_PER_BATCH_MAX
+                && joined.gaps.len() + draft.gaps.len() <= GAPS_PER_BATCH_MAX
                 && devices.list.len() + draft.devices.len() <= DEVICES_PER_BATCH_MAX
                 && owners.list.len() + draft.owners.len() <= OWNERS_PER_BATCH_MAX;
             if !same || !fits {
@@ -120,6 +170,11 @@ pub fn seal(drafts: &[Vec<u8>], header: &Header) -> (Vec<u8>, usize) {
         ..joined.unwrap_or_default()
     };
     (batch.encode_to_vec(), taken)
+}
+
+/// Drafts of one boot and the same facts can share a batch.
+fn same_node(one: &pb::Batch, other: &pb::Batch) -> bool {
+    one.boot_id == other.boot_id && one.instance_id == other.instance_id && one.facts == other.facts
 }
 
 /// The draft inside a sealed batch, to be sealed again under another epoch.
@@ -151,12 +206,29 @@ fn join(
             usage.owner = owner_at.get(usage.owner as usize).copied().unwrap_or(u32::MAX);
         }
     }
+    for gap in draft.gaps.iter_mut().filter(|gap| gap.device != EVERY_DEVICE) {
+        gap.device = device_at.get(gap.device as usize).copied().unwrap_or(EVERY_DEVICE);
+    }
     match joined {
         Some(batch) => {
             batch.windows.append(&mut draft.windows);
+            for gap in draft.gaps {
+                join_gap(&mut batch.gaps, gap);
+            }
             batch.overlap_ns += draft.overlap_ns;
         }
         None => *joined = Some(draft),
+    }
+}
+
+/// Adds a gap, or makes the last of its kind longer where it goes on from there.
+fn join_gap(gaps: &mut Vec<pb::Gap>, gap: pb::Gap) {
+    let alike = |other: &&mut pb::Gap| (other.device, other.reason) == (gap.device, gap.reason);
+    match gaps.iter_mut().rev().find(alike) {
+        Some(last) if last.start_ns.saturating_add_unsigned(last.duration_ns) == gap.start_ns => {
+            last.duration_ns = last.duration_ns.saturating_add(gap.duration_ns);
+        }
+        _ => gaps.push(gap),
     }
 }
 
@@ -196,6 +268,17 @@ fn device(info: &DeviceInfo, driver_version: &str) -> pb::Device {
     }
 }
 
+fn gap_reason(reason: GapReason) -> pb::gap::Reason {
+    use pb::gap::Reason;
+    match reason {
+        GapReason::AgentDown => Reason::AgentDown,
+        GapReason::NotRead => Reason::NotRead,
+        GapReason::Clock => Reason::Clock,
+        GapReason::Suspended => Reason::Suspended,
+        GapReason::Spool => Reason::Spool,
+    }
+}
+
 fn owner(owner: &Owner) -> pb::Owner {
     use pb::owner::Kind;
     let kind = match owner.kind {
@@ -223,7 +306,6 @@ fn owner(owner: &Owner) -> pb::Owner {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
 
     use super::*;
     use crate::model::Usage;

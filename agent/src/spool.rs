@@ -7,27 +7,40 @@
 //! - Every step is one atomic change, flushed before the call returns; nothing is sent that is not flushed.
 //! - At most [`SEALED_MAX`] batches are sealed and not acked; later windows wait as drafts.
 //! - Acked batches stay within [`Limits::kept_bytes`] and seven days, in case a restored ledger asks again.
-//! - Where [`Limits::bytes`] is reached, acked batches go first; then new windows are turned away, and the time
-//!   they stood for is unobserved. The caller counts and says so.
+//! - A backlog of over an hour is merged to slots, oldest drafts first, a few at each step.
+//! - Where [`Limits::bytes`] is reached, acked batches go first; then all drafts are merged; then new windows are
+//!   turned away, and the time they stood for is unobserved. The caller counts and says so.
+//! - Nothing is ever read as a whole: memory is bounded by some drafts or one batch, whatever the backlog.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use tonnage_proto::limits::BATCH_BYTES_MAX;
 
 use crate::seal::{self, Header};
 
+mod backlog;
+pub mod disk;
+mod home;
 mod keeper;
+pub mod memory;
 mod store;
+mod tended;
 
+pub use disk::StoreError;
+use disk::{Changes, Disk, List, Name};
+use home::Home;
 pub use keeper::Keeper;
-pub use store::StoreError;
-use store::{Changes, List, Name, Store};
+use store::Store;
+pub use tended::Tended;
 
 /// Batches that are sealed and not acked.
 pub const SEALED_MAX: u64 = 4;
 /// Drafts that one batch may join: a backlog is sent in fewer, larger batches.
 const DRAFTS_PER_BATCH_MAX: usize = 90;
+/// Number of the first draft ever: what is sealed again goes in front of those that wait.
+const FIRST_DRAFT: u64 = 1 << 32;
 /// Acked batches are kept no longer than this.
 const KEPT_NS_MAX: i64 = 7 * 86_400_000_000_000;
 /// Layout of this spool on disk.
@@ -49,6 +62,14 @@ pub enum SpoolError {
     Full { bytes: usize, limit: usize },
     #[error("spool: its files hold no spool any more")]
     Emptied,
+    #[error("spool {path}: its folder cannot be used")]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("spool: is closed: {why}")]
+    Closed { why: String },
     #[error("spool {path}: cannot be moved aside")]
     Aside {
         path: PathBuf,
@@ -62,6 +83,21 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
+    /// True if another process has it.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Locked(_)))
+    }
+
+    fn is_full_disk(&self) -> bool {
+        let kind = match self {
+            Self::Store(error) => error.kind(),
+            Self::Folder { source, .. } => source.kind(),
+            _ => return false,
+        };
+        kind == std::io::ErrorKind::StorageFull
+    }
+
     /// True if the files themselves are bad; false if they could not be reached.
     fn is_damage(&self) -> bool {
         match self {
@@ -102,10 +138,13 @@ struct Kept {
     at_ns: i64,
 }
 
+/// Where epochs come from: random bytes, but for simulations that must repeat.
+pub type Mint = Box<dyn FnMut() -> Result<[u8; 16], SpoolError> + Send>;
+
 /// See the module.
-#[derive(Debug)]
 pub struct Spool {
-    store: Store,
+    store: Box<dyn Disk>,
+    mint: Mint,
     identity: Identity,
     limits: Limits,
     epoch: [u8; 16],
@@ -114,6 +153,25 @@ pub struct Spool {
     batches: VecDeque<Kept>,
     drafts: VecDeque<(u64, usize)>,
     next_draft: u64,
+    appended: u64,
+    /// Place in `drafts` of the one that takes up those behind it; all before it are as merged as they can be.
+    merging: usize,
+    counts: Counts,
+}
+
+/// What the spool did for want of room, since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Acked batches that were let go before they had to be.
+    pub dropped: u64,
+    /// Drafts that became part of another.
+    pub merged: u64,
+}
+
+impl std::fmt::Debug for Spool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spool").field("store", &self.store).field("holdings", &self.holdings()).finish()
+    }
 }
 
 impl Spool {
@@ -128,34 +186,65 @@ impl Spool {
         limits: Limits,
         now_ns: i64,
     ) -> Result<(Self, Option<PathBuf>), SpoolError> {
-        match Self::try_open(path, identity.clone(), limits, now_ns) {
+        let home = Home { path: path.to_owned() };
+        let is_new = || !Store::exists(path);
+        match Self::open_files(path, is_new(), identity.clone(), limits, now_ns) {
             Ok(spool) => Ok((spool, None)),
             Err(error) if error.is_damage() => {
-                let aside = PathBuf::from(format!("{}.unreadable.{now_ns}", path.display()));
+                let failed = |source| SpoolError::Aside { path: path.to_owned(), source };
+                let aside = home.move_aside(now_ns).map_err(failed)?;
                 tracing::error!(error = tonnage_runtime::telemetry::chain(&error), aside = %aside.display(),
                     "The spool cannot be read; it is moved aside and a new one begins.");
-                std::fs::rename(path, &aside)
-                    .map_err(|source| SpoolError::Aside { path: path.to_owned(), source })?;
-                Ok((Self::try_open(path, identity, limits, now_ns)?, Some(aside)))
+                Ok((Self::open_files(path, is_new(), identity, limits, now_ns)?, Some(aside)))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn try_open(path: &Path, identity: Identity, limits: Limits, now_ns: i64) -> Result<Self, SpoolError> {
-        let is_new = !Store::exists(path);
-        let store = Store::open(path)?;
+    fn open_files(
+        path: &Path,
+        may_be_new: bool,
+        identity: Identity,
+        limits: Limits,
+        now_ns: i64,
+    ) -> Result<Self, SpoolError> {
+        Self::begin(Box::new(Store::open(path)?), may_be_new, Box::new(random), identity, limits, now_ns)
+    }
+
+    /// Opens the spool on a disk of any kind, making it if there is none.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn open_on(
+        disk: Box<dyn Disk>,
+        mint: Mint,
+        identity: Identity,
+        limits: Limits,
+        now_ns: i64,
+    ) -> Result<Self, SpoolError> {
+        Self::begin(disk, true, mint, identity, limits, now_ns)
+    }
+
+    fn begin(
+        mut store: Box<dyn Disk>,
+        may_be_new: bool,
+        mut mint: Mint,
+        identity: Identity,
+        limits: Limits,
+        now_ns: i64,
+    ) -> Result<Self, SpoolError> {
         let number = |name| -> Result<u64, SpoolError> {
             let value = store.get(name)?;
             Ok(value.and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?))).unwrap_or(0))
         };
         let (acked_seq, sealed_seq) = (number(Name::Acked)?, number(Name::Sealed)?);
+        let appended = number(Name::Appended)?;
         let epoch = match store.get(Name::Epoch)?.and_then(|epoch| epoch.try_into().ok()) {
             Some(epoch) => epoch,
             // sled opens what it cannot read as if it were empty, and would begin anew without a word.
-            None if !is_new => return Err(SpoolError::Emptied),
+            None if !may_be_new => return Err(SpoolError::Emptied),
             None => {
-                let epoch = random()?;
+                let epoch = mint()?;
                 let mut changes = Changes::default();
                 changes.set(Name::Version, &[VERSION]);
                 changes.set(Name::Epoch, &epoch);
@@ -166,8 +255,22 @@ impl Spool {
         let batches = store.sizes(List::Batches)?;
         let batches = batches.into_iter().map(|(seq, bytes)| Kept { seq, bytes, at_ns: now_ns }).collect();
         let drafts = VecDeque::from(store.sizes(List::Drafts)?);
-        let next_draft = drafts.back().map_or(0, |(number, _)| number + 1);
-        Ok(Self { store, identity, limits, epoch, acked_seq, sealed_seq, batches, drafts, next_draft })
+        let next_draft = drafts.back().map_or(FIRST_DRAFT, |(number, _)| number + 1);
+        Ok(Self {
+            store,
+            mint,
+            identity,
+            limits,
+            epoch,
+            acked_seq,
+            sealed_seq,
+            batches,
+            drafts,
+            next_draft,
+            appended,
+            merging: 0,
+            counts: Counts::default(),
+        })
     }
 
     #[must_use]
@@ -194,7 +297,18 @@ impl Spool {
         drafts + self.batches.iter().map(|kept| kept.bytes).sum::<usize>()
     }
 
-    /// End of the last window that was appended, in ledger time.
+    /// What the disk failed with, if it did: then this is to be dropped, and opened again.
+    #[must_use]
+    pub fn failure(&self) -> Option<std::io::ErrorKind> {
+        self.store.failure()
+    }
+
+    /// Holds as much as this from here on.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Ledger time up to which everything is accounted for by drafts that were appended.
     ///
     /// # Errors
     /// If the disk fails.
@@ -221,32 +335,22 @@ impl Spool {
         Ok(self.store.apply(changes)?)
     }
 
-    /// Keeps a draft. On disk when this returns.
+    /// What [`Spool::set_devices`] was given last.
     ///
     /// # Errors
-    /// If the spool is full, or the disk fails: the draft is not kept.
-    pub fn append(&mut self, draft: &[u8], last_window_end_ns: i64) -> Result<(), SpoolError> {
+    /// If the disk fails.
+    pub fn devices(&self) -> Result<Vec<u8>, SpoolError> {
+        Ok(self.store.get(Name::Devices)?.unwrap_or_default())
+    }
+
+    /// Remembers the node's devices for the next run.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn set_devices(&mut self, encoded: &[u8]) -> Result<(), SpoolError> {
         let mut changes = Changes::default();
-        let mut dropped = 0;
-        let mut bytes = self.bytes() + draft.len();
-        for kept in &self.batches {
-            if bytes <= self.limits.bytes || kept.seq > self.acked_seq {
-                break;
-            }
-            changes.remove(List::Batches, kept.seq);
-            bytes -= kept.bytes;
-            dropped += 1;
-        }
-        if bytes > self.limits.bytes {
-            return Err(SpoolError::Full { bytes, limit: self.limits.bytes });
-        }
-        changes.put(List::Drafts, self.next_draft, draft);
-        changes.set(Name::LastWindowEnd, &last_window_end_ns.to_be_bytes());
-        self.store.apply(changes)?;
-        self.batches.drain(..dropped);
-        self.drafts.push_back((self.next_draft, draft.len()));
-        self.next_draft += 1;
-        Ok(())
+        changes.set(Name::Devices, encoded);
+        Ok(self.store.apply(changes)?)
     }
 
     /// Seals drafts while fewer than [`SEALED_MAX`] batches wait for their ack. True if a batch was sealed.
@@ -256,12 +360,8 @@ impl Spool {
     pub fn seal(&mut self, now_ns: i64) -> Result<bool, SpoolError> {
         let mut sealed = false;
         while !self.drafts.is_empty() && self.sealed_seq - self.acked_seq.min(self.sealed_seq) < SEALED_MAX {
-            let numbers: Vec<u64> =
-                self.drafts.iter().take(DRAFTS_PER_BATCH_MAX).map(|(number, _)| *number).collect();
-            let mut drafts = Vec::with_capacity(numbers.len());
-            for number in &numbers {
-                drafts.push(self.store.read(List::Drafts, *number)?.unwrap_or_default());
-            }
+            let numbers = self.leading(0, DRAFTS_PER_BATCH_MAX, BATCH_BYTES_MAX / 2);
+            let drafts = self.read_drafts(&numbers)?;
             let seq = self.sealed_seq + 1;
             let header = Header {
                 cluster: self.identity.cluster.clone(),
@@ -274,14 +374,16 @@ impl Spool {
             let mut value = Sha256::digest(&payload).to_vec();
             value.extend_from_slice(&payload);
             let mut changes = Changes::default();
-            changes.put(List::Batches, seq, &value);
+            let bytes = value.len();
+            changes.put(List::Batches, seq, value);
             changes.set(Name::Sealed, &seq.to_be_bytes());
             for number in &numbers[..taken] {
                 changes.remove(List::Drafts, *number);
             }
             self.store.apply(changes)?;
-            self.batches.push_back(Kept { seq, bytes: value.len(), at_ns: now_ns });
+            self.batches.push_back(Kept { seq, bytes, at_ns: now_ns });
             self.drafts.drain(..taken);
+            self.merging = self.merging.saturating_sub(taken);
             self.sealed_seq = seq;
             sealed = true;
         }
@@ -345,35 +447,33 @@ impl Spool {
     /// # Errors
     /// If the disk fails: nothing has changed.
     pub fn new_epoch(&mut self) -> Result<(), SpoolError> {
-        let epoch = random()?;
-        let mut drafts = Vec::new();
+        let epoch = (self.mint)()?;
+        let mut again = Vec::new();
         for kept in self.batches.iter().filter(|kept| kept.seq > self.acked_seq) {
             let draft = self.batch(kept.seq)?.and_then(|batch| seal::unseal(&batch.payload));
-            drafts.extend(draft);
-        }
-        for (number, _) in &self.drafts {
-            drafts.extend(self.store.read(List::Drafts, *number)?);
+            again.extend(draft);
         }
         let mut changes = Changes::default();
         for kept in &self.batches {
             changes.remove(List::Batches, kept.seq);
         }
-        for (number, _) in &self.drafts {
-            changes.remove(List::Drafts, *number);
-        }
-        let numbered: Vec<(u64, usize)> =
-            (self.next_draft..).zip(&drafts).map(|(number, draft)| (number, draft.len())).collect();
-        for ((number, _), draft) in numbered.iter().zip(&drafts) {
+        let front = self.drafts.front().map_or(self.next_draft, |(number, _)| *number);
+        // Spools of the first version number drafts from 0: there, they go behind the others.
+        let first = front.checked_sub(again.len() as u64).unwrap_or(self.next_draft);
+        let numbered: Vec<(u64, usize)> = (first..).zip(again.iter().map(Vec::len)).collect();
+        for ((number, _), draft) in numbered.iter().zip(again) {
             changes.put(List::Drafts, *number, draft);
         }
         changes.set(Name::Epoch, &epoch);
         changes.set(Name::Acked, &0_u64.to_be_bytes());
         changes.set(Name::Sealed, &0_u64.to_be_bytes());
         self.store.apply(changes)?;
-        self.next_draft += u64::try_from(numbered.len()).unwrap_or(0);
         (self.epoch, self.acked_seq, self.sealed_seq) = (epoch, 0, 0);
         self.batches.clear();
-        self.drafts = numbered.into();
+        self.drafts.extend(numbered);
+        self.drafts.make_contiguous().sort_unstable();
+        self.next_draft = self.drafts.back().map_or(self.next_draft, |(number, _)| number + 1);
+        self.merging = 0;
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonnage_agent::metering::Meter;
 use tonnage_agent::model::{
-    DeviceInfo, Holder, Observation, Owner, OwnerKind, Tick, UtilisationSample, Window,
+    DeviceInfo, GapReason, Holder, Observation, Owner, OwnerKind, Tick, UtilisationSample, Window,
 };
 use tonnage_proto::limits::WINDOW_NS;
 
@@ -101,7 +101,8 @@ impl World {
         }
         let overlap_ns = if self.rng.random_bool(0.05) { 1_000 } else { 0 };
         let continuous = continuous && !first;
-        (Tick { now_ns: self.now_ns, continuous, overlap_ns, new_epoch: false }, observations)
+        let gap = if first { GapReason::AgentDown } else { GapReason::Clock };
+        (Tick { now_ns: self.now_ns, continuous, gap, overlap_ns, new_epoch: false }, observations)
     }
 
     fn churn(&mut self, at: usize, from_ns: i64) {
@@ -234,15 +235,24 @@ fn the_meter_says_what_the_rules_say_whatever_happens() {
         let mut world = World::new(seed);
         let mut meter = Meter::new(PERIOD_NS);
         let mut windows = Vec::new();
+        let mut told: BTreeMap<Arc<str>, u64> = BTreeMap::new();
         for n in 0..TICKS {
             let (tick, observations) = world.step(n);
+            let known: Vec<Arc<str>> = meter.known().map(|info| Arc::clone(&info.uuid)).collect();
             windows.extend(meter.observe(tick, observations));
+            for gap in meter.take_gaps() {
+                let of = |uuid: &&Arc<str>| gap.device.as_ref().is_none_or(|info| info.uuid == **uuid);
+                for uuid in known.iter().filter(of) {
+                    *told.entry(Arc::clone(uuid)).or_default() += (gap.end_ns - gap.start_ns).unsigned_abs();
+                }
+            }
         }
         windows.extend(meter.finish());
         windows.iter().for_each(check);
         check_together(&windows, &world);
         for (uuid, unobserved_ns) in meter.unobserved_ns() {
             assert_eq!(unobserved_ns, world.unobserved.get(&*uuid).copied().unwrap_or(0), "{uuid}");
+            assert_eq!(unobserved_ns, told.get(&uuid).copied().unwrap_or(0), "gaps of {uuid}");
         }
     }
 }

@@ -33,12 +33,12 @@ fn running() -> (Node, LedgerClock) {
     let node = Node::new();
     let mut clock = LedgerClock::start(node.0, None);
     let first = clock.observe(node.0);
-    assert_eq!(first, Tick { now_ns: T0, continuous: false, overlap_ns: 0, new_epoch: false });
+    assert_eq!(first, Tick { continuous: false, gap: GapReason::AgentDown, ..plain(T0) });
     (node, clock)
 }
 
 fn plain(now_ns: i64) -> Tick {
-    Tick { now_ns, continuous: true, overlap_ns: 0, new_epoch: false }
+    Tick { now_ns, continuous: true, gap: GapReason::Clock, overlap_ns: 0, new_epoch: false }
 }
 
 #[test]
@@ -61,6 +61,41 @@ fn an_offset_under_half_a_second_is_slewed_by_500_ppm_and_nothing_is_lost() {
         assert!(clock.observe(node.pass(S)).continuous);
     }
     assert_eq!(clock.observe(node.pass(S)).now_ns, node.0.wall_ns, "the offset is gone in the end");
+}
+
+#[test]
+fn a_leap_second_that_is_smeared_over_a_day_is_slewed_without_a_gap_and_closely_followed() {
+    // A second more or less in a day of 24 or of 20 hours: 11.6 or 13.9 parts in a million.
+    for (hours, by_ns) in [(24, S), (24, -S), (20, S), (20, -S)] {
+        let (mut node, mut clock) = running();
+        let seconds = hours * 3_600;
+        for n in 0..seconds {
+            node.set_wall(by_ns * (n + 1) / seconds - by_ns * n / seconds);
+            let tick = clock.observe(node.pass(S));
+            assert!(tick.continuous && tick.overlap_ns == 0 && !tick.new_epoch, "{n}: {tick:?}");
+            assert!(
+                (tick.now_ns - node.0.wall_ns).abs() <= MS,
+                "{n}: off by {}",
+                tick.now_ns - node.0.wall_ns
+            );
+        }
+        assert_eq!(node.0.wall_ns, T0 + seconds * S + by_ns);
+    }
+}
+
+#[test]
+fn a_leap_second_that_is_stepped_bills_the_second_that_came_twice_once() {
+    let (mut node, mut clock) = running();
+    node.set_wall(-S);
+    let (mut billed_ns, mut overlap_ns) = (0, 0);
+    for _ in 0..10 {
+        let before_ns = clock.now_ns;
+        let tick = clock.observe(node.pass(S));
+        assert!(tick.continuous);
+        billed_ns += tick.now_ns - before_ns;
+        overlap_ns += tick.overlap_ns;
+    }
+    assert_eq!((billed_ns, overlap_ns), (9 * S, S.unsigned_abs()));
 }
 
 #[test]
@@ -100,7 +135,7 @@ fn a_step_back_of_over_a_minute_anchors_anew_under_a_new_epoch() {
     let (mut node, mut clock) = running();
     node.set_wall(-61 * S);
     let tick = clock.observe(node.pass(S));
-    assert_eq!(tick, Tick { now_ns: T0 - 60 * S, continuous: false, overlap_ns: 0, new_epoch: true });
+    assert_eq!(tick, Tick { continuous: false, new_epoch: true, ..plain(T0 - 60 * S) });
     assert_eq!(clock.observe(node.pass(S)), plain(T0 - 59 * S));
 }
 
@@ -132,7 +167,7 @@ fn suspend_is_not_covered() {
     node.0.wall_ns += 3_600 * S;
     node.0.boot_ns += 3_600 * S;
     let tick = clock.observe(node.pass(S));
-    assert_eq!(tick, Tick { continuous: false, ..plain(T0 + 3_601 * S) });
+    assert_eq!(tick, Tick { continuous: false, gap: GapReason::Suspended, ..plain(T0 + 3_601 * S) });
     assert_eq!(clock.observe(node.pass(S)), plain(T0 + 3_602 * S));
 }
 
@@ -150,7 +185,8 @@ fn the_anchor_is_not_before_the_last_stored_window_unless_that_is_over_a_minute_
     let node = Node::new();
     let mut clock = LedgerClock::start(node.0, Some(T0 + 61 * S));
     let first = clock.observe(node.0);
-    assert_eq!(first, Tick { now_ns: T0, continuous: false, overlap_ns: 0, new_epoch: true });
+    let down = Tick { continuous: false, gap: GapReason::AgentDown, ..plain(T0) };
+    assert_eq!(first, Tick { new_epoch: true, ..down });
     let mut clock = LedgerClock::start(node.0, Some(T0 - 500 * S));
     assert_eq!(clock.observe(node.0).now_ns, T0);
 }

@@ -36,20 +36,36 @@ pub(super) struct Device {
     busy: Busy,
     energy: Energy,
     unobserved_ns: u64,
+    /// It was read once in this run.
+    was_read: bool,
 }
 
 impl Device {
-    pub(super) fn first_seen(observation: Observation) -> Self {
-        let mut device = Self {
-            info: Arc::clone(&observation.info),
+    /// A device that is known to be here and was not read yet.
+    pub(super) fn known(info: Arc<DeviceInfo>) -> Self {
+        Self {
+            info,
             window: None,
             present: HashSet::new(),
             busy: Busy::default(),
             energy: Energy::default(),
             unobserved_ns: 0,
-        };
+            was_read: false,
+        }
+    }
+
+    pub(super) fn first_seen(observation: Observation) -> Self {
+        let mut device = Self::known(Arc::clone(&observation.info));
         device.look(observation, &mut Vec::new());
         device
+    }
+
+    pub(super) fn info(&self) -> &Arc<DeviceInfo> {
+        &self.info
+    }
+
+    pub(super) fn was_read(&self) -> bool {
+        self.was_read
     }
 
     /// Books a covered interval by the reading at its end.
@@ -122,6 +138,7 @@ impl Device {
     }
 
     fn remember(&mut self, observation: &Observation) {
+        self.was_read = true;
         self.present.clear();
         self.present.extend(observation.holders.iter().map(interval::key));
     }

@@ -32,7 +32,7 @@ fn reading(holders: &[Holder]) -> Observation {
 }
 
 fn at(now_ns: i64) -> Tick {
-    Tick { now_ns, continuous: true, overlap_ns: 0, new_epoch: false }
+    Tick { now_ns, continuous: true, gap: GapReason::Clock, overlap_ns: 0, new_epoch: false }
 }
 
 /// A meter that has seen `first` at T0.
@@ -143,7 +143,7 @@ fn time_that_stands_still_covers_nothing_and_leaves_the_window_open() {
 fn a_new_epoch_closes_what_the_old_one_measured() {
     let mut meter = started(reading(&[]));
     meter.observe(at(T0 + S), vec![reading(&[])]);
-    let anew = Tick { now_ns: T0 - 100 * S, continuous: false, overlap_ns: 0, new_epoch: true };
+    let anew = Tick { continuous: false, new_epoch: true, ..at(T0 - 100 * S) };
     assert_eq!(only(meter.observe(anew, vec![reading(&[])])).start_ns, T0);
     meter.observe(at(T0 - 99 * S), vec![reading(&[])]);
     assert_eq!(only(meter.finish()).start_ns, T0 - 100 * S);

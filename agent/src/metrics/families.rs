@@ -18,6 +18,7 @@ pub(super) fn all(
     let mut families = Vec::from(owners(state));
     families.extend(devices(state));
     families.extend(own(state, uplink));
+    families.extend(spool(&state.own));
     if let Some(process) = process {
         let resident = process.resident_bytes as f64;
         families.push(one(
@@ -194,17 +195,6 @@ fn own(state: &State, uplink: &uplink::State) -> Vec<MetricFamily> {
             "Windows that the spool could not keep; their time is unobserved.",
             own.windows_dropped,
         ),
-        count("tonnage_agent_spool_failures_total", "Spool operations that failed.", own.spool_failures),
-        gauge(
-            "tonnage_agent_spool_bytes",
-            "Bytes of windows and batches in the spool.",
-            own.spool_bytes as f64,
-        ),
-        gauge(
-            "tonnage_agent_spool_drafts",
-            "Groups of windows that wait to be sealed.",
-            own.spool_drafts as f64,
-        ),
         gauge(
             "tonnage_agent_metered_until_timestamp_seconds",
             "Ledger time up to which samples were worked off: how far it is behind now is how late the agent is.",
@@ -243,6 +233,44 @@ fn own(state: &State, uplink: &uplink::State) -> Vec<MetricFamily> {
         ));
     }
     families
+}
+
+fn spool(own: &super::Own) -> Vec<MetricFamily> {
+    let count = |name, help, value: u64| one(name, help, Kind::Counter, value as f64);
+    let gauge = |name, help, value: f64| one(name, help, Kind::Gauge, value);
+    vec![
+        count("tonnage_agent_spool_failures_total", "Spool operations that failed.", own.spool_failures),
+        gauge(
+            "tonnage_agent_spool_open",
+            "1 if the spool takes what is metered; else it waits in memory, for as long as there is room.",
+            f64::from(u8::from(own.spool_open)),
+        ),
+        gauge(
+            "tonnage_agent_spool_waiting",
+            "Groups of windows in memory that the spool could not take yet.",
+            own.spool_waiting as f64,
+        ),
+        count(
+            "tonnage_agent_spool_merged_total",
+            "Groups of windows that were merged into others, within their slots.",
+            own.spool_merged,
+        ),
+        count(
+            "tonnage_agent_spool_acked_dropped_total",
+            "Acked batches that were let go for want of room, before they were backed up.",
+            own.spool_acked_dropped,
+        ),
+        gauge(
+            "tonnage_agent_spool_bytes",
+            "Bytes of windows and batches in the spool.",
+            own.spool_bytes as f64,
+        ),
+        gauge(
+            "tonnage_agent_spool_drafts",
+            "Groups of windows that wait to be sealed.",
+            own.spool_drafts as f64,
+        ),
+    ]
 }
 
 fn one(name: &str, help: &str, kind: Kind, value: f64) -> MetricFamily {

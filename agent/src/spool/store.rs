@@ -1,66 +1,20 @@
-//! The only file that touches sled: a few named values, drafts and batches, changed together or not at all.
+//! The only file that touches sled: the spool's disk as a database in a folder.
 //!
 //! sled 0.34 rules that shape this file: a change is durable only after `flush` returned; `apply_batch` on one tree
 //! is atomic, so everything lives in one tree under prefixes; memory grows with what is kept, whatever its cache is
-//! told, so the caller keeps little and values are small.
+//! told, so the caller keeps little and values are small; an I/O error poisons the open database for good.
 
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::Path;
 
-/// Name of a single value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Name {
-    Version,
-    Epoch,
-    LedgerId,
-    Acked,
-    Sealed,
-    LastWindowEnd,
-}
-
-/// A numbered list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum List {
-    /// Drafts by order of arrival.
-    Drafts,
-    /// Sealed batches by seq.
-    Batches,
-}
-
-/// The disk, or the files on it, failed.
-#[derive(Debug, thiserror::Error)]
-#[error("spool store failed")]
-pub struct StoreError(#[from] sled::Error);
-
-impl StoreError {
-    /// True if the files themselves are bad. False if they could not be reached: a lock that another agent holds,
-    /// rights, a full disk. Those files are good, and are left where they are.
-    pub(super) fn is_corruption(&self) -> bool {
-        !matches!(self.0, sled::Error::Io(_))
-    }
-}
-
-/// Changes that happen together.
-#[derive(Default)]
-pub(super) struct Changes(sled::Batch);
+use super::disk::{Change, Changes, Disk, List, Name, StoreError};
 
 #[derive(Debug)]
 pub(super) struct Store {
     tree: sled::Tree,
     db: sled::Db,
-}
-
-impl Changes {
-    pub(super) fn set(&mut self, name: Name, value: &[u8]) {
-        self.0.insert(&name.key(), value);
-    }
-
-    pub(super) fn put(&mut self, list: List, number: u64, value: &[u8]) {
-        self.0.insert(&list.key(number), value);
-    }
-
-    pub(super) fn remove(&mut self, list: List, number: u64) {
-        self.0.remove(&list.key(number));
-    }
+    failure: Cell<Option<ErrorKind>>,
 }
 
 impl Store {
@@ -78,31 +32,46 @@ impl Store {
             .flush_every_ms(None)
             .open()?;
         let tree = db.open_tree("spool")?;
-        Ok(Self { tree, db })
+        Ok(Self { tree, db, failure: Cell::new(None) })
     }
 
-    /// Applies the changes, all or none, and returns once they are on disk.
-    pub(super) fn apply(&self, changes: Changes) -> Result<(), StoreError> {
-        self.tree.apply_batch(changes.0)?;
-        self.db.flush()?;
+    fn noting<T>(&self, result: Result<T, sled::Error>) -> Result<T, StoreError> {
+        result.map_err(StoreError::from).inspect_err(|error| self.failure.set(Some(error.kind())))
+    }
+}
+
+impl Disk for Store {
+    fn apply(&mut self, changes: Changes) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for change in changes.0 {
+            match change {
+                Change::Set(name, value) => batch.insert(&name_key(name), value),
+                Change::Put(list, number, value) => batch.insert(&list_key(list, number), value),
+                Change::Remove(list, number) => batch.remove(&list_key(list, number)),
+            }
+        }
+        self.noting(self.tree.apply_batch(batch))?;
+        self.noting(self.db.flush())?;
         Ok(())
     }
 
-    pub(super) fn get(&self, name: Name) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.tree.get(name.key())?.map(|value| value.to_vec()))
+    fn get(&self, name: Name) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.noting(self.tree.get(name_key(name)))?.map(|value| value.to_vec()))
     }
 
-    pub(super) fn read(&self, list: List, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.tree.get(list.key(number))?.map(|value| value.to_vec()))
+    fn read(&self, list: List, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.noting(self.tree.get(list_key(list, number)))?.map(|value| value.to_vec()))
     }
 
-    /// Number and size of every entry, in order.
-    pub(super) fn sizes(&self, list: List) -> Result<Vec<(u64, usize)>, StoreError> {
-        let prefix = [list.prefix()];
+    fn failure(&self) -> Option<ErrorKind> {
+        self.failure.get()
+    }
+
+    fn sizes(&self, list: List) -> Result<Vec<(u64, usize)>, StoreError> {
         self.tree
-            .scan_prefix(prefix)
+            .scan_prefix([prefix(list)])
             .map(|entry| {
-                let (key, value) = entry?;
+                let (key, value) = self.noting(entry)?;
                 let mut number = [0; 8];
                 number.copy_from_slice(key.get(1..9).unwrap_or(&[0; 8]));
                 Ok((u64::from_be_bytes(number), value.len()))
@@ -111,31 +80,42 @@ impl Store {
     }
 }
 
-impl Name {
-    fn key(self) -> [u8; 2] {
-        let name = match self {
-            Self::Version => b'v',
-            Self::Epoch => b'e',
-            Self::LedgerId => b'l',
-            Self::Acked => b'a',
-            Self::Sealed => b's',
-            Self::LastWindowEnd => b'w',
-        };
-        [b'm', name]
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            // sled has no kind for it.
+            sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
+                Self::Locked(error)
+            }
+            sled::Error::Io(error) => Self::Io(error),
+            other => Self::Damaged(Box::new(other)),
+        }
     }
 }
 
-impl List {
-    fn prefix(self) -> u8 {
-        match self {
-            Self::Drafts => b'd',
-            Self::Batches => b'b',
-        }
-    }
+fn name_key(name: Name) -> [u8; 2] {
+    let name = match name {
+        Name::Version => b'v',
+        Name::Epoch => b'e',
+        Name::LedgerId => b'l',
+        Name::Acked => b'a',
+        Name::Sealed => b's',
+        Name::LastWindowEnd => b'w',
+        Name::Devices => b'g',
+        Name::Appended => b'n',
+    };
+    [b'm', name]
+}
 
-    fn key(self, number: u64) -> [u8; 9] {
-        let mut key = [self.prefix(); 9];
-        key[1..].copy_from_slice(&number.to_be_bytes());
-        key
+fn prefix(list: List) -> u8 {
+    match list {
+        List::Drafts => b'd',
+        List::Batches => b'b',
     }
+}
+
+fn list_key(list: List, number: u64) -> [u8; 9] {
+    let mut key = [prefix(list); 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
 }

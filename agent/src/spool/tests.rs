@@ -1,4 +1,5 @@
 use rand::{RngExt, SeedableRng};
+use tonnage_proto::limits::WINDOW_NS;
 
 use super::*;
 use crate::seal::{NodeState, draft};
@@ -191,4 +192,139 @@ fn random_histories_keep_the_numbers_contiguous_through_reopening() {
         assert_eq!(acked_seq, delivered);
         assert!(oldest_seq <= acked_seq + 1 && acked_seq <= sealed_seq);
     }
+}
+
+/// A draft of one window of one cell of the grid, counted from a slot's edge.
+fn cell(n: i64) -> Vec<u8> {
+    let info = crate::model::DeviceInfo {
+        uuid: "GPU-1".into(),
+        model: "H100".into(),
+        memory_bytes: 1,
+        slices: 1,
+        minor: None,
+        pci_bus_id: String::new(),
+    };
+    let window = crate::model::Window {
+        info: std::sync::Arc::new(info),
+        start_ns: n * WINDOW_NS,
+        duration_ns: WINDOW_NS.unsigned_abs(),
+        idle_ns: WINDOW_NS.unsigned_abs(),
+        usages: std::collections::BTreeMap::new(),
+        busy_unattributed_ns: 0,
+        energy_idle_uj: 1,
+        energy_unobserved_uj: 0,
+        samples: 10,
+    };
+    draft(&[window], &NodeState { boot_id: "b".into(), ..NodeState::default() }, 0)
+}
+
+/// Seals and acks all there is; gives the windows in the order in which they were sealed.
+fn deliver(spool: &mut Spool) -> Vec<tonnage_proto::metering::Window> {
+    let mut windows = Vec::new();
+    while spool.seal(0).unwrap() {
+        let Holdings { acked_seq, sealed_seq, .. } = spool.holdings();
+        for seq in acked_seq + 1..=sealed_seq {
+            let payload = spool.batch(seq).unwrap().unwrap().payload;
+            let batch: tonnage_proto::metering::Batch = prost::Message::decode(payload.as_slice()).unwrap();
+            windows.extend(batch.windows);
+            spool.ack(seq, seq, 0).unwrap();
+        }
+    }
+    windows
+}
+
+/// That these windows are the cells `0..n`, each once, in order.
+fn assert_whole(windows: &[tonnage_proto::metering::Window], n: i64) {
+    let mut at_ns = 0;
+    for window in windows {
+        assert_eq!(window.start_ns, at_ns);
+        assert_eq!(window.energy_idle_uj, window.duration_ns / WINDOW_NS.unsigned_abs());
+        at_ns += i64::try_from(window.duration_ns).unwrap();
+    }
+    assert_eq!(at_ns, n * WINDOW_NS);
+}
+
+fn in_memory(limits: Limits) -> (memory::Memory, Spool) {
+    let disk = memory::Memory::default();
+    let spool = Spool::open_on(Box::new(disk.clone()), Box::new(random), identity(), limits, 0).unwrap();
+    (disk, spool)
+}
+
+#[test]
+fn a_backlog_of_over_an_hour_is_merged_to_slots_and_loses_nothing() {
+    let (_, mut spool) = in_memory(LIMITS);
+    let cells = 90 * 48;
+    for n in 0..cells {
+        spool.append(&cell(n), (n + 1) * WINDOW_NS).unwrap();
+        let slots = usize::try_from(n / 90).unwrap();
+        assert!(spool.drafts() <= 360 + 91 + slots, "{} drafts after {n}", spool.drafts());
+    }
+    assert!(spool.counts().merged > 3_500, "{:?}", spool.counts());
+    let windows = deliver(&mut spool);
+    assert!(windows.len() < 500, "{} windows", windows.len());
+    assert_whole(&windows, cells);
+}
+
+#[test]
+fn a_full_spool_merges_before_it_turns_windows_away() {
+    let limits = Limits { bytes: 2_000, kept_bytes: 0 };
+    let (_, mut spool) = in_memory(limits);
+    let mut n = 0;
+    let full = loop {
+        match spool.append(&cell(n), (n + 1) * WINDOW_NS) {
+            Ok(()) => n += 1,
+            Err(error) => break error,
+        }
+        assert!(spool.bytes() <= limits.bytes);
+    };
+    assert!(matches!(full, SpoolError::Full { .. }), "{full}");
+    // Whole slots lie in the room of some twenty drafts.
+    assert!(n > 90 * 10, "full after {n}");
+    assert_eq!(spool.last_window_end_ns().unwrap(), Some(n * WINDOW_NS));
+    assert_whole(&deliver(&mut spool), n);
+}
+
+#[test]
+fn merging_that_fails_or_is_cut_off_at_any_write_loses_nothing() {
+    for write in 0..40 {
+        for fault in [memory::Fault::Refused, memory::Fault::Lost, memory::Fault::Kept] {
+            let limits = Limits { bytes: 1_000, kept_bytes: 0 };
+            let (disk, mut spool) = in_memory(limits);
+            disk.fail_at(write, fault);
+            let mut n = 0;
+            while n < 30 {
+                if spool.append(&cell(n), (n + 1) * WINDOW_NS).is_ok() {
+                    n += 1;
+                    continue;
+                }
+                disk.crash();
+                spool =
+                    Spool::open_on(Box::new(disk.clone()), Box::new(random), identity(), limits, 0).unwrap();
+                n += i64::from(spool.last_window_end_ns().unwrap() == Some((n + 1) * WINDOW_NS));
+            }
+            // One that was still to come.
+            disk.fail_at(u64::MAX, fault);
+            disk.crash();
+            spool = Spool::open_on(Box::new(disk.clone()), Box::new(random), identity(), limits, 0).unwrap();
+            assert!(spool.counts() == Counts::default() && spool.drafts() < 30);
+            assert_whole(&deliver(&mut spool), 30);
+        }
+    }
+}
+
+#[test]
+fn a_new_epoch_in_a_spool_that_numbers_drafts_from_nothing_keeps_every_window() {
+    let (_, mut spool) = in_memory(LIMITS);
+    spool.next_draft = 0;
+    for boot in ["sealed", "one", "two"] {
+        spool.append(&some_draft(boot), 0).unwrap();
+        if boot == "sealed" {
+            spool.seal(0).unwrap();
+        }
+    }
+    spool.drafts.iter_mut().for_each(|draft| assert!(draft.0 < 3));
+    spool.new_epoch().unwrap();
+    assert_eq!(spool.drafts(), 3);
+    spool.append(&some_draft("three"), 0).unwrap();
+    assert_eq!(spool.drafts(), 4);
 }
