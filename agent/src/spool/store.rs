@@ -1,10 +1,16 @@
 //! The only file that touches sled: a few named values, drafts and batches, changed together or not at all.
 //!
-//! sled 0.34 rules that shape this file: a change is durable only after `flush` returned; `apply_batch` on one tree
-//! is atomic, so everything lives in one tree under prefixes; memory grows with what is kept, whatever its cache is
+//! sled 0.34 rules that shape this file: `flush` survives a kill, but not a power loss, since all it awaits is
+//! `sync_file_range`: that writes no length of a file and empties no disk's cache, so the log is synced behind it;
+//! `apply_batch` on one tree is atomic, so everything lives in one tree under prefixes; memory grows with what is kept, whatever its cache is
 //! told, so the caller keeps little and values are small.
 
+use std::fs::File;
 use std::path::Path;
+
+/// Longest part of a value. A page of sled's tree holds up to 17 entries, and is written to a file of its own, which
+/// nobody syncs in time, when it exceeds a quarter of a segment: 128 KiB.
+const PART_BYTES_MAX: usize = 4096;
 
 /// Name of a single value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,26 +46,35 @@ impl StoreError {
 }
 
 /// Changes that happen together.
-#[derive(Default)]
-pub(super) struct Changes(sled::Batch);
+#[derive(Debug, Default)]
+pub(super) struct Changes(Vec<Change>);
+
+#[derive(Debug)]
+enum Change {
+    Set(Name, Vec<u8>),
+    Put(List, u64, Vec<u8>),
+    Remove(List, u64),
+}
 
 #[derive(Debug)]
 pub(super) struct Store {
     tree: sled::Tree,
     db: sled::Db,
+    /// sled's log, by a handle of our own.
+    log: File,
 }
 
 impl Changes {
     pub(super) fn set(&mut self, name: Name, value: &[u8]) {
-        self.0.insert(&name.key(), value);
+        self.0.push(Change::Set(name, value.to_vec()));
     }
 
     pub(super) fn put(&mut self, list: List, number: u64, value: &[u8]) {
-        self.0.insert(&list.key(number), value);
+        self.0.push(Change::Put(list, number, value.to_vec()));
     }
 
     pub(super) fn remove(&mut self, list: List, number: u64) {
-        self.0.remove(&list.key(number));
+        self.0.push(Change::Remove(list, number));
     }
 }
 
@@ -70,6 +85,7 @@ impl Store {
     }
 
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        remove_half_snapshots(path).map_err(sled::Error::from)?;
         let db = sled::Config::new()
             .path(path)
             .mode(sled::Mode::LowSpace)
@@ -78,14 +94,33 @@ impl Store {
             .flush_every_ms(None)
             .open()?;
         let tree = db.open_tree("spool")?;
-        Ok(Self { tree, db })
+        db.flush()?;
+        let log = sync_all(path).map_err(sled::Error::from)?;
+        Ok(Self { tree, db, log })
     }
 
     /// Applies the changes, all or none, and returns once they are on disk.
     pub(super) fn apply(&self, changes: Changes) -> Result<(), StoreError> {
-        self.tree.apply_batch(changes.0)?;
+        let mut batch = sled::Batch::default();
+        for change in changes.0 {
+            match change {
+                Change::Set(name, value) => batch.insert(&name.key(), value),
+                Change::Put(list, number, value) => {
+                    for (part, bytes) in (0_u32..).zip(value.chunks(PART_BYTES_MAX)) {
+                        let key = [&list.key(number)[..], &part.to_be_bytes()].concat();
+                        batch.insert(key, bytes);
+                    }
+                }
+                Change::Remove(list, number) => {
+                    for key in self.tree.scan_prefix(list.key(number)).keys() {
+                        batch.remove(key?);
+                    }
+                }
+            }
+        }
+        self.tree.apply_batch(batch)?;
         self.db.flush()?;
-        Ok(())
+        Ok(self.log.sync_data().map_err(sled::Error::from)?)
     }
 
     pub(super) fn get(&self, name: Name) -> Result<Option<Vec<u8>>, StoreError> {
@@ -93,22 +128,55 @@ impl Store {
     }
 
     pub(super) fn read(&self, list: List, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.tree.get(list.key(number))?.map(|value| value.to_vec()))
+        let mut value = None;
+        for part in self.tree.scan_prefix(list.key(number)).values() {
+            value.get_or_insert_with(Vec::new).extend_from_slice(&part?);
+        }
+        Ok(value)
     }
 
     /// Number and size of every entry, in order.
     pub(super) fn sizes(&self, list: List) -> Result<Vec<(u64, usize)>, StoreError> {
-        let prefix = [list.prefix()];
-        self.tree
-            .scan_prefix(prefix)
-            .map(|entry| {
-                let (key, value) = entry?;
-                let mut number = [0; 8];
-                number.copy_from_slice(key.get(1..9).unwrap_or(&[0; 8]));
-                Ok((u64::from_be_bytes(number), value.len()))
-            })
-            .collect()
+        let mut sizes: Vec<(u64, usize)> = Vec::new();
+        for part in self.tree.scan_prefix([list.prefix()]) {
+            let (key, bytes) = part?;
+            let mut number = [0; 8];
+            number.copy_from_slice(key.get(1..9).unwrap_or(&[0; 8]));
+            let number = u64::from_be_bytes(number);
+            match sizes.last_mut() {
+                Some((last, size)) if *last == number => *size += bytes.len(),
+                _ => sizes.push((number, bytes.len())),
+            }
+        }
+        Ok(sizes)
     }
+}
+
+/// Makes durable what is in the folder, and its names: who wrote it may have been killed before it was. Gives sled's
+/// log.
+fn sync_all(folder: &Path) -> std::io::Result<File> {
+    let log = File::open(folder.join("db"))?;
+    log.sync_all()?;
+    for path in [&folder.join("conf"), folder, folder.parent().unwrap_or(folder)] {
+        File::open(path)?.sync_all()?;
+    }
+    Ok(log)
+}
+
+/// sled writes a snapshot of its log's index under a name of its own before it takes the place of the last one. Killed
+/// meanwhile, it would take the half one for the newest, and all files for corrupt.
+fn remove_half_snapshots(folder: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().ends_with(".generating") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 impl Name {
