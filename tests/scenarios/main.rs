@@ -7,6 +7,9 @@ mod books;
 /// The agent against a simulated driver: what is missing, what it says, how it stops.
 mod agent;
 
+/// A crash at every write of the spool and the store.
+mod crash_points;
+
 /// Agents and aggregator killed and started again: the ledger equals the reference.
 mod ledger;
 
