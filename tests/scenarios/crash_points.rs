@@ -86,3 +86,21 @@ fn a_store_that_crashes_at_a_write_has_what_it_acked() -> anyhow::Result<()> {
 fn a_store_that_crashes_at_any_write_has_what_it_acked() -> anyhow::Result<()> {
     store_crashes(3, 30, Plan { seed: seed(), boundaries_max: 1_000, random: 3 })?.judge()
 }
+
+fn spool_faults(every: u64) -> anyhow::Result<()> {
+    let seed = seed();
+    let tried = spool::faults::fail_each(seed, every)?;
+    println!("spool seed={seed} {tried:?}");
+    Ok(())
+}
+
+#[test]
+fn a_spool_on_a_disk_that_fails_says_so_and_keeps_what_it_promised() -> anyhow::Result<()> {
+    spool_faults(25)
+}
+
+#[test]
+#[ignore = "takes minutes; make crash-points"]
+fn a_spool_on_a_disk_that_fails_at_any_call_says_so_and_keeps_what_it_promised() -> anyhow::Result<()> {
+    spool_faults(1)
+}

@@ -6,11 +6,16 @@
 //! told, so the caller keeps little and values are small.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 /// Longest part of a value. A page of sled's tree holds up to 17 entries, and is written to a file of its own, which
 /// nobody syncs in time, when it exceeds a quarter of a segment: 128 KiB.
 const PART_BYTES_MAX: usize = 4096;
+/// How often who waits for the disk is woken: for a minute in all.
+const WAKES_MAX: u32 = 6;
 
 /// Name of a single value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +67,51 @@ pub(super) struct Store {
     db: sled::Db,
     /// sled's log, by a handle of our own.
     log: File,
+    watch: SyncSender<Flush>,
+    // Behind the others: so it is what lets go of the database.
+    _last: Last,
+}
+
+/// What a thread beside the spool's is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    Begun,
+    Ended,
+}
+
+/// Where a write fails that sled does in the background, it forgets to wake who waits for it in `flush`. Another
+/// `flush` sees the error and wakes all. It is made after a second, and again after two, four, ... since it waits in
+/// vain itself where a disk fails slowly; then the process ends: to the spool that is a kill.
+fn watch(flushes: &Receiver<Flush>, last: &Last) {
+    while flushes.recv() == Ok(Flush::Begun) {
+        let ended = (0..WAKES_MAX).any(|wake| {
+            let ended = flushes.recv_timeout(Duration::from_secs(1 << wake));
+            if ended.is_err() {
+                let db = last.0.clone();
+                let wake = move || db.map(|db| drop(db.flush())).unwrap_or_default();
+                let woken = std::thread::Builder::new().spawn(wake);
+                tracing::warn!(started = woken.is_ok(), "The spool waits for its disk.");
+            }
+            ended != Err(RecvTimeoutError::Timeout)
+        });
+        if !ended {
+            tracing::error!("The spool's disk does not answer; the agent ends, to be started again.");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// sled panics where it lets go of a database whose disk fails.
+#[derive(Debug)]
+struct Last(Option<sled::Db>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        if told(move || Ok(drop(db))).is_err() {
+            tracing::warn!("The spool's database could not be closed in order; what it promised is on disk.");
+        }
+    }
 }
 
 impl Changes {
@@ -85,7 +135,11 @@ impl Store {
     }
 
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        remove_half_snapshots(path).map_err(sled::Error::from)?;
+        Ok(told(|| Self::try_open(path))?)
+    }
+
+    fn try_open(path: &Path) -> Result<Self, sled::Error> {
+        remove_half_snapshots(path)?;
         let db = sled::Config::new()
             .path(path)
             .mode(sled::Mode::LowSpace)
@@ -95,8 +149,14 @@ impl Store {
             .open()?;
         let tree = db.open_tree("spool")?;
         db.flush()?;
-        let log = sync_all(path).map_err(sled::Error::from)?;
-        Ok(Self { tree, db, log })
+        let log = sync_all(path)?;
+        let last = Last(Some(db.clone()));
+        let (watch, flushes) = sync_channel(2);
+        let watched = Last(Some(db.clone()));
+        std::thread::Builder::new()
+            .name("spool-watch".to_owned())
+            .spawn(move || self::watch(&flushes, &watched))?;
+        Ok(Self { tree, db, log, watch, _last: last })
     }
 
     /// Applies the changes, all or none, and returns once they are on disk.
@@ -118,8 +178,11 @@ impl Store {
                 }
             }
         }
-        self.tree.apply_batch(batch)?;
-        self.db.flush()?;
+        // Should the watch be gone, sled is trusted.
+        let _ = self.watch.send(Flush::Begun);
+        let flushed = self.tree.apply_batch(batch).and_then(|()| self.db.flush());
+        let _ = self.watch.send(Flush::Ended);
+        flushed?;
         Ok(self.log.sync_data().map_err(sled::Error::from)?)
     }
 
@@ -150,6 +213,21 @@ impl Store {
         }
         Ok(sizes)
     }
+}
+
+/// sled panics on some files that are bad: an error all the same.
+fn told<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, sled::Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref().copied());
+        let text = text.unwrap_or("sled panicked");
+        // So it shows an error of the system: the disk failed, and the files may be good.
+        let is_disk = text.contains("Os {") || text.contains("Io(");
+        Err(if is_disk {
+            sled::Error::Io(std::io::Error::other(text.to_owned()))
+        } else {
+            sled::Error::ReportableBug(text.to_owned())
+        })
+    })
 }
 
 /// Makes durable what is in the folder, and its names: who wrote it may have been killed before it was. Gives sled's

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -145,7 +145,7 @@ fn judge_one<S: Subject>(
     report: &Mutex<Report>,
 ) -> anyhow::Result<()> {
     let dir = folder()?;
-    image.disk.write(dir.path(), S::WITHOUT)?;
+    image.disk.write(dir.path(), S::WITHOUT).context("a disk")?;
     let verdict = subject.judge(dir.path(), &image.promise)?;
     report.lock().expect("no judge panicked").add(image.crash, &image.what, verdict);
     Ok(())

@@ -23,6 +23,9 @@ use super::trace::Op;
 /// Steps in processes of their own.
 pub(crate) mod history;
 
+/// Calls that fail.
+pub(crate) mod faults;
+
 /// One disk opened, in a process of its own.
 mod judge;
 

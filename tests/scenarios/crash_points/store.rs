@@ -101,8 +101,8 @@ impl Crashing {
     }
 
     fn verify(&self, folder: &Path) -> anyhow::Result<Result<(), String>> {
-        let output =
-            Command::new(&self.binaries.aggregator).arg("verify").arg("--data").arg(folder).output()?;
+        let output = Command::new(&self.binaries.aggregator).arg("verify").arg("--data").arg(folder).output();
+        let output = output.with_context(|| format!("{}", self.binaries.aggregator.display()))?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let conserved = output.status.success() && said.contains("\nconserved:");
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -113,12 +113,12 @@ impl Crashing {
     /// aggregator runs again.
     fn verify_again(&self, folder: &Path) -> anyhow::Result<Result<(), String>> {
         let mut aggregator = Aggregator::new(&folder.join("again"), &self.binaries, self.clock.as_deref())?;
-        std::fs::copy(&self.prices, aggregator.prices())?;
+        std::fs::copy(&self.prices, aggregator.prices()).context("the price book")?;
         std::fs::create_dir(aggregator.data_dir())?;
         for file in ["ledger.sqlite", "ledger.sqlite-wal"] {
             let (from, to) = (folder.join(file), aggregator.data_dir().join(file));
             if from.exists() {
-                std::fs::rename(from, to)?;
+                std::fs::rename(from, to).context("the ledger's files")?;
             }
         }
         aggregator.start(DEADLINE)?;

@@ -2,8 +2,10 @@
 //! says nothing to the test runner.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+use harness::process::{Process, tail};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonnage_agent::spool::{Holdings, Spool};
@@ -17,6 +19,10 @@ const TEST: &str = "crash_points::spool::history::a_life_ends_without_a_goodbye"
 const ARGUMENT: &str = "--skip=spool-life=";
 /// How a life ends when all went well.
 const ENDED: i32 = 42;
+/// How it ends when an operation says that it failed.
+const FAILED: i32 = 43;
+/// Far more than a life takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One process's part of a history.
 #[derive(Debug, Clone)]
@@ -29,13 +35,25 @@ pub(crate) struct Life {
 impl Life {
     /// Lives it in a process of its own.
     pub(crate) fn live(&self, traced: &Traced) -> anyhow::Result<()> {
+        let told = self.live_with_faults(traced)?;
+        ensure!(told.is_none(), "a life failed: {told:?}");
+        Ok(())
+    }
+
+    /// As [`Life::live`]; gives the error of a life that an operation's error ended. It may end in no other way.
+    pub(crate) fn live_with_faults(&self, traced: &Traced) -> anyhow::Result<Option<String>> {
         let dir = traced.folder.parent().context("a folder for the trace")?;
         let argument = format!("{ARGUMENT}{}:{}:{}:{}", self.seed, self.steps, self.number, dir.display());
         let mut command = traced.command(&std::env::current_exe()?)?;
-        let output = command.args(["--exact", TEST, "--nocapture", &argument]).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.code() == Some(ENDED), "a life ended with {}: {said}", output.status);
-        Ok(())
+        command.args(["--exact", TEST, "--nocapture", &argument]);
+        let log = dir.join("log");
+        let mut process = Process::start("a life", &mut command, &log)?;
+        let status = process.wait(PATIENCE)?;
+        match status.code() {
+            Some(ENDED) => Ok(None),
+            Some(FAILED) => Ok(Some(tail(&log))),
+            _ => bail!("a life ended with {status}: {}", tail(&log)),
+        }
     }
 
     fn of_argument() -> Option<(Self, PathBuf)> {
@@ -51,9 +69,12 @@ impl Life {
 #[test]
 fn a_life_ends_without_a_goodbye() {
     if let Some((life, dir)) = Life::of_argument() {
-        live(&life, &Traced::again(&dir)).unwrap();
+        let lived = live(&life, &Traced::again(&dir));
+        if let Err(error) = &lived {
+            eprintln!("{error:?}");
+        }
         // Nothing is dropped, nothing flushed: to the disk this is a kill.
-        std::process::exit(ENDED);
+        std::process::exit(if lived.is_ok() { ENDED } else { FAILED });
     }
 }
 

@@ -113,6 +113,11 @@ impl Promise {
         {
             return Verdict::Whole;
         }
+        if let Some((what, None)) = &self.going_on
+            && state.may_follow(before, what)
+        {
+            return Verdict::Whole;
+        }
         Verdict::Lost(format!("promised {before:?},\n  going on {:?},\n  shown {state:?}", self.going_on))
     }
 }
