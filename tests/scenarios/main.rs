@@ -10,6 +10,9 @@ mod agent;
 /// A ledger as a whole: backups and restores, and what people have it do.
 mod ledgers;
 
+/// A crash at every write of the spool and the store.
+mod crash_points;
+
 /// Agents and aggregator killed and started again: the ledger equals the reference.
 mod ledger;
 
