@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash-points needs bench lint doc deny clean
+.PHONY: help demo test crash crash-points needs bench lint doc deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ needs: # What a build needs and cargo does not bring
 bench: needs ## Measure the agent and the aggregator (release build, some minutes)
 	cargo build --release --workspace
 	./target/release/tonnage-bench
+
+crash: needs ## A storm of kills and cuts over real processes; SEED=n brings one back, KILLS=k NODES=n say how hard
+	cargo build --workspace
+	@./target/debug/tonnage-crash --kills $(or $(KILLS),200) --nodes $(or $(NODES),4) $(if $(SEED),--seed $(SEED))
 
 lint: ## Format and clippy, warnings denied
 	cargo fmt --all --check

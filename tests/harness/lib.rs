@@ -4,15 +4,18 @@
 //! point. [`scenario`] makes what happens on a node; [`mod@reference`] says, from the answers that the driver really
 //! served and from the scenario's own truth alone, who held what and for how long.
 //!
-//! Constraints: nothing here uses the agent's or the aggregator's code, which is what is judged; only processes
-//! started here are ever signalled; a wait ends with its condition or fails at its deadline with the logs' tails.
+//! Constraints: nothing here uses the agent's or the aggregator's code, which is what is judged, but for reading the
+//! ledger's file in [`books`]; only processes started here are ever signalled; a wait ends with its condition or fails at its deadline with the logs' tails.
 //!
 //! Non-goals: speed of the reference, and judging busy time or energy.
 
 pub mod aggregator;
 pub mod binaries;
+pub mod books;
+pub mod comparison;
 pub mod forged;
 pub mod http;
+pub mod network;
 pub mod node;
 pub mod process;
 pub mod reference;

@@ -19,6 +19,7 @@ use crate::http::{Scrape, get, http};
 use crate::process::{Process, free_ports, tail};
 use crate::reference::{self, Piece};
 use crate::served_log::ServedLog;
+use crate::sim_clock::SimClock;
 use crate::wait::wait_until;
 
 /// The answer that ends an agent's reading of a device, as far as the log shows it,
@@ -50,6 +51,8 @@ pub struct Node {
     served: ServedLog,
     story: Story,
     process: Option<Process>,
+    /// In place of the world's, with which it goes on unless a test sets it.
+    clock: Option<SimClock>,
     /// How often its agent samples.
     pub period_ns: i64,
     /// Given to every start of its agent, after the usual arguments.
@@ -88,6 +91,7 @@ impl Node {
             story: Story::new(spec.scenario.clone(), 0),
             served: ServedLog::new(&dir.join("served.jsonl")),
             process: None,
+            clock: None,
             period_ns: 1_000_000_000,
             extra_args: Vec::new(),
             extra_env: Vec::new(),
@@ -95,6 +99,38 @@ impl Node {
             own_group: false,
             spec,
         })
+    }
+
+    /// Gives it a simulated clock of its own, which shows `now`. Before its agent's first start.
+    ///
+    /// # Errors
+    /// If the clock's file cannot be written.
+    pub fn own_clock(&mut self, now: Reading) -> anyhow::Result<()> {
+        let mut clock = SimClock::new(&self.dir.join("clock"))?;
+        clock.set(now)?;
+        self.spec.clock = Some(clock.path().to_owned());
+        self.clock = Some(clock);
+        Ok(())
+    }
+
+    /// Its own clock, if it has one.
+    pub fn clock(&mut self) -> Option<&mut SimClock> {
+        self.clock.as_mut()
+    }
+
+    /// What its clock shows when the world's shows `now`.
+    #[must_use]
+    pub fn now(&self, now: Reading) -> Reading {
+        self.clock.as_ref().map_or(now, SimClock::now)
+    }
+
+    /// Puts a copy of its spool in the place of another node's. Neither agent may run.
+    ///
+    /// # Errors
+    /// If a file cannot be copied.
+    pub fn copy_spool(&self, to: &Self) -> anyhow::Result<()> {
+        std::fs::remove_dir_all(to.spool())?;
+        copy_folder(&self.spool(), &to.spool())
     }
 
     /// How its agent is started (`run`), or another of its commands: the one place that knows the arguments.
@@ -280,6 +316,14 @@ impl Node {
         reference::pieces(self.served.records()?, &self.spec.scenario, self.period_ns)
     }
 
+    /// What was left uncovered on the whole node until now, judged by what was served.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn uncovered(&mut self) -> anyhow::Result<reference::Uncovered> {
+        reference::uncovered(self.served.records()?, self.period_ns)
+    }
+
     /// Where its agent's metrics and health are.
     #[must_use]
     pub fn url(&self) -> String {
@@ -300,4 +344,18 @@ impl Node {
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,10 @@
 //! every covered interval into pieces and splits each; it keeps nothing from one interval to the next. It shares
 //! no code with the agent. A run of the agent ends where another process loads the driver.
 //!
-//! Non-goals: busy time, energy, clocks that are set while an agent runs (it takes the wall clock for ledger time).
+//! Where the node's clock is set while an agent runs, ledger time follows it by the design's rules: see [`in_ledger_time`].
+//!
+//! Non-goals: busy time, energy, slewing (an offset under half a second is taken as it comes), suspend, an agent that is
+//! started while its clock is behind what its spool holds, and processes that come or go on a node whose clock is set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +23,11 @@ use crate::truth;
 const LISTS: [&str; 3] =
     [COMPUTE, "nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v3"];
 const COMPUTE: &str = "nvmlDeviceGetComputeRunningProcesses_v3";
+
+/// The clock was set, not slewed.
+const STEP_NS_MIN: i64 = 500_000_000;
+/// Ledger time waits for a clock that is this far behind it, at most.
+const WAIT_NS_MAX: i64 = 60_000_000_000;
 
 /// A stretch of time of one device in one hand. Never crosses an edge of the window grid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +65,12 @@ struct Run<'a> {
 
 /// One moment at which an agent looked.
 struct Tick {
+    wall_ns: i64,
+    monotonic_ns: i64,
+    /// Ledger time,
     at_ns: i64,
+    /// which jumped to here, so that nothing before it is covered.
+    jumped: bool,
     /// Per device its processes; `None` where a list could not be read.
     devices: BTreeMap<String, Option<BTreeSet<u32>>>,
 }
@@ -73,19 +86,57 @@ pub fn pieces(log: &[Record], scenario: &Scenario, period_ns: i64) -> anyhow::Re
     for run in runs(log)? {
         let ticks = ticks(&run.records, period_ns);
         for (before, now) in ticks.iter().zip(ticks.iter().skip(1)) {
-            if now.at_ns - before.at_ns > 2 * period_ns {
+            if now.jumped || now.at_ns - before.at_ns > 2 * period_ns {
                 continue;
             }
             for (device, pids) in &now.devices {
                 let Some(pids) = pids else { continue };
                 let known = before.devices.get(device).cloned().flatten().unwrap_or_default();
-                let holders = holders(&story, pids, &known, before.at_ns, now.at_ns, run.wall_minus_boot_ns);
+                let holders =
+                    holders(&story, pids, &known, (before.wall_ns, now.wall_ns), run.wall_minus_boot_ns);
                 let holders = holders.with_context(|| format!("{device} at {}", now.at_ns))?;
                 pieces.extend(interval(device, before.at_ns, now.at_ns, &holders));
             }
         }
     }
     Ok(pieces)
+}
+
+/// Why a stretch of a node's time is in nobody's hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Two readings lie too far apart.
+    NotRead,
+    /// The clock was set forward, or so far back that time began again.
+    Clock,
+}
+
+/// What the readings of a log leave uncovered on the whole node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Uncovered {
+    /// First reading of each run of the agent.
+    pub begins_ns: Vec<i64>,
+    pub stretches: Vec<(i64, i64, Why)>,
+}
+
+/// What is left uncovered within the runs of a log, and when those began.
+///
+/// # Errors
+/// If the log does not begin with the driver's start.
+pub fn uncovered(log: &[Record], period_ns: i64) -> anyhow::Result<Uncovered> {
+    let mut found = Uncovered::default();
+    for run in runs(log)? {
+        let ticks = ticks(&run.records, period_ns);
+        found.begins_ns.extend(ticks.first().map(|tick| tick.at_ns));
+        for (before, now) in ticks.iter().zip(ticks.iter().skip(1)) {
+            if now.jumped {
+                found.stretches.push((before.at_ns, now.at_ns, Why::Clock));
+            } else if now.at_ns - before.at_ns > 2 * period_ns {
+                found.stretches.push((before.at_ns, now.at_ns, Why::NotRead));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Splits a log into what each process that loaded the driver was served. One that loads it again goes on.
@@ -123,8 +174,10 @@ fn ticks(records: &[&Record], period_ns: i64) -> Vec<Tick> {
     let mut ticks: Vec<Tick> = Vec::new();
     for record in records.iter().filter(|record| LISTS.contains(&record.call.as_str())) {
         let Some(device) = &record.device else { continue };
-        if ticks.last().is_none_or(|tick| record.wall_ns - tick.at_ns >= period_ns / 2) {
-            ticks.push(Tick { at_ns: record.wall_ns, devices: BTreeMap::new() });
+        let Record { wall_ns, monotonic_ns, .. } = **record;
+        if ticks.last().is_none_or(|tick| monotonic_ns - tick.monotonic_ns >= period_ns / 2) {
+            let devices = BTreeMap::new();
+            ticks.push(Tick { wall_ns, monotonic_ns, at_ns: wall_ns, jumped: false, devices });
         }
         let Some(tick) = ticks.last_mut() else { continue };
         let entry = tick.devices.entry(device.clone()).or_insert_with(|| Some(BTreeSet::new()));
@@ -137,7 +190,29 @@ fn ticks(records: &[&Record], period_ns: i64) -> Vec<Tick> {
             _ => {}
         }
     }
+    in_ledger_time(&mut ticks);
     ticks
+}
+
+/// The wall clock may be set. Ledger time jumps forward with it, stands still while it is up to a minute behind, and
+/// begins again at the wall if it is further behind.
+fn in_ledger_time(ticks: &mut [Tick]) {
+    for at in 1..ticks.len() {
+        let (before, now) = ticks.split_at_mut(at);
+        let (Some(before), Some(now)) = (before.last(), now.first_mut()) else { return };
+        let due_ns = before.wall_ns + now.monotonic_ns - before.monotonic_ns;
+        let step_ns = now.wall_ns - due_ns;
+        let behind_ns = before.at_ns.max(due_ns) - now.wall_ns;
+        if step_ns.abs() < STEP_NS_MIN && before.at_ns <= before.wall_ns {
+            continue;
+        }
+        if behind_ns > WAIT_NS_MAX {
+            now.jumped = true;
+            continue;
+        }
+        now.at_ns = now.wall_ns.max(before.at_ns);
+        now.jumped = step_ns >= STEP_NS_MIN && now.at_ns > before.at_ns;
+    }
 }
 
 /// Owner and start of each process in a reading.
@@ -145,8 +220,7 @@ fn holders(
     story: &Story,
     pids: &BTreeSet<u32>,
     known: &BTreeSet<u32>,
-    from_ns: i64,
-    to_ns: i64,
+    (from_ns, to_ns): (i64, i64),
     wall_minus_boot_ns: i64,
 ) -> anyhow::Result<Vec<(String, i64)>> {
     let mut holders = Vec::new();

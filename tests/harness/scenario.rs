@@ -4,7 +4,7 @@ use nvidia_ml::scenario::{Device, List, Process, Scenario};
 
 mod random;
 
-pub use random::random;
+pub use random::{random, random_of, steady};
 
 /// Whose a process is, as the kernel shows it and as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

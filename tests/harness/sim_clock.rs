@@ -51,6 +51,14 @@ impl SimClock {
         })
     }
 
+    /// Someone sets the wall clock by so much.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn step(&mut self, by_ns: i64) -> anyhow::Result<Reading> {
+        self.set(Reading { wall_ns: self.now.wall_ns + by_ns, ..self.now })
+    }
+
     /// Someone sets the clocks: a step of the wall clock, a suspend.
     ///
     /// # Errors

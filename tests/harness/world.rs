@@ -100,10 +100,31 @@ impl World {
     /// # Errors
     /// In real time; or if an agent that runs has not read its devices at the new time by the deadline.
     pub fn advance(&mut self, step_ns: i64) -> anyhow::Result<()> {
-        let now = self.clock.as_mut().context("real time cannot be moved")?.advance(step_ns)?;
+        self.move_clock(step_ns)?;
+        self.wait_readings(step_ns)
+    }
+
+    /// Lets simulated time pass, and waits for nothing.
+    ///
+    /// # Errors
+    /// In real time.
+    pub fn move_clock(&mut self, step_ns: i64) -> anyhow::Result<()> {
+        self.clock.as_mut().context("real time cannot be moved")?.advance(step_ns)?;
+        for clock in self.nodes.iter_mut().filter_map(Node::clock) {
+            clock.advance(step_ns)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every running agent that samples at least so often has read its devices at this time.
+    ///
+    /// # Errors
+    /// If one has not by the deadline.
+    pub fn wait_readings(&mut self, step_ns: i64) -> anyhow::Result<()> {
+        let now = self.now();
         for node in self.nodes.iter_mut().filter(|node| node.period_ns <= step_ns) {
             if node.process().is_some() {
-                node.wait_reading(now, DEADLINE)?;
+                node.wait_reading(node.now(now), DEADLINE)?;
             }
         }
         Ok(())
@@ -118,7 +139,7 @@ impl World {
         let now = self.now();
         for node in &mut self.nodes {
             if node.process().is_some() {
-                node.wait_metered(now, DEADLINE)?;
+                node.wait_metered(node.now(now), DEADLINE)?;
             }
         }
         Ok(())
@@ -148,6 +169,12 @@ impl World {
 
     #[must_use]
     pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Leaves the folder behind, for someone to look into.
+    pub fn keep_folder(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
         self.dir.path()
     }
 }

@@ -1,20 +1,17 @@
 //! Two agents and an aggregator, each killed again and again: the ledger equals what the drivers served, to the
 //! nanosecond, and what a kill cost is unobserved and within its bound.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use harness::reference::{self, Piece};
+use harness::comparison::{self, LOST_MAX_NS};
 use harness::scenario;
 use harness::world::{DEADLINE, World};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonnage_aggregator::model::RowKind;
 use tonnage_proto::decimal::to_nanos;
-use tonnage_proto::limits::{SLOT_NS, WINDOW_NS, slot_start};
 use tonnage_proto::metering::ack::Outcome;
 use tonnage_proto::rest::{CostAnswer, Figures};
 
-use crate::books::{Books, Folded, Key};
+use crate::books::Books;
 
 const S: i64 = 1_000_000_000;
 const STEPS: u32 = 1_300;
@@ -22,10 +19,6 @@ const NODES: usize = 2;
 const GPUS: u32 = 2;
 /// Kills of each process at least.
 const KILLS_MIN: usize = 3;
-/// The open window, and the reading that was not worked off.
-const LOST_MAX_NS: i64 = WINDOW_NS + 2 * S;
-/// [`harness::aggregator::PRICES`]: so many nanoseconds cost a nano-dollar.
-const NS_PER_NANO: i128 = 1_000;
 
 #[test]
 fn through_kills_at_any_point_the_ledger_equals_what_the_drivers_served() -> anyhow::Result<()> {
@@ -42,16 +35,9 @@ fn kill_and_compare(seed: u64) -> anyhow::Result<()> {
     let mut world = World::new(seed)?;
     let mut rng = StdRng::seed_from_u64(seed);
     for node in 0..NODES {
-        let mut scenario = scenario::random(rng.random(), GPUS, STEPS);
+        let mut scenario = scenario::random_of(&mut rng, node, GPUS, STEPS);
         scenario.faults.garbage_utilisation = node == 0;
         scenario.process[0].lag_us = 7_000_000;
-        for (at, device) in scenario.device.iter_mut().enumerate() {
-            device.uuid = uuid(node, at);
-        }
-        for process in &mut scenario.process {
-            let index = |uuid: &String| (0..GPUS).position(|gpu| scenario::uuid(gpu) == *uuid);
-            process.devices = process.devices.iter().filter_map(index).map(|at| uuid(node, at)).collect();
-        }
         world.add_node(&format!("node-{node}"), scenario)?;
     }
     // Keeps nothing that the ledger has: what it lets go of too early is lost.
@@ -74,21 +60,23 @@ fn kill_and_compare(seed: u64) -> anyhow::Result<()> {
         let pieces = node.judge()?;
         for device in &node.spec.scenario.device {
             let windows = &folded[&device.uuid];
-            same_as_served(&device.uuid, windows, &pieces)?;
-            losses_are_bounded(&device.uuid, windows, &pieces, kills)?;
+            comparison::same_as_served(&device.uuid, windows, &pieces)?;
+            anyhow::ensure!(comparison::doubled_ns(windows) == 0, "{}: windows overlap", device.uuid);
+            let missing = comparison::missing(&device.uuid, windows, &pieces);
+            let lost = comparison::by_kill(&missing, kills);
+            anyhow::ensure!(lost.unexplained.is_empty(), "{}: {lost:?}", device.uuid);
+            anyhow::ensure!(lost.longest_ns() <= LOST_MAX_NS, "{}: {lost:?}", device.uuid);
             let last_ns = windows.iter().map(|window| window.end_ns).max();
             anyhow::ensure!(last_ns == Some(now_ns), "{}: ends at {last_ns:?}", device.uuid);
         }
     }
-    slots_follow(&books, &folded)?;
+    let rows = comparison::rows(&books, &folded);
+    anyhow::ensure!(rows.wrong.is_empty(), "{}", rows.wrong.join("\n"));
+    anyhow::ensure!(rows.slots >= 2, "one slot only");
     rest_follows(&books, &totals)?;
     let verified = world.aggregator.admin(&["verify"])?;
     anyhow::ensure!(verified.lines().any(|line| line.starts_with("conserved:")), "{verified}");
     Ok(())
-}
-
-fn uuid(node: usize, gpu: usize) -> String {
-    format!("GPU-{node:08x}-{gpu:04x}-9f7e-3f56-2b6f6e0c7a11")
 }
 
 /// When something is killed or started next, in steps; and when it was killed.
@@ -152,100 +140,6 @@ fn toggle(world: &mut World, at: usize, kills: &mut Vec<i64>) -> anyhow::Result<
     node.kill9()?;
     kills.push(now_ns);
     Ok(false)
-}
-
-/// Every window says what the driver served and the scenario knows; none overlaps another.
-fn same_as_served(device: &str, windows: &[Folded], pieces: &[Piece]) -> anyhow::Result<()> {
-    for pair in windows.windows(2) {
-        anyhow::ensure!(pair[0].end_ns <= pair[1].start_ns, "{device}: {pair:?} overlap");
-    }
-    for window in windows {
-        let expected = reference::sums(pieces, device, window.start_ns, window.end_ns);
-        anyhow::ensure!(
-            window.held_ns == expected.held_ns && window.idle_ns == expected.idle_ns,
-            "{device}: {window:?} should be {expected:?}"
-        );
-    }
-    Ok(())
-}
-
-/// What was served and is not in the ledger was open at a kill: one stretch each, of bounded length.
-fn losses_are_bounded(
-    device: &str,
-    windows: &[Folded],
-    pieces: &[Piece],
-    kills: &[i64],
-) -> anyhow::Result<()> {
-    let within = |piece: &&Piece| {
-        let at = windows.partition_point(|window| window.end_ns <= piece.start_ns);
-        windows.get(at).is_none_or(|window| window.start_ns > piece.start_ns)
-    };
-    let lost: BTreeSet<(i64, i64)> = pieces
-        .iter()
-        .filter(|piece| piece.device == device)
-        .filter(within)
-        .map(|piece| (piece.start_ns, piece.end_ns))
-        .collect();
-    let mut by_kill: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
-    for (start_ns, end_ns) in lost {
-        let kill = kills.iter().find(|kill| **kill >= end_ns);
-        let kill =
-            *kill.ok_or_else(|| anyhow::anyhow!("{device}: {start_ns}..{end_ns} lost without a kill"))?;
-        let stretch = by_kill.entry(kill).or_insert((start_ns, start_ns));
-        anyhow::ensure!(stretch.1 == start_ns, "{device}: two losses by the kill at {kill}");
-        stretch.1 = end_ns;
-    }
-    for (kill, (start_ns, end_ns)) in by_kill {
-        let lost_ns = end_ns - start_ns;
-        anyhow::ensure!(lost_ns <= LOST_MAX_NS, "{device}: the kill at {kill} lost {lost_ns} ns");
-    }
-    Ok(())
-}
-
-/// Slots are what their windows sum to; the rest of existence is unobserved; and each row costs what its time costs.
-fn slots_follow(books: &Books, folded: &BTreeMap<String, Vec<Folded>>) -> anyhow::Result<()> {
-    let mut expected: BTreeMap<Key, i128> = BTreeMap::new();
-    let mut prices: BTreeMap<(i64, String), i128> = BTreeMap::new();
-    for (device, windows) in folded {
-        let (Some(first), Some(last)) = (windows.first(), windows.last()) else { continue };
-        let (from_ns, to_ns) = (first.start_ns, last.end_ns);
-        let mut add = |at_ns: i64, kind: RowKind, owner: &str, time_ns: i64| {
-            let key = (slot_start(at_ns), device.clone(), from_ns, kind, owner.to_owned());
-            *expected.entry(key).or_default() += i128::from(time_ns);
-        };
-        let mut slot = slot_start(from_ns);
-        while slot < to_ns {
-            let existence_ns = to_ns.min(slot + SLOT_NS) - from_ns.max(slot);
-            add(slot, RowKind::Unobserved, "", existence_ns);
-            prices.insert((slot, device.clone()), i128::from(existence_ns) / NS_PER_NANO);
-            slot += SLOT_NS;
-        }
-        for window in windows {
-            let at_ns = window.start_ns;
-            add(at_ns, RowKind::Unobserved, "", at_ns - window.end_ns);
-            add(at_ns, RowKind::Idle, "", window.idle_ns);
-            window.held_ns.iter().for_each(|(owner, held_ns)| add(at_ns, RowKind::Held, owner, *held_ns));
-        }
-    }
-    expected.retain(|_, time_ns| *time_ns != 0);
-    let time = |(key, bucket): (&Key, &_)| (key.clone(), time_of(bucket));
-    let mut stored: BTreeMap<Key, i128> = books.slots.iter().map(time).collect();
-    stored.retain(|_, time_ns| *time_ns != 0);
-    anyhow::ensure!(stored == expected, "stored: {stored:#?}\nexpected: {expected:#?}");
-    anyhow::ensure!(prices.keys().map(|(slot, _)| slot).collect::<BTreeSet<_>>().len() >= 2, "one slot only");
-    for ((slot, device, _, kind, owner), bucket) in &books.slots {
-        let price = prices.get_mut(&(*slot, device.clone())).expect("a row of a known slot");
-        *price -= bucket.cost_nanos;
-        let charge = bucket.time_ns / NS_PER_NANO;
-        let right = *kind == RowKind::Rounding || bucket.cost_nanos == charge;
-        anyhow::ensure!(right && bucket.unpriced_ns == 0, "{device} {owner}: {bucket:?}, not {charge}");
-    }
-    anyhow::ensure!(prices.values().all(|left| *left == 0), "charges do not sum to the price: {prices:?}");
-    Ok(())
-}
-
-fn time_of(bucket: &tonnage_aggregator::store::audit::Bucket) -> i128 {
-    bucket.time_ns
 }
 
 /// The totals of the six tables, after their rows were found to sum to them.

@@ -1,8 +1,7 @@
 //! Whole processes, as production runs them, and the rules of the house.
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
-/// What the ledger's file says, for the scenarios that look into it.
-mod books;
+use harness::books;
 
 /// The agent against a simulated driver: what is missing, what it says, how it stops.
 mod agent;
@@ -18,6 +17,9 @@ mod ledger;
 
 /// Samples to prices in one process, against a naive reference that shares nothing with the product.
 mod model;
+
+/// Everything at once, by seed.
+mod storm;
 
 /// The rules of the house, read from the sources.
 mod tidy;

@@ -19,7 +19,13 @@ fn process(pid: u32, owner: &str, start_s: f64, end_s: f64) -> Process {
 }
 
 fn record(at_ns: i64, call: &str, ret: u32) -> Record {
-    Record::new(Reading { wall_ns: BEGIN_NS + at_ns, ..Reading::default() }, call, ret)
+    let now = Reading { wall_ns: BEGIN_NS + at_ns, monotonic_ns: at_ns, ..Reading::default() };
+    Record::new(now, call, ret)
+}
+
+/// The same, with the wall clock set by so much.
+fn off(by_ns: i64, record: Record) -> Record {
+    Record { wall_ns: record.wall_ns + by_ns, ..record }
 }
 
 fn init(at_ns: i64) -> Record {
@@ -170,4 +176,34 @@ fn every_nanosecond_of_a_random_day_is_somebodys_or_idle() {
             assert!(sums.held_ns.len() > 1 && sums.idle_ns > 0, "seed {seed}: {sums:?}");
         }
     }
+}
+
+/// From one second before to three after a clock was set by `by_ns`, in whole stretches of the device's time.
+fn around_a_step(by_ns: i64) -> Vec<(i64, i64)> {
+    let after = (2..=4).map(|n| off(by_ns, list(n * S, &[])));
+    let log: Vec<Record> = [init(0), list(0, &[]), list(S, &[])].into_iter().chain(after).collect();
+    let pieces = pieces(&log, &scenario(vec![]), S).unwrap();
+    pieces.iter().map(|piece| (piece.start_ns - BEGIN_NS, piece.end_ns - BEGIN_NS)).collect()
+}
+
+#[test]
+fn a_clock_that_is_set_forward_leaves_a_gap() {
+    assert_eq!(around_a_step(0), [(0, S), (S, 2 * S), (2 * S, 3 * S), (3 * S, 4 * S)]);
+    assert_eq!(around_a_step(700_000_000)[..2], [(0, S), (2_700_000_000, 3_700_000_000)]);
+}
+
+#[test]
+fn while_a_clock_is_behind_nothing_is_covered_and_then_it_goes_on_without_a_gap() {
+    assert_eq!(around_a_step(-1_500_000_000), [(0, S), (S, 1_500_000_000), (1_500_000_000, 2_500_000_000)]);
+    assert_eq!(around_a_step(-60 * S), [(0, S)]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_further_begins_again() {
+    let begins_ns = 2 * S - 100 * S;
+    // The grid's edges fall on whole tens of seconds.
+    assert_eq!(
+        around_a_step(-100 * S),
+        [(0, S), (begins_ns, begins_ns + S), (begins_ns + S, begins_ns + 2 * S)]
+    );
 }

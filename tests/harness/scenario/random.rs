@@ -35,6 +35,38 @@ pub fn random(seed: u64, gpus: u32, seconds: u32) -> Scenario {
     scenario
 }
 
+/// The same for one node of several: its GPUs are its own.
+#[must_use]
+pub fn random_of(rng: &mut StdRng, node: usize, gpus: u32, seconds: u32) -> Scenario {
+    let mut scenario = random(rng.random(), gpus, seconds);
+    let own = |gpu: u32| format!("GPU-{node:08x}-{gpu:04x}-9f7e-3f56-2b6f6e0c7a11");
+    for (gpu, device) in (0..).zip(&mut scenario.device) {
+        device.uuid = own(gpu);
+    }
+    for process in &mut scenario.process {
+        let index = |of: &String| (0..gpus).find(|gpu| uuid(*gpu) == *of);
+        process.devices = process.devices.iter().filter_map(index).map(own).collect();
+    }
+    scenario
+}
+
+/// Whoever holds its GPUs has held them for a day and goes on, alone or with others: for a node whose clock is set.
+#[must_use]
+pub fn steady(rng: &mut StdRng, node: usize, gpus: u32, now_ns: i64) -> Scenario {
+    let mut scenario = random_of(rng, node, gpus, 1);
+    scenario.epoch_ns = Some(now_ns - 86_400_000_000_000);
+    scenario.process.clear();
+    let mut pid = 1_000;
+    for device in &scenario.device {
+        for _ in 0..rng.random_range(0..=3) {
+            let devices = vec![device.uuid.clone()];
+            scenario.process.push(Process { devices, ..process(pid, &whose(rng), &[], 0.0) });
+            pid += 1;
+        }
+    }
+    scenario
+}
+
 fn random_process(rng: &mut StdRng, pid: u32, whose: &Whose, gpu: u32, from_s: f64, to_s: f64) -> Process {
     let life_s = to_s - from_s;
     let steps = rng.random_range(0..4_u32);
