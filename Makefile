@@ -1,9 +1,9 @@
 # Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help demo test needs bench crash lint doc deny clean
+.PHONY: help demo test crash crash-points needs bench lint doc deny clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: needs ## Meter two simulated nodes on this machine; Ctrl-C ends it, FOR=30 ends it by itself
 	cargo build --workspace
@@ -12,6 +12,10 @@ demo: needs ## Meter two simulated nodes on this machine; Ctrl-C ends it, FOR=30
 test: needs ## Install what the tests need, build everything, run every test
 	cargo build --workspace
 	cargo test --workspace
+
+crash-points: needs ## Try every crash point of the spool and the store (some minutes)
+	cargo build --workspace
+	cargo test -p tonnage-tests --test scenarios crash_points -- --ignored --nocapture --test-threads=1
 
 needs: # What a build needs and cargo does not bring
 	@tests/install-needs

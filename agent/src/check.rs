@@ -102,7 +102,7 @@ fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) {
         findings.note("--driver none: no GPU is looked for");
         return;
     }
-    let mut driver = node::driver(config, clock);
+    let mut driver = node::driver(config, clock, 0);
     let devices = match driver.read() {
         Ok(devices) => devices,
         Err(error) => return findings.problem(&chain(&error)),

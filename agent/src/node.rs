@@ -82,10 +82,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let admin_stop = Shutdown::new();
     tokio::spawn(admin::serve(listener, Arc::clone(&health) as Arc<dyn Admin>, admin_stop.clone()));
 
+    let node = node_state(&config);
+    let here = before.as_ref().filter(|before| before.boot_id == node.boot_id);
+    let expected = here.map_or(0, |before| before.devices.len());
     let pump = Pump {
         attribution: Attribution::new(config.paths.clone()),
         meter: Meter::new(config.period_ns),
-        node: node_state(&config),
+        node,
         spool: spool.clone(),
         more: Arc::clone(&more),
         metrics: Arc::clone(&metrics),
@@ -93,7 +96,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         before,
     };
     let sampler = Sampler {
-        driver: driver(&config, &clock),
+        driver: driver(&config, &clock, expected),
         clock: clock.clone(),
         period_ns: config.period_ns,
         metrics,
@@ -152,11 +155,13 @@ async fn open_spool(config: &Config, clock: &Clock) -> Result<(Keeper, Option<Be
     }
 }
 
-/// The driver that the configuration asks for. Loads nothing yet.
+/// The driver that the configuration asks for, on a node that had so many devices in this boot. Loads nothing yet.
 #[must_use]
-pub fn driver(config: &Config, clock: &Clock) -> Box<dyn Driver> {
+pub fn driver(config: &Config, clock: &Clock, expected: usize) -> Box<dyn Driver> {
     match &config.driver {
-        DriverChoice::Nvml(library) => Box::new(NvmlDriver::new(library.clone(), clock.clone())),
+        DriverChoice::Nvml(library) => {
+            Box::new(NvmlDriver::new(library.clone(), clock.clone()).expecting(expected))
+        }
         DriverChoice::None => Box::new(NoDriver),
     }
 }

@@ -53,6 +53,8 @@ pub struct Before {
     /// The node's devices, and the boot in which they were seen.
     pub boot_id: String,
     pub devices: Vec<Arc<DeviceInfo>>,
+    /// Appends that the spool has seen.
+    pub appended: u64,
 }
 
 impl Before {
@@ -60,7 +62,7 @@ impl Before {
     /// If the disk fails.
     pub fn read(spool: &Spool) -> Result<Self, SpoolError> {
         let (boot_id, devices) = seal::read_devices(&spool.devices()?);
-        Ok(Self { until_ns: spool.last_window_end_ns()?, boot_id, devices })
+        Ok(Self { until_ns: spool.last_window_end_ns()?, boot_id, devices, appended: spool.appended() })
     }
 }
 
@@ -156,6 +158,7 @@ impl Pump {
                 run.now_ns = until_ns;
             }
             run.pending = Pending::resume(before.until_ns);
+            run.waiting.start(before.appended);
             self.meter.expect(!before.devices.is_empty());
             if before.boot_id == self.node.boot_id {
                 before.devices.iter().for_each(|info| self.meter.know(info));
@@ -179,6 +182,7 @@ impl Pump {
             }
             _ => {}
         }
+        run.waiting.start(before.appended);
         self.before = Some(before);
         run.late_since_ns = None;
         Ok(())
@@ -242,7 +246,11 @@ impl Pump {
     fn flush(&mut self, run: &mut Run) {
         let known: Vec<Arc<DeviceInfo>> = self.meter.known().cloned().collect();
         let devices = (known != run.remembered).then(|| seal::devices(&known, &self.node));
-        let (work, now_ns) = (run.waiting.work(), run.now_ns);
+        let now_ns = run.now_ns;
+        let Some(work) = run.waiting.work() else {
+            self.metrics.own(|own| own.spool_waiting = run.waiting.len());
+            return;
+        };
         let done = self.spool.run(move |spool| {
             let put = waiting::put(spool, work);
             // What is kept is kept, whatever becomes of these.

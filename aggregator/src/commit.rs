@@ -95,6 +95,8 @@ pub struct Sealed {
     pub node: NodeName,
     pub epoch: Id,
     pub seq: u64,
+    /// The agent's wall clock when it sent it; 0 if it did not say.
+    pub sent_at_ns: i64,
     pub payload: Vec<u8>,
     pub sha256: [u8; 32],
     pub valid: Result<Arc<UsageBatch>, String>,

@@ -236,7 +236,7 @@ impl Ingest {
     }
 
     async fn submit_batch(&self, node: &NodeName, epoch: Id, batch: SealedBatch) -> Result<Waiting, Refusal> {
-        let SealedBatch { seq, payload, sha256 } = batch;
+        let SealedBatch { seq, payload, sha256, sent_at_ns } = batch;
         let sha256: [u8; 32] =
             sha256.try_into().map_err(|_| malformed("SealedBatch.sha256: not 32 bytes"))?;
         if seq == 0 || i64::try_from(seq).is_err() {
@@ -246,7 +246,7 @@ impl Ingest {
             return Err(malformed("SealedBatch.payload: too large, or not what its sha256 says"));
         }
         let valid = wire::decode(&payload, node, &epoch, seq).map(Arc::new);
-        let batch = Box::new(Sealed { node: node.clone(), epoch, seq, payload, sha256, valid });
+        let batch = Box::new(Sealed { node: node.clone(), epoch, seq, sent_at_ns, payload, sha256, valid });
         let (answer, answered) = oneshot::channel();
         self.submit(Submission::Batch { batch, answer }).await?;
         Ok(answered)

@@ -39,7 +39,23 @@ pub(crate) enum Command {
     /// Nodes and their agents
     Nodes,
     /// GPUs, where they are and what they cost per hour
-    Devices,
+    #[command(args_conflicts_with_subcommands = true)]
+    Devices {
+        #[command(subcommand)]
+        command: Option<Devices>,
+    },
+    /// How long GPUs existed without anybody looking, and why
+    Unobserved(Unobserved),
+    /// Windows that are not counted, because others cover their time or a clock was wrong
+    Quarantine {
+        #[command(subcommand)]
+        command: Quarantine,
+    },
+    /// What the ledger was told, and whether it adds up
+    Audit {
+        #[command(subcommand)]
+        command: Audit,
+    },
     /// Price books
     Price {
         #[command(subcommand)]
@@ -104,6 +120,67 @@ impl Table {
             Self::Nodes => "/api/v1/cost/nodes",
         }
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Devices {
+    /// Take a GPU out of service: from then on it does not exist, until it is observed again
+    Retire {
+        uuid: String,
+        /// Since when it is gone, RFC 3339; not before it was last observed [default: now]
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Unobserved {
+    /// As for cost [default: 24h]
+    #[arg(long)]
+    pub(crate) window: Option<String>,
+    /// Only this GPU, by its UUID
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Quarantine {
+    /// List them, oldest first
+    List {
+        #[arg(long)]
+        device: Option<String>,
+        /// held, released, counted or all
+        #[arg(long, default_value = "held")]
+        state: String,
+        /// Go on behind this id
+        #[arg(long, value_name = "ID")]
+        after: Option<u64>,
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: Option<u32>,
+    },
+    /// What is in a window, who counts for its time, and what may be done
+    Explain { id: u64 },
+    /// Count a window after all, if its time is free. There is no way back
+    Release {
+        id: u64,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Recompute every bucket, charge and balance from the journal, and name the first difference
+    Verify,
+    /// The journal, oldest first
+    Log {
+        /// Go on behind this id
+        #[arg(long, value_name = "ID")]
+        after: Option<u64>,
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: Option<u32>,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

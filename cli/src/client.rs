@@ -62,6 +62,18 @@ impl Client {
         self.answer(request.send(body))
     }
 
+    /// Has the server do something; says in the answer what was done.
+    pub(crate) fn order(&self, path: &str, query: &[(&str, String)]) -> Result<String, Error> {
+        let mut request = self.agent.post(format!("{}{path}", self.url));
+        for (name, value) in query {
+            request = request.query(*name, value);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.answer(request.send_empty())
+    }
+
     /// Reads what [`Self::get`] or [`Self::post`] answered.
     pub(crate) fn parse<T: DeserializeOwned>(&self, text: &str) -> Result<T, Error> {
         serde_json::from_str(text).map_err(|source| Error::Answer { url: self.url.clone(), source })

@@ -6,12 +6,13 @@ use clap::CommandFactory as _;
 use serde::de::DeserializeOwned;
 use tonnage_proto::rest::VersionAnswer;
 
-use crate::args::{Args, Command, Output, Price};
+use crate::args::{Args, Command, Devices, Output, Price, Unobserved};
 use crate::client::Client;
 use crate::error::Error;
 use crate::output::{self, Grid};
 use crate::top;
 
+mod audit;
 mod cost;
 mod inventory;
 mod live;
@@ -46,10 +47,22 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
             let text = client.get("/api/v1/nodes", &[])?;
             show.write(&text, inventory::nodes, inventory::nodes_csv, &mut out)?;
         }
-        Command::Devices => {
+        Command::Devices { command: None } => {
             let text = client.get("/api/v1/devices", &[])?;
             show.write(&text, inventory::devices, inventory::devices_csv, &mut out)?;
         }
+        Command::Devices { command: Some(Devices::Retire { uuid, at }) } => {
+            let at: Vec<(&str, String)> = at.map(|at| ("at", at)).into_iter().collect();
+            let path = format!("/api/v1/devices/{}/retire", audit::path_part(&uuid));
+            show.write(&client.order(&path, &at)?, audit::done, audit::done_csv, &mut out)?;
+        }
+        Command::Unobserved(Unobserved { window, device }) => {
+            let query = audit::query([("window", window), ("device", device)]);
+            let text = client.get("/api/v1/unobserved", &query)?;
+            show.write(&text, audit::unobserved, audit::unobserved_csv, &mut out)?;
+        }
+        Command::Quarantine { command } => audit::quarantine(&show, command, &mut out)?,
+        Command::Audit { command } => audit::audit(&show, command, &mut out)?,
         Command::Price { command } => {
             let text = match command {
                 Price::List => client.get("/api/v1/prices", &[])?,

@@ -46,8 +46,11 @@ impl Grid {
                 shown.set_cell_alignment(alignment);
             }
         }
-        for line in table.lines() {
-            writeln!(out, "{}", line.trim_end())?;
+        // Some answers are lines alone.
+        if !self.columns.is_empty() {
+            for line in table.lines() {
+                writeln!(out, "{}", line.trim_end())?;
+            }
         }
         for note in &self.notes {
             writeln!(out, "{}", plain(note))?;

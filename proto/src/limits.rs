@@ -40,6 +40,8 @@ pub const SLICES_MAX: u32 = 32;
 pub const SILENCE_NS: i64 = 900_000_000_000;
 /// A slot that is not complete closes this long after its end.
 pub const GRACE_NS: i64 = 3_600_000_000_000;
+/// What is sent by a clock that is further than this behind the ledger's is journalled and quarantined.
+pub const CLOCK_BEHIND_NS_MAX: i64 = 3_600_000_000_000;
 /// A window that ends further than this beyond the ledger's clock is journalled and quarantined.
 pub const CLOCK_AHEAD_NS_MAX: i64 = 60_000_000_000;
 

@@ -230,7 +230,7 @@ pub struct QuarantineRow {
     pub device: String,
     pub start: String,
     pub end: String,
-    /// `overlap`, `clock_ahead`, `too_old`, `too_late` or `slices`.
+    /// `overlap`, `clock_ahead`, `clock_behind`, `too_old`, `too_late` or `slices`.
     pub kind: String,
     pub reason: String,
     /// `held`, `released` by order, or `counted` after all.

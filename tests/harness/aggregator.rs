@@ -38,6 +38,8 @@ pub struct Aggregator {
     pub token: Option<String>,
     /// Given to every start, after the usual arguments.
     pub extra_args: Vec<String>,
+    /// Added to the environment of every start.
+    pub environment: Vec<(String, PathBuf)>,
     /// Starts it in a process group of its own, so that Ctrl-C at a terminal reaches only us.
     pub own_group: bool,
 }
@@ -60,6 +62,7 @@ impl Aggregator {
             insecure: true,
             token: None,
             extra_args: Vec::new(),
+            environment: Vec::new(),
             own_group: false,
         })
     }
@@ -81,7 +84,7 @@ impl Aggregator {
         if let Some(clock) = &self.clock {
             command.arg("--simulated-clock").arg(clock);
         }
-        command.args(&self.extra_args);
+        command.args(&self.extra_args).envs(self.environment.iter().cloned());
         if self.own_group {
             command.process_group(0);
         }

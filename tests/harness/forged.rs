@@ -164,7 +164,7 @@ pub fn seal(batch: &Batch) -> SealedBatch {
 #[must_use]
 pub fn sealed(seq: u64, payload: Vec<u8>) -> SealedBatch {
     let sha256 = Sha256::digest(&payload).to_vec();
-    SealedBatch { seq, payload, sha256 }
+    SealedBatch { seq, payload, sha256, sent_at_ns: 0 }
 }
 
 impl Wire {

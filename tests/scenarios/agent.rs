@@ -11,6 +11,9 @@ use tonnage_proto::metering::ack::Outcome;
 
 use crate::books::Books;
 
+/// Nodes whose clock is wrong.
+mod clocks;
+
 /// Disks that are full, read-only, taken away or wrecked.
 mod disks;
 
@@ -19,6 +22,9 @@ mod driver;
 
 /// What is said of time that is in no window.
 mod gaps;
+
+/// Ledgers of another version.
+mod versions;
 
 const S: i64 = 1_000_000_000;
 /// Series of an agent with two GPUs and some twenty owners.

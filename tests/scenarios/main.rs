@@ -6,6 +6,12 @@ use harness::books;
 /// The agent against a simulated driver: what is missing, what it says, how it stops.
 mod agent;
 
+/// A ledger as a whole: backups and restores, and what people have it do.
+mod ledgers;
+
+/// A crash at every write of the spool and the store.
+mod crash_points;
+
 /// Agents and aggregator killed and started again: the ledger equals the reference.
 mod ledger;
 

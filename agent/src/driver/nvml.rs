@@ -56,6 +56,13 @@ impl NvmlDriver {
     pub fn new(library: PathBuf, clock: Clock) -> Self {
         Self { library, clock, session: None, before: 0, seen: HashMap::new(), buffers: Buffers::new() }
     }
+
+    /// So many devices were here in this boot of the node: none at all is then a failure.
+    #[must_use]
+    pub fn expecting(mut self, devices: usize) -> Self {
+        self.before = devices;
+        self
+    }
 }
 
 impl Driver for NvmlDriver {

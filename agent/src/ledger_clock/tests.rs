@@ -64,6 +64,41 @@ fn an_offset_under_half_a_second_is_slewed_by_500_ppm_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_leap_second_that_is_smeared_over_a_day_is_slewed_without_a_gap_and_closely_followed() {
+    // A second more or less in a day of 24 or of 20 hours: 11.6 or 13.9 parts in a million.
+    for (hours, by_ns) in [(24, S), (24, -S), (20, S), (20, -S)] {
+        let (mut node, mut clock) = running();
+        let seconds = hours * 3_600;
+        for n in 0..seconds {
+            node.set_wall(by_ns * (n + 1) / seconds - by_ns * n / seconds);
+            let tick = clock.observe(node.pass(S));
+            assert!(tick.continuous && tick.overlap_ns == 0 && !tick.new_epoch, "{n}: {tick:?}");
+            assert!(
+                (tick.now_ns - node.0.wall_ns).abs() <= MS,
+                "{n}: off by {}",
+                tick.now_ns - node.0.wall_ns
+            );
+        }
+        assert_eq!(node.0.wall_ns, T0 + seconds * S + by_ns);
+    }
+}
+
+#[test]
+fn a_leap_second_that_is_stepped_bills_the_second_that_came_twice_once() {
+    let (mut node, mut clock) = running();
+    node.set_wall(-S);
+    let (mut billed_ns, mut overlap_ns) = (0, 0);
+    for _ in 0..10 {
+        let before_ns = clock.now_ns;
+        let tick = clock.observe(node.pass(S));
+        assert!(tick.continuous);
+        billed_ns += tick.now_ns - before_ns;
+        overlap_ns += tick.overlap_ns;
+    }
+    assert_eq!((billed_ns, overlap_ns), (9 * S, S.unsigned_abs()));
+}
+
+#[test]
 fn a_step_forward_is_a_jump_that_is_not_covered() {
     let (mut node, mut clock) = running();
     node.set_wall(500 * MS);

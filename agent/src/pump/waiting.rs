@@ -32,7 +32,7 @@ pub(super) struct Draft {
 pub(super) struct Waiting {
     queue: VecDeque<Arc<Draft>>,
     bytes: usize,
-    /// The number of the first in the queue, once the spool said where it stands.
+    /// The number of the first in the queue; `None` until the spool said where it stands.
     first: Option<u64>,
     /// To be told with the next draft.
     untold: Vec<Gap>,
@@ -53,6 +53,11 @@ pub(super) struct Put {
 }
 
 impl Waiting {
+    /// The spool says how many appends it has seen.
+    pub(super) fn start(&mut self, appended: u64) {
+        self.first = Some(appended);
+    }
+
     /// Gaps to be told with the next draft; they are its from here on.
     pub(super) fn take_untold(&mut self) -> Vec<Gap> {
         std::mem::take(&mut self.untold)
@@ -80,9 +85,9 @@ impl Waiting {
         self.queue.len()
     }
 
-    /// What the spool's thread is to do: see [`put`].
-    pub(super) fn work(&self) -> (Option<u64>, Vec<Arc<Draft>>) {
-        (self.first, self.queue.iter().cloned().collect())
+    /// What the spool's thread is to do (see [`put`]), once it is known where the spool stands.
+    pub(super) fn work(&self) -> Option<(u64, Vec<Arc<Draft>>)> {
+        Some((self.first?, self.queue.iter().cloned().collect()))
     }
 
     /// Lets go of what is done.
@@ -117,8 +122,8 @@ impl Waiting {
 }
 
 /// Gives drafts to the spool, in their order, until one fails.
-pub(super) fn put(spool: &mut Spool, (first, drafts): (Option<u64>, Vec<Arc<Draft>>)) -> Put {
-    let mut put = Put { first: first.unwrap_or(spool.appended()), ..Put::default() };
+pub(super) fn put(spool: &mut Spool, (first, drafts): (u64, Vec<Arc<Draft>>)) -> Put {
+    let mut put = Put { first, ..Put::default() };
     for (number, draft) in (put.first..).zip(&drafts) {
         match spool.append_as(number, &draft.bytes, draft.until_ns) {
             Ok(()) => {}
@@ -158,7 +163,7 @@ mod tests {
     }
 
     fn flush(waiting: &mut Waiting, spool: &mut Spool) -> Option<SpoolError> {
-        let put = put(spool, waiting.work());
+        let put = put(spool, waiting.work().unwrap());
         waiting.settle(&put);
         put.error
     }
@@ -169,6 +174,7 @@ mod tests {
             let disk = Memory::default();
             let mut spool = open(&disk, 1 << 20);
             let mut waiting = Waiting::default();
+            waiting.start(spool.appended());
             waiting.push(draft(0, 10));
             assert!(flush(&mut waiting, &mut spool).is_none());
             disk.fail_next(fault);
@@ -201,6 +207,7 @@ mod tests {
     fn what_a_full_spool_turns_away_is_told_with_the_gaps_that_were_in_it() {
         let mut spool = open(&Memory::default(), 100);
         let mut waiting = Waiting::default();
+        waiting.start(0);
         let down = Gap { reason: GapReason::AgentDown, ..lost(0, 1) };
         waiting.push(draft(0, 60));
         waiting.push(Draft { gaps: vec![down.clone()], ..draft(1, 60) });

@@ -1,20 +1,79 @@
 //! The only file that touches sled: the spool's disk as a database in a folder.
 //!
-//! sled 0.34 rules that shape this file: a change is durable only after `flush` returned; `apply_batch` on one tree
-//! is atomic, so everything lives in one tree under prefixes; memory grows with what is kept, whatever its cache is
-//! told, so the caller keeps little and values are small; an I/O error poisons the open database for good.
+//! sled 0.34 rules that shape this file: `flush` survives a kill, but not a power loss, since all it awaits is
+//! `sync_file_range`: that writes no length of a file and empties no disk's cache, so the log is synced behind it;
+//! `apply_batch` on one tree is atomic, so everything lives in one tree under prefixes; memory grows with what is kept,
+//! whatever its cache is told, so the caller keeps little and values are small; an I/O error poisons the open database
+//! for good.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 use super::disk::{Change, Changes, Disk, List, Name, StoreError};
+
+/// Longest part of a value. A page of sled's tree holds up to 17 entries, and is written to a file of its own, which
+/// nobody syncs in time, when it exceeds a quarter of a segment: 128 KiB.
+const PART_BYTES_MAX: usize = 4096;
+/// How often who waits for the disk is woken: for a minute in all.
+const WAKES_MAX: u32 = 6;
 
 #[derive(Debug)]
 pub(super) struct Store {
     tree: sled::Tree,
     db: sled::Db,
     failure: Cell<Option<ErrorKind>>,
+    /// sled's log, by a handle of our own.
+    log: File,
+    watch: SyncSender<Flush>,
+    // Behind the others: so it is what lets go of the database.
+    _last: Last,
+}
+
+/// What a thread beside the spool's is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    Begun,
+    Ended,
+}
+
+/// Where a write fails that sled does in the background, it forgets to wake who waits for it in `flush`. Another
+/// `flush` sees the error and wakes all. It is made after a second, and again after two, four, ... since it waits in
+/// vain itself where a disk fails slowly; then the process ends: to the spool that is a kill.
+fn watch(flushes: &Receiver<Flush>, last: &Last) {
+    while flushes.recv() == Ok(Flush::Begun) {
+        let ended = (0..WAKES_MAX).any(|wake| {
+            let ended = flushes.recv_timeout(Duration::from_secs(1 << wake));
+            if ended.is_err() {
+                let db = last.0.clone();
+                let wake = move || db.map(|db| drop(db.flush())).unwrap_or_default();
+                let woken = std::thread::Builder::new().spawn(wake);
+                tracing::warn!(started = woken.is_ok(), "The spool waits for its disk.");
+            }
+            ended != Err(RecvTimeoutError::Timeout)
+        });
+        if !ended {
+            tracing::error!("The spool's disk does not answer; the agent ends, to be started again.");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// sled panics where it lets go of a database whose disk fails.
+#[derive(Debug)]
+struct Last(Option<sled::Db>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        if told(move || Ok(drop(db))).is_err() {
+            tracing::warn!("The spool's database could not be closed in order; what it promised is on disk.");
+        }
+    }
 }
 
 impl Store {
@@ -24,6 +83,11 @@ impl Store {
     }
 
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(told(|| Self::try_open(path))?)
+    }
+
+    fn try_open(path: &Path) -> Result<Self, sled::Error> {
+        remove_half_snapshots(path)?;
         let db = sled::Config::new()
             .path(path)
             .mode(sled::Mode::LowSpace)
@@ -32,7 +96,15 @@ impl Store {
             .flush_every_ms(None)
             .open()?;
         let tree = db.open_tree("spool")?;
-        Ok(Self { tree, db, failure: Cell::new(None) })
+        db.flush()?;
+        let log = sync_all(path)?;
+        let last = Last(Some(db.clone()));
+        let (watch, flushes) = sync_channel(2);
+        let watched = Last(Some(db.clone()));
+        std::thread::Builder::new()
+            .name("spool-watch".to_owned())
+            .spawn(move || self::watch(&flushes, &watched))?;
+        Ok(Self { tree, db, failure: Cell::new(None), log, watch, _last: last })
     }
 
     fn noting<T>(&self, result: Result<T, sled::Error>) -> Result<T, StoreError> {
@@ -46,13 +118,25 @@ impl Disk for Store {
         for change in changes.0 {
             match change {
                 Change::Set(name, value) => batch.insert(&name_key(name), value),
-                Change::Put(list, number, value) => batch.insert(&list_key(list, number), value),
-                Change::Remove(list, number) => batch.remove(&list_key(list, number)),
+                Change::Put(list, number, value) => {
+                    for (part, bytes) in (0_u32..).zip(value.chunks(PART_BYTES_MAX)) {
+                        let key = [&list_key(list, number)[..], &part.to_be_bytes()].concat();
+                        batch.insert(key, bytes);
+                    }
+                }
+                Change::Remove(list, number) => {
+                    for key in self.tree.scan_prefix(list_key(list, number)).keys() {
+                        batch.remove(self.noting(key)?);
+                    }
+                }
             }
         }
-        self.noting(self.tree.apply_batch(batch))?;
-        self.noting(self.db.flush())?;
-        Ok(())
+        // Should the watch be gone, sled is trusted.
+        let _ = self.watch.send(Flush::Begun);
+        let flushed = self.tree.apply_batch(batch).and_then(|()| self.db.flush());
+        let _ = self.watch.send(Flush::Ended);
+        self.noting(flushed)?;
+        self.noting(self.log.sync_data().map_err(sled::Error::from))
     }
 
     fn get(&self, name: Name) -> Result<Option<Vec<u8>>, StoreError> {
@@ -60,7 +144,11 @@ impl Disk for Store {
     }
 
     fn read(&self, list: List, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.noting(self.tree.get(list_key(list, number)))?.map(|value| value.to_vec()))
+        let mut value = None;
+        for part in self.tree.scan_prefix(list_key(list, number)).values() {
+            value.get_or_insert_with(Vec::new).extend_from_slice(&self.noting(part)?);
+        }
+        Ok(value)
     }
 
     fn failure(&self) -> Option<ErrorKind> {
@@ -68,15 +156,18 @@ impl Disk for Store {
     }
 
     fn sizes(&self, list: List) -> Result<Vec<(u64, usize)>, StoreError> {
-        self.tree
-            .scan_prefix([prefix(list)])
-            .map(|entry| {
-                let (key, value) = self.noting(entry)?;
-                let mut number = [0; 8];
-                number.copy_from_slice(key.get(1..9).unwrap_or(&[0; 8]));
-                Ok((u64::from_be_bytes(number), value.len()))
-            })
-            .collect()
+        let mut sizes: Vec<(u64, usize)> = Vec::new();
+        for part in self.tree.scan_prefix([prefix(list)]) {
+            let (key, bytes) = self.noting(part)?;
+            let mut number = [0; 8];
+            number.copy_from_slice(key.get(1..9).unwrap_or(&[0; 8]));
+            let number = u64::from_be_bytes(number);
+            match sizes.last_mut() {
+                Some((last, size)) if *last == number => *size += bytes.len(),
+                _ => sizes.push((number, bytes.len())),
+            }
+        }
+        Ok(sizes)
     }
 }
 
@@ -91,6 +182,48 @@ impl From<sled::Error> for StoreError {
             other => Self::Damaged(Box::new(other)),
         }
     }
+}
+
+/// sled panics on some files that are bad: an error all the same.
+fn told<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, sled::Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref().copied());
+        let text = text.unwrap_or("sled panicked");
+        // So it shows an error of the system: the disk failed, and the files may be good.
+        let is_disk = text.contains("Os {") || text.contains("Io(");
+        Err(if is_disk {
+            sled::Error::Io(std::io::Error::other(text.to_owned()))
+        } else {
+            sled::Error::ReportableBug(text.to_owned())
+        })
+    })
+}
+
+/// Makes durable what is in the folder, and its names: who wrote it may have been killed before it was. Gives sled's
+/// log.
+fn sync_all(folder: &Path) -> std::io::Result<File> {
+    let log = File::open(folder.join("db"))?;
+    log.sync_all()?;
+    for path in [&folder.join("conf"), folder, folder.parent().unwrap_or(folder)] {
+        File::open(path)?.sync_all()?;
+    }
+    Ok(log)
+}
+
+/// sled writes a snapshot of its log's index under a name of its own before it takes the place of the last one. Killed
+/// meanwhile, it would take the half one for the newest, and all files for corrupt.
+fn remove_half_snapshots(folder: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().ends_with(".generating") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn name_key(name: Name) -> [u8; 2] {

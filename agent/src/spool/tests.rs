@@ -328,3 +328,36 @@ fn a_new_epoch_in_a_spool_that_numbers_drafts_from_nothing_keeps_every_window() 
     spool.append(&some_draft("three"), 0).unwrap();
     assert_eq!(spool.drafts(), 4);
 }
+
+#[test]
+fn a_kill_while_sled_writes_its_snapshot_costs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool");
+    let mut spool = open(&path);
+    spool.append(&some_draft("a"), 7).unwrap();
+    let epoch = spool.epoch();
+    drop(spool);
+    std::fs::write(path.join("snap.FFFFFFFFFFFFFFFF.generating"), "half").unwrap();
+    let spool = open(&path);
+    assert_eq!((spool.epoch(), spool.drafts()), (epoch, 1));
+}
+
+#[test]
+fn a_long_value_comes_back_whole_and_goes_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(folder.path());
+    let long = some_draft(&"x".repeat(300_000));
+    spool.append(&long, 7).unwrap();
+    assert_eq!(spool.bytes(), long.len());
+    spool.seal(0).unwrap();
+    let sealed = spool.batch(1).unwrap().unwrap();
+    assert!(sealed.payload.len() > 300_000);
+    let bytes = spool.bytes();
+    drop(spool);
+    let mut spool = open(folder.path());
+    assert_eq!((spool.batch(1).unwrap().unwrap(), spool.bytes()), (sealed, bytes));
+    let files = std::fs::read_dir(folder.path().join("blobs")).unwrap().count();
+    assert_eq!(files, 0, "sled put a page into a file that nobody syncs");
+    spool.ack(1, 1, 0).unwrap();
+    assert_eq!(spool.bytes(), 0);
+}

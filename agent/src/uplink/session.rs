@@ -151,6 +151,10 @@ impl Session {
         now_ns: i64,
         message: Option<FromLedger>,
     ) -> Result<Step, SessionError> {
+        // Whatever the ledger says is about the epoch of the Hello.
+        if spool.epoch() != self.epoch {
+            return Err(SessionError::Restart("the spool began a new epoch"));
+        }
         let mut step = Step::default();
         if let Some(FromLedger { message }) = message {
             match message {
@@ -252,9 +256,6 @@ impl Session {
         if self.on_the_way.pop_front() != Some(ack.seq) {
             return Err(SessionError::Protocol("an ack for a batch that was not sent next"));
         }
-        if spool.epoch() != self.epoch {
-            return Err(SessionError::Restart("the spool began a new epoch"));
-        }
         let outcome = ack.outcome();
         if matches!(outcome, ack::Outcome::Refused | ack::Outcome::Quarantined) {
             tracing::error!(ack.seq, ack.detail, "The ledger did not take a batch whole.");
@@ -269,9 +270,6 @@ impl Session {
         now_ns: i64,
         send: &mut Vec<FromAgent>,
     ) -> Result<(), SessionError> {
-        if spool.epoch() != self.epoch {
-            return Err(SessionError::Restart("the spool began a new epoch"));
-        }
         while self.on_the_way.len() < self.max_in_flight {
             spool.seal(now_ns)?;
             let seq = self.next_seq;
@@ -283,7 +281,8 @@ impl Session {
                 spool.new_epoch()?;
                 return Err(SessionError::Restart("a batch could not be read"));
             };
-            let sealed = SealedBatch { seq, payload: batch.payload, sha256: batch.sha256.to_vec() };
+            let sha256 = batch.sha256.to_vec();
+            let sealed = SealedBatch { seq, payload: batch.payload, sha256, sent_at_ns: now_ns };
             send.push(FromAgent { message: Some(from_agent::Message::Batch(sealed)) });
             self.on_the_way.push_back(seq);
             self.next_seq += 1;

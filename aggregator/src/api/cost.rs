@@ -50,6 +50,8 @@ pub(super) async fn cost(
             owner: params.take("owner"),
         },
     };
+    let kept = api.queries.run(|connection, _| Ok(query::kept(connection)?)).await?;
+    kept.check(start_ns, end_ns).map_err(|message| ApiError::invalid("window", message))?;
     let (by, by_owner) = (query.by.clone(), query.filter.by_owner());
     let (found, newest_ns) = api
         .queries

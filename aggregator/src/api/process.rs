@@ -48,6 +48,8 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
         price_book_good,
         data_age_ns: newest_ns.map(|newest_ns| now_ns.saturating_sub(newest_ns).max(0)),
         costs: found.as_ref().map(|found| &found.costs),
+        held: found.as_ref().map_or(&[], |found| &found.held),
+        unposted: found.as_ref().map_or(0, |found| found.unposted),
     });
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -11,8 +11,8 @@ use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 
 use crate::metrics::scrape::Costs;
-use crate::store::Readers;
 use crate::store::query::{self, CostQuery, Dimension, Filter, QueryError, Range, Table};
+use crate::store::{Readers, closing, quarantine};
 
 const FRESH_NS: i64 = 15_000_000_000;
 const SETTLED_NS: i64 = 3_600_000_000_000;
@@ -41,6 +41,10 @@ struct Settled {
 pub(super) struct Found {
     pub(super) costs: Costs,
     pub(super) newest_ns: Option<i64>,
+    /// Quarantined windows that are not counted, by kind.
+    pub(super) held: Vec<(String, i64)>,
+    /// (slot, tenure) that wait to be posted.
+    pub(super) unposted: i64,
 }
 
 impl Totals {
@@ -108,7 +112,10 @@ impl Totals {
         for (key, sums) in &settled.costs {
             costs.entry(key.clone()).or_default().add(sums);
         }
-        Ok((settled, Found { costs, newest_ns }))
+        let (held, unposted) = self.readers.with(|connection| {
+            Ok((quarantine::held_counts(connection)?, closing::unposted_count(connection)?))
+        })?;
+        Ok((settled, Found { costs, newest_ns, held, unposted }))
     }
 
     fn days(&self, start_ns: i64, end_ns: i64) -> Result<(Costs, Option<i64>), QueryError> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use tonnage_proto::limits::{CLOCK_AHEAD_NS_MAX, DAY_NS, slot_start};
+use tonnage_proto::limits::{CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MAX, DAY_NS, slot_start};
 
 use super::CommitError;
 use super::working::Working;
@@ -20,12 +20,13 @@ pub const WINDOW_AGE_NS_MAX: i64 = 400 * DAY_NS;
 
 /// A batch's place in the ledger.
 #[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
-    pub node: &'a NodeName,
+pub struct Context {
     pub node_id: i64,
     pub cursor: i64,
     /// Its entry in the journal.
     pub journal: i64,
+    /// The agent's clock minus the ledger's, 0 if it did not say.
+    pub skew_ns: i64,
     /// The ledger's clock.
     pub now_ns: i64,
 }
@@ -83,7 +84,7 @@ impl Working {
         &mut self,
         db: &Connection,
         book: &Book,
-        context: Context<'_>,
+        context: Context,
         batch: &Arc<UsageBatch>,
     ) -> Result<Vec<Quarantined>, CommitError> {
         let facts = self.facts_id(db, &batch.facts)?;
@@ -101,7 +102,7 @@ impl Working {
             let (device, slices) = devices[window.device];
             let span = Interval { start_ns: window.start_ns, end_ns: window.end_ns };
             let described = &batch.devices[window.device];
-            let mut against = impossible(span, context.now_ns, purged_until_ns);
+            let mut against = impossible(span, context, purged_until_ns);
             if described.slices != slices {
                 let text = format!("device has {slices} slices here, {} there", described.slices);
                 against = Some(reason("slices", text));
@@ -194,7 +195,13 @@ impl Working {
 }
 
 /// Why no device can be counted at such a time.
-fn impossible(span: Interval, now_ns: i64, purged_until_ns: i64) -> Option<Reason> {
+fn impossible(span: Interval, context: Context, purged_until_ns: i64) -> Option<Reason> {
+    let Context { skew_ns, now_ns, .. } = context;
+    if skew_ns < -CLOCK_BEHIND_NS_MAX {
+        let behind_s = skew_ns.saturating_neg() / 1_000_000_000;
+        let text = format!("the node's clock is {behind_s} s behind the ledger's; set it");
+        return Some(reason("clock_behind", text));
+    }
     if span.end_ns > now_ns + CLOCK_AHEAD_NS_MAX {
         let ahead_s = (span.end_ns - now_ns) / 1_000_000_000;
         return Some(reason(

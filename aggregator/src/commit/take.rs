@@ -73,6 +73,7 @@ pub(super) fn batch(
         seq: sealed.seq,
         sha256: &sealed.sha256,
         outcome: Outcome::Accepted as i32,
+        skew_ns: if sealed.sent_at_ns == 0 { 0 } else { sealed.sent_at_ns.saturating_sub(now_ns) },
         payload: &sealed.payload,
         ..JournalEntry::of(now_ns, JournalKind::Batch)
     };
@@ -88,7 +89,7 @@ pub(super) fn batch(
     entry.from_ns = batch.windows.iter().map(|window| window.start_ns).min().unwrap_or(0);
     entry.to_ns = batch.windows.iter().map(|window| window.end_ns).max().unwrap_or(0);
     let journal = write::journal(db, &entry)?;
-    let context = Context { node: &sealed.node, node_id: node, cursor: cursor.id, journal, now_ns };
+    let context = Context { node_id: node, cursor: cursor.id, journal, skew_ns: entry.skew_ns, now_ns };
     let quarantined = working.fold(db, book, context, &batch)?;
     let Some(first) = quarantined.first() else {
         write::node_count(db, node, BatchCount::Accepted)?;

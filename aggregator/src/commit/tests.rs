@@ -79,7 +79,7 @@ impl Agent {
         let epoch = [self.epoch; 16];
         let valid = wire::decode(&payload, &node, &epoch, self.seq).map(Arc::new);
         assert!(valid.is_ok(), "{valid:?}");
-        Sealed { node, epoch, seq: self.seq, sha256: wire::sha256(&payload), payload, valid }
+        Sealed { node, epoch, seq: self.seq, sent_at_ns: 0, sha256: wire::sha256(&payload), payload, valid }
     }
 }
 
@@ -501,6 +501,24 @@ fn after_a_purge_the_rest_still_verifies_and_what_was_purged_is_frozen() {
     let db = ledger.db();
     db.execute("UPDATE day SET cost_nanos = cost_nanos + 1 WHERE start = ?1", [BEGIN]).unwrap();
     assert!(!verify::verify(&mut ledger.db()).unwrap().conserved(), "frozen days are compared by their sums");
+}
+
+#[test]
+fn usage_by_a_clock_that_is_far_behind_makes_no_tenure_of_the_time_in_between() {
+    let year = 365 * 86_400;
+    let mut ledger = Ledger::new(BOOK, year);
+    let mut agent = Agent::new("n", "a", 1);
+    let behind = Sealed { sent_at_ns: BEGIN + 20 * S, ..agent.batch("GPU-1", &[(0, 10, 10)]) };
+    assert_eq!(ledger.take(behind), Outcome::Quarantined);
+    assert_eq!(ledger.quarantined()[0].kind, "clock_behind");
+    let right = Sealed { sent_at_ns: BEGIN + year * S, ..agent.batch("GPU-1", &[(year - 10, 10, 10)]) };
+    assert_eq!(ledger.take(right), Outcome::Accepted);
+    assert_eq!((ledger.held("n"), ledger.seconds(RowKind::Unobserved, None)), (10, 0));
+    ledger.verify();
+    // What waited in a spool is old, and its clock is right.
+    let late = Sealed { sent_at_ns: BEGIN + year * S, ..agent.batch("GPU-1", &[(year - 7200, 10, 10)]) };
+    assert_eq!(ledger.take(late), Outcome::Accepted);
+    ledger.verify();
 }
 
 #[test]

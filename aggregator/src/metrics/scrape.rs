@@ -27,6 +27,10 @@ pub struct Facts<'a> {
     /// Since the newest usage in the ledger ended.
     pub data_age_ns: Option<i64>,
     pub costs: Option<&'a Costs>,
+    /// Quarantined windows that are not counted, by kind.
+    pub held: &'a [(String, i64)],
+    /// (slot, tenure) of closed slots that wait to be posted.
+    pub unposted: i64,
 }
 
 /// Sums since the ledger began, by (cluster, namespace); what nobody held has a sentinel for its namespace.
@@ -58,6 +62,16 @@ pub(super) fn registry(facts: &Facts<'_>) -> Registry {
         ),
         &gauge("tonnage_gpu_unpriced_devices", "GPUs with a fresh window for which the book has no price."),
     );
+    let held = gauges(
+        "tonnage_quarantined_windows",
+        "Windows that are quarantined and not counted, by kind. See `tonnage quarantine list`.",
+        &["kind"],
+    );
+    for (kind, windows) in facts.held {
+        held.with_label_values(&[kind]).set(count(usize::try_from(*windows).unwrap_or(0)));
+    }
+    gauge("tonnage_unposted_slots", "Devices' slots that are closed and wait to be posted.")
+        .set(count(usize::try_from(facts.unposted).unwrap_or(0)));
     if let Some(found) = facts.costs {
         costs(
             found,

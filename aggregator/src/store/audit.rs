@@ -24,6 +24,7 @@ pub struct Entry {
     pub seq: i64,
     /// Of a batch: end of its last window. Of existence and purges: until when.
     pub to_ns: i64,
+    pub skew_ns: i64,
     pub sha256: Vec<u8>,
     pub payload: Vec<u8>,
 }
@@ -90,7 +91,7 @@ pub fn journal(
 ) -> Result<(), StoreError> {
     let mut statement = db.prepare(
         "SELECT j.id, j.at_ns, j.kind, j.outcome, COALESCE(n.cluster, ''), COALESCE(n.name, ''), j.sha256,
-         j.payload, j.epoch, j.seq, j.to_ns, j.detail
+         j.payload, j.epoch, j.seq, j.to_ns, j.detail, j.skew_ns
          FROM journal j LEFT JOIN node n ON n.id = j.node ORDER BY j.id",
     )?;
     let mut rows = statement.query([])?;
@@ -110,6 +111,7 @@ pub fn journal(
             seq: row.get(9)?,
             to_ns: row.get(10)?,
             detail: row.get(11)?,
+            skew_ns: row.get(12)?,
         })?;
     }
     Ok(())

@@ -10,8 +10,8 @@ mod ranges;
 
 pub use cost::{CostQuery, Filter, GROUPS_MAX, Group, Groups, QueryError, Sums, cost};
 pub use dimension::Dimension;
-pub use inventory::{DeviceRecord, NodeRecord, devices, newest_usage_ns, nodes};
-pub use ranges::{Range, Table, ranges};
+pub use inventory::{DeviceRecord, NodeRecord, devices, kept, newest_usage_ns, nodes};
+pub use ranges::{Kept, Range, Table, ranges};
 
 #[cfg(test)]
 mod tests;

@@ -52,6 +52,8 @@ CREATE TABLE journal (
     -- of a batch: start of its first window and end of its last, else 0
     from_ns INTEGER NOT NULL DEFAULT 0,
     to_ns   INTEGER NOT NULL DEFAULT 0,
+    -- of a batch: the agent's clock minus ours when it came, 0 if it did not say
+    skew_ns INTEGER NOT NULL DEFAULT 0,
     -- zstd; a batch is byte for byte what the agent sealed, an order is JSON
     payload BLOB NOT NULL
 );

@@ -50,6 +50,8 @@ pub struct JournalEntry<'a> {
     /// Of a batch: start of its first window, end of its last.
     pub from_ns: i64,
     pub to_ns: i64,
+    /// Of a batch: the agent's clock minus ours, 0 if it did not say.
+    pub skew_ns: i64,
     pub payload: &'a [u8],
 }
 
@@ -68,6 +70,7 @@ impl JournalEntry<'_> {
             detail: "",
             from_ns: 0,
             to_ns: 0,
+            skew_ns: 0,
             payload: &[],
         }
     }
@@ -205,8 +208,8 @@ pub fn journal(db: &Connection, entry: &JournalEntry<'_>) -> Result<i64> {
     let payload = zstd::bulk::compress(entry.payload, 3)
         .map_err(|e| StoreError::Damaged { what: "zstd", detail: e.to_string() })?;
     db.prepare_cached(
-        "INSERT INTO journal (at_ns, kind, node, epoch, seq, sha256, outcome, detail, payload, from_ns, to_ns)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        "INSERT INTO journal (at_ns, kind, node, epoch, seq, sha256, outcome, detail, payload, from_ns, to_ns,
+         skew_ns) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?
     .execute(params![
         entry.at_ns,
@@ -219,7 +222,8 @@ pub fn journal(db: &Connection, entry: &JournalEntry<'_>) -> Result<i64> {
         entry.detail,
         payload,
         entry.from_ns,
-        entry.to_ns
+        entry.to_ns,
+        entry.skew_ns
     ])?;
     Ok(db.last_insert_rowid())
 }

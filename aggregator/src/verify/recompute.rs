@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
-use tonnage_proto::limits::{CLOCK_AHEAD_NS_MAX, DAY_NS, SLOT_NS};
+use tonnage_proto::limits::{CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MAX, DAY_NS, SLOT_NS};
 use tonnage_proto::metering as pb;
 use tonnage_proto::metering::ack::Outcome;
 
@@ -165,8 +165,9 @@ impl Recomputed {
                 continue;
             }
             let to_ns = window.start_ns + window.duration_ns.cast_signed();
-            let excluded =
-                to_ns > entry.at_ns + CLOCK_AHEAD_NS_MAX || window.start_ns < entry.at_ns - 400 * DAY_NS;
+            let excluded = to_ns > entry.at_ns + CLOCK_AHEAD_NS_MAX
+                || window.start_ns < entry.at_ns - 400 * DAY_NS
+                || entry.skew_ns < -CLOCK_BEHIND_NS_MAX;
             if !excluded {
                 device.claim(&known, &entry.epoch, window.start_ns);
             }

@@ -49,7 +49,7 @@ fn ledger(folder: &std::path::Path) -> Connection {
     let book = Arc::new(Book::parse(BOOK).unwrap());
     let committer = Committer::new(&store, clock, book, Arc::default(), Arc::default()).unwrap();
     let (queue, submissions) = mpsc::channel(1);
-    let batch = Box::new(Sealed { node, epoch, seq: 1, payload, sha256, valid });
+    let batch = Box::new(Sealed { node, epoch, seq: 1, sent_at_ns: 0, payload, sha256, valid });
     queue.blocking_send(Submission::Batch { batch, answer: oneshot::channel().0 }).unwrap();
     drop(queue);
     committer.run(submissions);

@@ -77,6 +77,7 @@ pub(super) fn devices(answer: &DevicesAnswer) -> Grid {
         right("slices"),
         left("since"),
         left("observed until"),
+        left("state"),
         right("per h"),
     ];
     let rows = answer.devices.iter().map(|device| {
@@ -89,6 +90,7 @@ pub(super) fn devices(answer: &DevicesAnswer) -> Grid {
             device.slices.to_string(),
             device.since.clone(),
             device.observed_until.clone(),
+            device.state.clone(),
             device.price_per_hour.as_deref().map_or_else(|| "unpriced".to_owned(), |price| money(price, 4)),
         ]
     });
@@ -107,6 +109,7 @@ pub(super) fn devices_csv(answer: &DevicesAnswer) -> Vec<Vec<String>> {
         "slices",
         "since",
         "observed_until",
+        "state",
         "price_per_hour",
     ];
     let rows = answer.devices.iter().map(|device| {
@@ -119,6 +122,7 @@ pub(super) fn devices_csv(answer: &DevicesAnswer) -> Vec<Vec<String>> {
             device.slices.to_string(),
             device.since.clone(),
             device.observed_until.clone(),
+            device.state.clone(),
             device.price_per_hour.clone().unwrap_or_default(),
         ]
     });
@@ -172,6 +176,7 @@ mod tests {
             slices: 7,
             since: "s".into(),
             observed_until: "u".into(),
+            state: "observed".into(),
             price_per_hour: None,
         };
         let priced = DeviceRow { price_per_hour: Some("2.500000001".into()), ..device.clone() };
@@ -179,6 +184,6 @@ mod tests {
         let text = shown(&devices(&answer));
         assert!(text.contains("unpriced") && text.contains("2.5000\n"), "{text}");
         assert!(text.ends_with("2 devices, 1 without a price\n"), "{text}");
-        assert_eq!(devices_csv(&answer)[2][8], "2.500000001");
+        assert_eq!(devices_csv(&answer)[2][9], "2.500000001");
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn summary(answer: &LiveAnswer) -> String {
 }
 
 /// The name that people know an owner by.
-fn owner(name: &OwnerName) -> String {
+pub(super) fn owner(name: &OwnerName) -> String {
     let or = |first: &str, second: &str| if first.is_empty() { second.to_owned() } else { first.to_owned() };
     match name.kind.as_str() {
         "pod" => {

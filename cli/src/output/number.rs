@@ -24,6 +24,11 @@ pub(crate) fn hour_places(total_seconds: &str) -> u32 {
     }
 }
 
+/// Seconds with three places.
+pub(crate) fn seconds(text: &str) -> String {
+    money(text, 3)
+}
+
 /// Seconds as hours with so many places.
 pub(crate) fn hours(seconds: &str, places: u32) -> String {
     decimal::to_nanos(seconds)

@@ -49,7 +49,7 @@ impl Node {
         };
         let payload = batch.encode_to_vec();
         let sha256 = Sha256::digest(&payload).to_vec();
-        pb::SealedBatch { seq, payload, sha256 }
+        pb::SealedBatch { seq, payload, sha256, sent_at_ns: 0 }
     }
 
     fn device(self, gpu: u32) -> pb::Device {

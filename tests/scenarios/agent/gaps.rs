@@ -139,6 +139,35 @@ fn when_every_gpu_vanishes_none_was_read() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_start_that_finds_no_gpu_where_there_were_some_has_failed_to_read() -> anyhow::Result<()> {
+    let mut world = World::new(1)?;
+    let mut scenario = scenario::node(2);
+    for device in &mut scenario.device {
+        (device.missing_from_s, device.missing_to_s) = (Some(20.0), Some(45.0));
+    }
+    world.add_node("n", scenario)?;
+    world.start()?;
+    world.live(20)?;
+    world.nodes[0].kill9()?;
+    world.nodes[0].spawn()?;
+    world.settle()?;
+    for _ in 0..10 {
+        world.clock.as_mut().expect("a simulated clock").advance(S)?;
+        world.settle()?;
+    }
+    let (status, text) = world.nodes[0].get("/readyz")?;
+    assert!(status == 503 && text.contains("no GPU is visible, but there were 2"), "{status} {text}");
+    for _ in 0..30 {
+        world.clock.as_mut().expect("a simulated clock").advance(S)?;
+        world.settle()?;
+    }
+    world.nodes[0].stop(DEADLINE)?;
+    // Killed at an edge, so nothing was lost by that.
+    assert_eq!(told(&world)?, [(None, Reason::NotRead, 19, 45)]);
+    Ok(())
+}
+
+#[test]
 fn a_step_of_the_clock_a_suspend_and_a_late_reading_are_told_apart() -> anyhow::Result<()> {
     let mut world = world()?;
     world.start()?;

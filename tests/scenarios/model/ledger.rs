@@ -69,7 +69,7 @@ impl Ledger {
         let valid = wire::decode(&payload, &node, &epoch, seq).map(Arc::new);
         assert!(valid.is_ok(), "{valid:?}");
         let sha256 = wire::sha256(&payload);
-        let batch = Box::new(Sealed { node, epoch, seq, payload, sha256, valid });
+        let batch = Box::new(Sealed { node, epoch, seq, sent_at_ns: 0, payload, sha256, valid });
         let (answer, answered) = oneshot::channel();
         self.queue.as_ref().unwrap().blocking_send(Submission::Batch { batch, answer }).unwrap();
         answered.blocking_recv().unwrap().unwrap()

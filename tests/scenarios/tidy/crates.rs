@@ -3,7 +3,7 @@
 use super::{none, root};
 
 /// Crate, its folder, and which of the project's crates it may depend on.
-const ALLOWED: [(&str, &str, &[&str]); 7] = [
+const ALLOWED: [(&str, &str, &[&str]); 8] = [
     ("tonnage-proto", "proto", &[]),
     ("tonnage-runtime", "runtime", &[]),
     ("tonnage-agent", "agent", &["tonnage-proto", "tonnage-runtime"]),
@@ -12,6 +12,8 @@ const ALLOWED: [(&str, &str, &[&str]); 7] = [
     ("tonnage", "cli", &["tonnage-proto"]),
     // The simulated driver lives under the clock that tests move.
     ("nvml-sim", "tests/nvml-sim", &["tonnage-runtime"]),
+    // Knows system calls, and nothing of what makes them.
+    ("disk-trace", "tests/disk-trace", &[]),
     (
         "tonnage-tests",
         "tests",

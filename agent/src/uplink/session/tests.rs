@@ -123,14 +123,22 @@ fn nothing_is_sent_before_the_welcome_and_nothing_else_is_taken() {
 }
 
 #[test]
-fn an_ack_for_the_epoch_before_acks_nothing_of_the_new_one() {
+fn what_the_ledger_says_of_the_epoch_before_acks_nothing_of_the_new_one() {
     let (_, mut spool) = filled(3, LIMITS);
+    let (mut greeting, _) = hello(&spool);
     let (mut session, _) = welcomed(&mut spool, welcome(0)).unwrap();
     spool.new_epoch().unwrap();
     spool.seal(0).unwrap();
+    let epoch = spool.epoch();
     let error = session.step(&mut spool, 0, ack(1)).unwrap_err();
     assert!(matches!(error, SessionError::Restart(_)), "{error}");
-    assert_eq!(spool.holdings().acked_seq, 0);
+    // Nor does a cursor, whether it lies within what is sealed by now or beyond.
+    for cursor_seq in [2, 9] {
+        let answer = says(from_ledger::Message::Welcome(welcome(cursor_seq)));
+        let error = greeting.step(&mut spool, 0, answer).unwrap_err();
+        assert!(matches!(error, SessionError::Restart(_)), "{error}");
+    }
+    assert_eq!((spool.holdings().acked_seq, spool.epoch()), (0, epoch));
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use tonnage_proto::limits::slot_start;
 
+use super::ranges::Kept;
 use crate::model::{NodeFacts, NodeName};
 use crate::store::StoreError;
+use crate::store::write::{self, Mark};
 
 /// A node as the ledger knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +112,18 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
         });
     }
     Ok(devices)
+}
+
+/// From when on which rows are kept.
+///
+/// # Errors
+/// If the store fails.
+pub fn kept(connection: &Connection) -> Result<Kept, StoreError> {
+    Ok(Kept {
+        slots_from_ns: write::mark(connection, Mark::PurgedUntil)?,
+        hours_from_ns: write::mark(connection, Mark::HoursFrom)?,
+        days_from_ns: write::mark(connection, Mark::DaysFrom)?,
+    })
 }
 
 /// End of the newest usage in the ledger, in nanoseconds since the Unix epoch.

@@ -61,6 +61,41 @@ fn cut(start_ns: i64, end_ns: i64, widths: &[(Table, i64)], found: &mut Vec<Rang
     cut(to, end_ns, narrower, found);
 }
 
+/// From when on which rows are kept; before a purge, from the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kept {
+    pub slots_from_ns: i64,
+    pub hours_from_ns: i64,
+    pub days_from_ns: i64,
+}
+
+impl Kept {
+    /// Can a window be put together from the rows that are left?
+    ///
+    /// # Errors
+    /// If not: where it would have to begin or end, in words.
+    pub fn check(&self, start_ns: i64, end_ns: i64) -> Result<(), String> {
+        for (edge, at_ns) in [("starts", start_ns), ("ends", end_ns)] {
+            let (from_ns, width_ns, width) = if at_ns < self.hours_from_ns {
+                (self.days_from_ns, DAY_NS, "days")
+            } else if at_ns < self.slots_from_ns {
+                (self.hours_from_ns, HOUR_NS, "hours")
+            } else {
+                continue;
+            };
+            if at_ns % width_ns != 0 && at_ns >= from_ns {
+                return Err(format!(
+                    "it {edge} where only whole {width} are kept any more; let it start and end with {width} of UTC"
+                ));
+            }
+        }
+        if start_ns < self.days_from_ns && end_ns > 0 && self.days_from_ns > 0 {
+            return Err("it starts before what is kept at all; let it start later".to_owned());
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rand::{RngExt, SeedableRng};
@@ -90,6 +125,23 @@ mod tests {
             }
             assert_eq!(at, end);
         }
+    }
+
+    #[test]
+    fn a_window_that_needs_what_was_purged_is_told_where_to_start() {
+        let kept = Kept { slots_from_ns: 30 * DAY_NS, hours_from_ns: 20 * DAY_NS, days_from_ns: 10 * DAY_NS };
+        let right = [(30 * DAY_NS + SLOT_NS, 31 * DAY_NS), (20 * DAY_NS + HOUR_NS, 31 * DAY_NS)];
+        for (start_ns, end_ns) in right.into_iter().chain([(10 * DAY_NS, 20 * DAY_NS)]) {
+            assert_eq!(kept.check(start_ns, end_ns), Ok(()));
+        }
+        for (start_ns, end_ns, word) in [
+            (30 * DAY_NS - SLOT_NS, 31 * DAY_NS, "hours"),
+            (20 * DAY_NS - HOUR_NS, 31 * DAY_NS, "days"),
+            (9 * DAY_NS, 31 * DAY_NS, "start later"),
+        ] {
+            assert!(kept.check(start_ns, end_ns).unwrap_err().contains(word));
+        }
+        assert_eq!(Kept::default().check(SLOT_NS, 2 * SLOT_NS), Ok(()));
     }
 
     #[test]
