@@ -129,7 +129,7 @@ impl Plan {
         // Of a node whose clock nobody sets. It runs once, for a while, and once more in the end.
         let mut to_be_cloned = (nodes > 1).then(|| rng.random_range(0..nodes - 1));
         let mut disk = Disk::of_one(nodes, to_be_cloned, &mut rng);
-        let clone_after = CALM + rng.random_range(0..100);
+        let clone_after = CALM + rng.random_range(0..600);
         let mut drift = Drift { node: nodes - 1, off_ns: 0, next: CALM + rng.random_range(0..80) };
         let mut backups = Backups { next: CALM + rng.random_range(0..100), any: false };
         let (mut now_ns, mut left) = (begin_ns, kills);
@@ -164,11 +164,12 @@ impl Plan {
                 lives.push(Life { who: Who::Node(nodes), up: true, next: at + rng.random_range(20..150) });
             }
             let turn = disk.turn(at, &mut lives, &mut rng);
-            // To make room a spool lets go of what the ledger has, in a backup or not.
-            backups.any &= turn.is_none();
+            // To make room a spool lets go of what the ledger has, in a backup or not; and so does one that meets its
+            // clone, as it begins a new epoch.
+            backups.any &= turn.is_none() && to_be_cloned.is_some();
             events.extend(turn);
             if backups.next <= at {
-                backups = Backups { next: at + rng.random_range(40..200), any: true };
+                backups = Backups { next: at + rng.random_range(40..200), any: to_be_cloned.is_some() };
                 events.push(Event::BackUp);
             }
             if drift.next <= at && lives[drift.node].up && left > 0 {
