@@ -104,6 +104,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let metered = start_metering(sampler, pump, stop.clone())?;
     let target = Target {
         endpoint: config.aggregator,
+        tls: config.tls,
         token_file: config.token_file,
         cluster: config.cluster,
         node: config.node,

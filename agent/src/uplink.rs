@@ -23,8 +23,11 @@ use tonnage_runtime::backoff::Backoff;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
+use tonnage_runtime::tls::TlsError;
 
 use crate::spool::{Keeper, Spool, SpoolError};
+
+pub mod tls;
 
 /// Silence of the ledger, while a batch is on the way, after which the stream is given up.
 const ACK_WITHIN: Duration = Duration::from_secs(30);
@@ -36,6 +39,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Target {
     pub endpoint: Endpoint,
+    /// For an `https` endpoint; its files are read anew for each connection.
+    pub tls: Option<tls::Settings>,
     /// File with the node's token, read anew for each stream, so that it can be replaced.
     pub token_file: Option<std::path::PathBuf>,
     pub cluster: String,
@@ -63,6 +68,8 @@ pub struct State {
 pub enum UplinkError {
     #[error("uplink: cannot connect")]
     Connect(#[source] tonic::transport::Error),
+    #[error("uplink: TLS")]
+    Tls(#[from] TlsError),
     #[error("uplink: token file {path}: cannot be read, or holds no token")]
     Token {
         path: String,
@@ -112,6 +119,12 @@ struct Stream {
 impl Uplink {
     /// Runs until `shutdown` and until everything sealed is acked; the caller sets the deadline.
     pub async fn run(mut self, shutdown: Shutdown) {
+        if tls::is_in_the_clear(&self.target.endpoint) {
+            tracing::warn!(
+                ledger = %self.target.endpoint.uri(),
+                "Usage and token travel in the clear; use https:// with --tls-ca."
+            );
+        }
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_MAX);
         loop {
             let acked_before = self.state().acked;
@@ -166,7 +179,7 @@ impl Uplink {
     /// Connects, and goes through Hello and Welcome.
     async fn open(&mut self) -> Result<Stream, UplinkError> {
         let endpoint = self.target.endpoint.clone().connect_timeout(CONNECT_WITHIN);
-        let channel = endpoint.connect().await.map_err(UplinkError::Connect)?;
+        let channel = tls::connect(&endpoint, self.target.tls.as_ref(), &self.clock).await?;
         let mut client = MeteringClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
         let (outgoing, messages) = mpsc::channel(IN_FLIGHT_MAX as usize + 1);
         let mut request = tonic::Request::new(ReceiverStream::new(messages));
@@ -360,7 +373,12 @@ impl Uplink {
 }
 
 fn status(status: tonic::Status) -> UplinkError {
-    UplinkError::Status { code: status.code(), message: status.message().to_owned() }
+    let mut message = status.message().to_owned();
+    // A connection that broke: its reason, as a refused certificate, stands further down.
+    if let Some(source) = std::error::Error::source(&status) {
+        message = format!("{message}: {}", chain(source));
+    }
+    UplinkError::Status { code: status.code(), message }
 }
 
 fn refused(refusal: tonnage_proto::metering::Refusal) -> UplinkError {
