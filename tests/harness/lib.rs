@@ -11,6 +11,7 @@
 
 pub mod aggregator;
 pub mod binaries;
+pub mod certificates;
 pub mod forged;
 pub mod http;
 pub mod node;
