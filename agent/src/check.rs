@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use tonnage_proto::token::PREFIX;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 use tonnage_runtime::tls;
@@ -198,10 +199,13 @@ fn token(config: &Config, findings: &mut Findings) {
             findings.good("no token is sent: this node is known by its certificate");
         }
         None => findings.note("no token is sent (--insecure-loopback)"),
-        Some((path, Ok(text))) if !text.trim().is_empty() => {
+        Some((path, Ok(text))) if text.trim().starts_with(PREFIX) => {
             findings.good(&format!("token from {}", path.display()));
         }
-        Some((path, Ok(_))) => findings.problem(&format!("token file {} is empty", path.display())),
+        Some((path, Ok(_))) => findings.problem(&format!(
+            "token file {} holds no token; it should be one line that begins with {PREFIX}",
+            path.display()
+        )),
         Some((path, Err(error))) => findings.problem(&format!(
             "token file {}: {error}. Make a token with `tonnage-aggregator token add --cluster {} --node {}`",
             path.display(),

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use tonic::transport::Endpoint;
 use tonnage_proto::limits::NAME_BYTES_MAX;
+use tonnage_proto::token;
 use tonnage_runtime::settings::{self, SettingsError, parsed, wrong};
 use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{ClientFiles, IdentityFiles, is_server_name};
@@ -207,6 +208,9 @@ impl RunArgs {
         let insecure = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let url = self.aggregator.or(file.aggregator).unwrap_or_else(|| "http://127.0.0.1:7787".into());
         let token_file = self.token_file.or(file.token_file);
+        if token_file.as_ref().is_some_and(|path| token::stands_in(&path.to_string_lossy())) {
+            return Err(wrong("token_file", "", token::BELONGS_IN_A_FILE));
+        }
         let mut node_labels = file.node_labels;
         node_labels.extend(self.node_labels);
         let path = |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {

@@ -19,6 +19,7 @@ use tonnage_proto::metering::resync::Reason;
 use tonnage_proto::metering::{
     Ack, FromAgent, FromLedger, Hello, Holdings, Resync, SealedBatch, Welcome, ack, from_agent, from_ledger,
 };
+use tonnage_proto::token::PREFIX;
 use tonnage_runtime::backoff::Backoff;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::shutdown::Shutdown;
@@ -356,9 +357,14 @@ impl Uplink {
         let Some(path) = &self.target.token_file else { return Ok(None) };
         let error = |source| UplinkError::Token { path: path.display().to_string(), source };
         let text = std::fs::read_to_string(path).map_err(error)?;
-        let header = format!("Bearer {}", text.trim());
-        let invalid = |_| std::io::Error::new(std::io::ErrorKind::InvalidData, "not a token");
-        let mut value: MetadataValue<_> = header.parse().map_err(invalid).map_err(error)?;
+        let text = text.trim();
+        let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not a token");
+        // What is no token is not sent anywhere: it may be another secret.
+        if !text.starts_with(PREFIX) {
+            return Err(error(invalid()));
+        }
+        let header = format!("Bearer {text}");
+        let mut value: MetadataValue<_> = header.parse().map_err(|_| error(invalid()))?;
         value.set_sensitive(true);
         Ok(Some(value))
     }

@@ -13,6 +13,9 @@ mod ledger;
 /// Samples to prices in one process, against a naive reference that shares nothing with the product.
 mod model;
 
+/// Tokens and keys, and what people read.
+mod secrets;
+
 /// The rules of the house, read from the sources.
 mod tidy;
 
