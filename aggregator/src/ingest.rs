@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::model::{Id, NodeName};
 
 pub mod accept;
+mod bounds;
 pub mod tls;
 pub mod wire;
 

@@ -29,6 +29,7 @@ pub fn sha256(payload: &[u8]) -> [u8; 32] {
 /// # Errors
 /// What is wrong, by field and value: the batch is journalled as refused with this text.
 pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<UsageBatch, String> {
+    super::bounds::check(payload)?;
     let batch = pb::Batch::decode(payload).map_err(|e| format!("Batch: not protobuf: {e}"))?;
     let is = |field: &str, good: bool, value: &dyn std::fmt::Debug| {
         if good { Ok(()) } else { Err(format!("Batch.{field}: {value:?} is not what it was sent as")) }
