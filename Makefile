@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help demo test needs bench lint doc deny clean
+.PHONY: help demo test fuzz needs bench lint doc deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,10 @@ demo: needs ## Meter two simulated nodes on this machine; Ctrl-C ends it, FOR=30
 test: needs ## Install what the tests need, build everything, run every test
 	cargo build --workspace
 	cargo test --workspace
+
+fuzz: ## Feed every parser of outside bytes for SECONDS=300, from SEED=n, TARGET=all (dev build: overflow is found)
+	cargo build --workspace
+	./target/debug/tonnage-fuzz --target $(or $(TARGET),all) --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 needs: # What a build needs and cargo does not bring
 	@tests/install-needs

@@ -21,16 +21,16 @@ use crate::store::{Identity as LedgerIdentity, Readers};
 
 pub mod auth;
 mod cost;
-mod error;
+pub mod error;
 mod figures;
 mod inventory;
-mod params;
+pub mod params;
 mod prices;
 mod process;
 mod queries;
 mod request;
 mod totals;
-mod window;
+pub mod window;
 
 use auth::Authenticator;
 use error::ApiError;

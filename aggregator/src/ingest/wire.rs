@@ -53,8 +53,8 @@ pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<U
         epoch: *epoch,
         seq,
         sealed_at_ns: batch.sealed_at_ns,
-        boot_id: name("boot_id", &batch.boot_id)?,
-        instance_id: name("instance_id", &batch.instance_id)?,
+        boot_id: name("Batch.boot_id", &batch.boot_id)?,
+        instance_id: name("Batch.instance_id", &batch.instance_id)?,
         facts: facts(batch.facts.unwrap_or_default())?,
         devices,
         owners,
@@ -238,4 +238,29 @@ pub fn name(field: &str, text: &str) -> Result<String, String> {
 /// The field and what is wrong with it.
 pub fn required_name(field: &str, text: &str) -> Result<String, String> {
     if text.is_empty() { Err(format!("{field}: is empty")) } else { name(field, text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_text_of_the_batch_itself_is_named_as_such() {
+        let node = NodeName { cluster: "c".into(), node: "n".into() };
+        let good = pb::Batch {
+            format: BATCH_FORMAT,
+            cluster: "c".into(),
+            node: "n".into(),
+            epoch: vec![7; 16],
+            seq: 1,
+            ..pb::Batch::default()
+        };
+        let decode = |batch: &pb::Batch| decode(&batch.encode_to_vec(), &node, &[7; 16], 1);
+        assert!(decode(&good).is_ok());
+        let [boot, instance] = ["\n".to_owned(), "\u{12}\u{2}eu".to_owned()];
+        let error = decode(&pb::Batch { boot_id: boot, ..good.clone() }).unwrap_err();
+        assert!(error.starts_with("Batch.boot_id: "), "{error}");
+        let error = decode(&pb::Batch { instance_id: instance, ..good }).unwrap_err();
+        assert!(error.starts_with("Batch.instance_id: "), "{error}");
+    }
 }
