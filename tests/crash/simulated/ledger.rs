@@ -230,12 +230,13 @@ fn submit(
     batch: SealedBatch,
     asked: &mut Vec<Asked>,
 ) -> anyhow::Result<Submission> {
-    let SealedBatch { seq, payload, sha256 } = batch;
+    let SealedBatch { seq, payload, sha256, sent_at_ns } = batch;
     let epoch = speaker.hello.epoch.as_slice().try_into()?;
     let sha256: [u8; 32] = sha256.as_slice().try_into()?;
     anyhow::ensure!(wire::sha256(&payload) == sha256, "batch {seq} is not what its hash says");
     let valid = wire::decode(&payload, &speaker.node, &epoch, seq).map(Arc::new);
-    let batch = Box::new(Sealed { node: speaker.node.clone(), epoch, seq, payload, sha256, valid });
+    let batch =
+        Box::new(Sealed { node: speaker.node.clone(), epoch, seq, sent_at_ns, payload, sha256, valid });
     let (answer, answered) = oneshot::channel();
     asked.push(Asked::Batch(stream, seq, answered));
     Ok(Submission::Batch { batch, answer })
