@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash crash-points needs bench lint doc deny clean
+.PHONY: help demo test crash crash-points fuzz needs bench lint doc deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,10 @@ test: needs ## Install what the tests need, build everything, run every test
 crash-points: needs ## Try every crash point of the spool and the store (some minutes)
 	cargo build --workspace
 	cargo test -p tonnage-tests --test scenarios crash_points -- --ignored --nocapture --test-threads=1
+
+fuzz: ## Feed every parser of outside bytes for SECONDS=300, from SEED=n, TARGET=all (dev build: overflow is found)
+	cargo build --workspace
+	./target/debug/tonnage-fuzz --target $(or $(TARGET),all) --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 needs: # What a build needs and cargo does not bring
 	@tests/install-needs

@@ -9,7 +9,7 @@
 //!
 //! Not for: what a process that left the device did, or which container of a pod has which name.
 
-mod cgroup;
+pub mod cgroup;
 mod pod_names;
 mod process;
 mod users;

@@ -6,13 +6,17 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use tonnage_proto::token::PREFIX;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
+use tonnage_runtime::tls;
 
 use crate::attribution::Attribution;
 use crate::config::{Config, DriverChoice};
 use crate::model::{DeviceReading, Holder, OwnerKind};
 use crate::node;
+use crate::uplink::UplinkError;
+use crate::uplink::tls::{connect, is_in_the_clear};
 
 /// Kernel's number of the first pid namespace (PROC_PID_INIT_INO in include/linux/proc_ns.h).
 const INIT_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -54,7 +58,8 @@ pub async fn check(config: &Config) -> Findings {
     findings.section("Spool and ledger");
     spool(&config.spool, &mut findings);
     token(config, &mut findings);
-    ledger(config, &mut findings).await;
+    tls_files(config, &clock, &mut findings);
+    ledger(config, &clock, &mut findings).await;
     let _ = match findings.problems {
         0 => writeln!(findings.text, "Nothing keeps the agent from metering this node."),
         1 => writeln!(findings.text, "1 problem: the line marked PROBLEM says what to do."),
@@ -190,11 +195,17 @@ fn spool(path: &Path, findings: &mut Findings) {
 
 fn token(config: &Config, findings: &mut Findings) {
     match config.token_file.as_ref().map(|path| (path, std::fs::read_to_string(path))) {
+        None if config.tls.as_ref().is_some_and(|tls| tls.files.identity.is_some()) => {
+            findings.good("no token is sent: this node is known by its certificate");
+        }
         None => findings.note("no token is sent (--insecure-loopback)"),
-        Some((path, Ok(text))) if !text.trim().is_empty() => {
+        Some((path, Ok(text))) if text.trim().starts_with(PREFIX) => {
             findings.good(&format!("token from {}", path.display()));
         }
-        Some((path, Ok(_))) => findings.problem(&format!("token file {} is empty", path.display())),
+        Some((path, Ok(_))) => findings.problem(&format!(
+            "token file {} holds no token; it should be one line that begins with {PREFIX}",
+            path.display()
+        )),
         Some((path, Err(error))) => findings.problem(&format!(
             "token file {}: {error}. Make a token with `tonnage-aggregator token add --cluster {} --node {}`",
             path.display(),
@@ -204,11 +215,28 @@ fn token(config: &Config, findings: &mut Findings) {
     }
 }
 
-async fn ledger(config: &Config, findings: &mut Findings) {
+fn tls_files(config: &Config, clock: &Clock, findings: &mut Findings) {
+    let Some(settings) = &config.tls else {
+        if is_in_the_clear(&config.aggregator) {
+            findings.note("usage and token travel in the clear: use an https:// address and --tls-ca");
+        }
+        return;
+    };
+    for line in tls::describe(&settings.files, clock) {
+        match line {
+            Ok(text) => findings.good(&text),
+            Err(error) => findings.problem(&chain(&error)),
+        }
+    }
+}
+
+async fn ledger(config: &Config, clock: &Clock, findings: &mut Findings) {
     let uri = config.aggregator.uri().to_string();
     let endpoint = config.aggregator.clone().connect_timeout(Duration::from_secs(5));
-    match endpoint.connect().await {
+    match connect(&endpoint, config.tls.as_ref(), clock).await {
         Ok(_) => findings.good(&format!("ledger {uri} answers")),
+        // Said above, file by file.
+        Err(UplinkError::Tls(_)) => {}
         Err(error) => findings.note(&format!(
             "ledger {uri}: {}. Metering goes on without it; the spool keeps what is measured",
             chain(&error)

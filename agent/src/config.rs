@@ -12,11 +12,14 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use tonic::transport::Endpoint;
 use tonnage_proto::limits::NAME_BYTES_MAX;
+use tonnage_proto::token;
 use tonnage_runtime::settings::{self, SettingsError, parsed, wrong};
 use tonnage_runtime::telemetry::Format;
+use tonnage_runtime::tls::{ClientFiles, IdentityFiles, is_server_name};
 use tracing::level_filters::LevelFilter;
 
 use crate::driver::nvml::DEFAULT_LIBRARY;
+use crate::uplink::tls::{self, is_loopback};
 
 /// Meters the GPUs of this node: whose seconds they were, kept on disk until the ledger has them.
 #[derive(Debug, Parser)]
@@ -46,6 +49,19 @@ pub struct RunArgs {
     /// File with this node's token; read again for each connection
     #[arg(long, value_name = "FILE", env = "TONNAGE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// The CA of the ledger's certificate (PEM), for an https address; read again for each connection, as are the two
+    /// below
+    #[arg(long, value_name = "FILE", env = "TONNAGE_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// This node's certificate (PEM), shown to a ledger that asks; then no token is needed
+    #[arg(long, value_name = "FILE", env = "TONNAGE_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", env = "TONNAGE_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// The name that the ledger's certificate must have [default: the address's host]
+    #[arg(long, value_name = "NAME", env = "TONNAGE_TLS_SERVER_NAME")]
+    tls_server_name: Option<String>,
     /// Send no token. Only to a ledger on loopback
     #[arg(long)]
     insecure_loopback: bool,
@@ -120,6 +136,10 @@ pub struct RunArgs {
 struct File {
     aggregator: Option<String>,
     token_file: Option<PathBuf>,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_server_name: Option<String>,
     insecure_loopback: Option<bool>,
     cluster: Option<String>,
     node: Option<String>,
@@ -155,6 +175,8 @@ pub enum DriverChoice {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub aggregator: Endpoint,
+    /// For an `https` address; `None` = plain `http`.
+    pub tls: Option<tls::Settings>,
     pub token_file: Option<PathBuf>,
     pub cluster: String,
     pub node: String,
@@ -186,15 +208,22 @@ impl RunArgs {
         let insecure = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let url = self.aggregator.or(file.aggregator).unwrap_or_else(|| "http://127.0.0.1:7787".into());
         let token_file = self.token_file.or(file.token_file);
+        if token_file.as_ref().is_some_and(|path| token::stands_in(&path.to_string_lossy())) {
+            return Err(wrong("token_file", "", token::BELONGS_IN_A_FILE));
+        }
         let mut node_labels = file.node_labels;
         node_labels.extend(self.node_labels);
         let path = |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
             flag.or(file).unwrap_or_else(|| default.into())
         };
         let period_ms = self.period_ms.or(file.period_ms).unwrap_or(1000);
+        let identity = identity(self.tls_cert.or(file.tls_cert), self.tls_key.or(file.tls_key))?;
+        let has_credential = token_file.is_some() || identity.is_some();
+        let server_name = self.tls_server_name.or(file.tls_server_name);
         let drain_ms = self.drain_ms.or(file.drain_ms).unwrap_or(10_000);
         Ok(Config {
-            aggregator: endpoint(&url, insecure, token_file.is_some())?,
+            aggregator: endpoint(&url, insecure, has_credential)?,
+            tls: tls_settings(&url, self.tls_ca.or(file.tls_ca), identity, server_name)?,
             token_file,
             cluster: name("cluster", self.cluster.or(file.cluster).unwrap_or_else(|| "default".into()))?,
             node: name("node", self.node.or(file.node).unwrap_or_else(hostname))?,
@@ -222,27 +251,52 @@ impl RunArgs {
     }
 }
 
-fn endpoint(url: &str, insecure: bool, has_token: bool) -> Result<Endpoint, SettingsError> {
-    let right = "use a URL like http://aggregator:7787";
+fn endpoint(url: &str, insecure: bool, has_credential: bool) -> Result<Endpoint, SettingsError> {
+    let right = "use a URL like https://aggregator:7787";
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong("aggregator", url, right))?;
     let host = endpoint.uri().host().ok_or_else(|| wrong("aggregator", url, right))?;
-    if endpoint.uri().scheme_str() != Some("http") {
-        return Err(wrong("aggregator", url, "only http is served by this version"));
+    if !matches!(endpoint.uri().scheme_str(), Some("http" | "https")) {
+        return Err(wrong("aggregator", url, right));
     }
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    let loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-    if insecure && !loopback {
+    if insecure && !is_loopback(host) {
         return Err(wrong("aggregator", url, "with insecure_loopback it must be on loopback"));
     }
-    if !insecure && !has_token {
-        return Err(wrong(
-            "token_file",
-            "",
-            "name the file with this node's token (or set insecure_loopback)",
-        ));
+    if !insecure && !has_credential {
+        let right =
+            "name the file with this node's token, or tls_cert and tls_key (or set insecure_loopback)";
+        return Err(wrong("token_file", "", right));
     }
     let keep_alive = std::time::Duration::from_secs(20);
     Ok(endpoint.http2_keep_alive_interval(keep_alive).keep_alive_while_idle(true).tcp_nodelay(true))
+}
+
+fn identity(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<IdentityFiles>, SettingsError> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(IdentityFiles { cert, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(wrong("tls_key", "", "name the key of tls_cert")),
+        (None, Some(_)) => Err(wrong("tls_cert", "", "name the certificate of tls_key")),
+    }
+}
+
+fn tls_settings(
+    url: &str,
+    ca: Option<PathBuf>,
+    identity: Option<IdentityFiles>,
+    server_name: Option<String>,
+) -> Result<Option<tls::Settings>, SettingsError> {
+    if !url.starts_with("https:") {
+        let none = ca.is_none() && identity.is_none() && server_name.is_none();
+        let right = "settings of TLS are given, so it should begin with https://";
+        return if none { Ok(None) } else { Err(wrong("aggregator", url, right)) };
+    }
+    let right =
+        "an https address needs the file with the CA of the ledger's certificate; no other CA is trusted";
+    let ca = ca.ok_or_else(|| wrong("tls_ca", "", right))?;
+    if let Some(name) = server_name.as_ref().filter(|name| !is_server_name(name)) {
+        return Err(wrong("tls_server_name", name, "use the name of a host, or an address"));
+    }
+    Ok(Some(tls::Settings { files: ClientFiles { ca, identity }, server_name }))
 }
 
 fn driver(name: Option<String>, library: Option<PathBuf>) -> Result<DriverChoice, SettingsError> {
@@ -318,10 +372,36 @@ mod tests {
             (vec!["--insecure-loopback", "--aggregator", "http://10.0.0.1:1"], ["aggregator", "10.0.0.1"]),
             (vec!["--insecure-loopback", "--log-level", "loud"], ["log_level", "loud"]),
             (vec![], ["token_file", "token"]),
+            (vec!["--insecure-loopback", "--aggregator", "ftp://127.0.0.1:1"], ["aggregator", "ftp"]),
+            (vec!["--token-file", "t", "--aggregator", "https://a:1"], ["tls_ca", "no other CA"]),
+            (vec!["--token-file", "t", "--tls-ca", "c"], ["aggregator", "https://"]),
+            (vec!["--tls-cert", "c"], ["tls_key", "tls_cert"]),
+            (vec!["--tls-key", "k"], ["tls_cert", "tls_key"]),
+            (
+                vec![
+                    "--token-file",
+                    "t",
+                    "--aggregator",
+                    "https://a:1",
+                    "--tls-ca",
+                    "c",
+                    "--tls-server-name",
+                    "a b",
+                ],
+                ["tls_server_name", "a b"],
+            ),
         ] {
             let error = resolve(&args).unwrap_err().to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         }
+    }
+
+    #[test]
+    fn a_certificate_stands_in_for_a_token() {
+        let args = ["--aggregator", "https://a:1", "--tls-ca", "a", "--tls-cert", "c", "--tls-key", "k"];
+        let config = resolve(&args).unwrap();
+        assert_eq!(config.token_file, None);
+        assert_eq!(config.tls.unwrap().files.identity.unwrap().cert, PathBuf::from("c"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tonnage_agent::config::{Cli, Command};
 use tonnage_agent::{check, node};
+use tonnage_proto::token::{self, masked};
 use tonnage_runtime::telemetry::{self, chain};
 
 /// Exit status of wrong usage, as in sysexits.h.
@@ -12,6 +13,10 @@ const USAGE: u8 = 64;
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where the process talks to people")]
 fn main() -> ExitCode {
+    if let Some(wrong) = token::in_arguments(std::env::args_os()) {
+        eprintln!("tonnage-agent: {wrong}");
+        return ExitCode::from(USAGE);
+    }
     let (args, checking) = match Cli::parse().command {
         Command::Run(args) => (args, false),
         Command::Check(args) => (args, true),
@@ -19,7 +24,7 @@ fn main() -> ExitCode {
     let config = match args.resolve() {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("tonnage-agent: {}", chain(&error));
+            eprintln!("tonnage-agent: {}", masked(&chain(&error)));
             return ExitCode::from(USAGE);
         }
     };

@@ -104,7 +104,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     let metered = start_metering(sampler, pump, stop.clone())?;
     let peer = Peer { cluster: config.cluster, node: config.node, agent_version: VERSION.to_owned() };
-    let target = Target { endpoint: config.aggregator, token_file: config.token_file, peer };
+    let target = Target { endpoint: config.aggregator, tls: config.tls, token_file: config.token_file, peer };
     let uplink = Uplink { target, spool, more, clock, state: uplink_state };
     let uplink_stop = Shutdown::new();
     let uplink = tokio::spawn(uplink.run(uplink_stop.clone()));

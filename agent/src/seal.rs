@@ -215,7 +215,8 @@ fn join(
             for gap in draft.gaps {
                 join_gap(&mut batch.gaps, gap);
             }
-            batch.overlap_ns += draft.overlap_ns;
+            // A damaged draft may say anything.
+            batch.overlap_ns = batch.overlap_ns.saturating_add(draft.overlap_ns);
         }
         None => *joined = Some(draft),
     }
@@ -374,6 +375,14 @@ mod tests {
             (pb::Batch::decode(payload.as_slice()).unwrap(), pb::Batch::decode(resealed.as_slice()).unwrap());
         assert_eq!(one.windows, two.windows);
         assert_eq!((two.seq, two.epoch, two.overlap_ns), (1, vec![8; 16], 5));
+    }
+
+    #[test]
+    fn an_overlap_that_no_clock_can_have_does_not_stop_sealing() {
+        let node = NodeState::default();
+        let drafts = [u64::MAX, 5].map(|overlap_ns| draft(&[window("GPU-1", 0, "p")], &node, overlap_ns));
+        let (payload, taken) = seal(&drafts, &header());
+        assert_eq!((taken, pb::Batch::decode(payload.as_slice()).unwrap().overlap_ns), (2, u64::MAX));
     }
 
     #[test]

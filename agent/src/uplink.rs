@@ -16,14 +16,17 @@ use tonic::transport::Endpoint;
 use tonnage_proto::limits::{BATCH_BYTES_MAX, IN_FLIGHT_MAX};
 use tonnage_proto::metering::metering_client::MeteringClient;
 use tonnage_proto::metering::{FromAgent, FromLedger, ack, refusal};
+use tonnage_proto::token::PREFIX;
 use tonnage_runtime::backoff::Backoff;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
+use tonnage_runtime::tls::TlsError;
 
 use crate::spool::{Keeper, SpoolError};
 
 pub mod session;
+pub mod tls;
 
 use session::{News, Offer, Peer, Session, SessionError, Step};
 
@@ -39,6 +42,8 @@ const SKEW_NS_MAX: i64 = 5_000_000_000;
 #[derive(Debug, Clone)]
 pub struct Target {
     pub endpoint: Endpoint,
+    /// For an `https` endpoint; its files are read anew for each connection.
+    pub tls: Option<tls::Settings>,
     /// File with the node's token, read anew for each stream, so that it can be replaced.
     pub token_file: Option<std::path::PathBuf>,
     pub peer: Peer,
@@ -66,6 +71,8 @@ pub struct State {
 pub enum UplinkError {
     #[error("uplink: cannot connect")]
     Connect(#[source] tonic::transport::Error),
+    #[error("uplink: TLS")]
+    Tls(#[from] TlsError),
     #[error("uplink: token file {path}: cannot be read, or holds no token")]
     Token {
         path: String,
@@ -107,6 +114,12 @@ struct Stream {
 impl Uplink {
     /// Runs until `shutdown` and until everything sealed is acked; the caller sets the deadline.
     pub async fn run(mut self, shutdown: Shutdown) {
+        if tls::is_in_the_clear(&self.target.endpoint) {
+            tracing::warn!(
+                ledger = %self.target.endpoint.uri(),
+                "Usage and token travel in the clear; use https:// with --tls-ca."
+            );
+        }
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_MAX);
         let mut offer = Offer::default();
         loop {
@@ -157,7 +170,7 @@ impl Uplink {
     /// Connects and says Hello; the Welcome is the stream's first message.
     async fn open(&mut self, offer: Offer) -> Result<Stream, UplinkError> {
         let endpoint = self.target.endpoint.clone().connect_timeout(CONNECT_WITHIN);
-        let channel = endpoint.connect().await.map_err(UplinkError::Connect)?;
+        let channel = tls::connect(&endpoint, self.target.tls.as_ref(), &self.clock).await?;
         let mut client = MeteringClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
         let (outgoing, messages) = mpsc::channel(IN_FLIGHT_MAX as usize + 1);
         let mut request = tonic::Request::new(ReceiverStream::new(messages));
@@ -217,9 +230,14 @@ impl Uplink {
         let Some(path) = &self.target.token_file else { return Ok(None) };
         let error = |source| UplinkError::Token { path: path.display().to_string(), source };
         let text = std::fs::read_to_string(path).map_err(error)?;
-        let header = format!("Bearer {}", text.trim());
-        let invalid = |_| std::io::Error::new(std::io::ErrorKind::InvalidData, "not a token");
-        let mut value: MetadataValue<_> = header.parse().map_err(invalid).map_err(error)?;
+        let text = text.trim();
+        let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not a token");
+        // What is no token is not sent anywhere: it may be another secret.
+        if !text.starts_with(PREFIX) {
+            return Err(error(invalid()));
+        }
+        let header = format!("Bearer {text}");
+        let mut value: MetadataValue<_> = header.parse().map_err(|_| error(invalid()))?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
@@ -234,7 +252,12 @@ impl Uplink {
 }
 
 fn status(status: tonic::Status) -> UplinkError {
-    UplinkError::Status { code: status.code(), message: status.message().to_owned() }
+    let mut message = status.message().to_owned();
+    // A connection that broke: its reason, as a refused certificate, stands further down.
+    if let Some(source) = std::error::Error::source(&status) {
+        message = format!("{message}: {}", chain(source));
+    }
+    UplinkError::Status { code: status.code(), message }
 }
 
 /// How long until the next stream, and which version it offers.

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use tonnage_runtime::settings::{self, SettingsError, parsed, wrong};
 use tonnage_runtime::telemetry::Format;
+use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
 use tracing::level_filters::LevelFilter;
 
 /// Takes in what agents sealed, keeps the ledger, prices it, and answers over REST.
@@ -113,6 +114,19 @@ pub struct ServeArgs {
     /// Agents' uplinks [default: 127.0.0.1:7787]
     #[arg(long, value_name = "ADDRESS", env = "TONNAGE_LISTEN_GRPC")]
     listen_grpc: Option<SocketAddr>,
+    /// Certificate of the uplinks' listener (PEM, with those that lead to its CA); it then speaks TLS only. Read
+    /// again when it changes, as are the two below
+    #[arg(long, value_name = "FILE", env = "TONNAGE_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", env = "TONNAGE_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// Ask agents for a certificate of this CA (PEM); its URI spiffe://DOMAIN/tonnage/CLUSTER/NODE is then their name
+    #[arg(long, value_name = "FILE", env = "TONNAGE_TLS_CLIENT_CA")]
+    tls_client_ca: Option<PathBuf>,
+    /// Turn away agents without a certificate, also with a good token.
+    #[arg(long)]
+    require_client_cert: bool,
     /// Price book (TOML); without one everything is unpriced.
     #[arg(long, value_name = "FILE", env = "TONNAGE_PRICES")]
     prices: Option<PathBuf>,
@@ -146,6 +160,10 @@ struct File {
     data: Option<PathBuf>,
     listen_http: Option<SocketAddr>,
     listen_grpc: Option<SocketAddr>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
+    require_client_cert: Option<bool>,
     prices: Option<PathBuf>,
     keep_detail_days: Option<u32>,
     keep_hours_days: Option<u32>,
@@ -163,6 +181,8 @@ pub struct Config {
     pub data: PathBuf,
     pub listen_http: SocketAddr,
     pub listen_grpc: SocketAddr,
+    /// For `listen_grpc`; `None` = it speaks plain HTTP/2.
+    pub tls: Option<ServerFiles>,
     pub prices: Option<PathBuf>,
     /// Days; 0 = for ever.
     pub keep_detail_days: u32,
@@ -187,6 +207,12 @@ impl ServeArgs {
             data: self.data.or(file.data).unwrap_or_else(|| DATA.into()),
             listen_http: self.listen_http.or(file.listen_http).unwrap_or(([127, 0, 0, 1], 7788).into()),
             listen_grpc: self.listen_grpc.or(file.listen_grpc).unwrap_or(([127, 0, 0, 1], 7787).into()),
+            tls: tls(
+                self.tls_cert.or(file.tls_cert),
+                self.tls_key.or(file.tls_key),
+                self.tls_client_ca.or(file.tls_client_ca),
+                self.require_client_cert || file.require_client_cert.unwrap_or(false),
+            )?,
             prices: self.prices.or(file.prices),
             keep_detail_days: self.keep_detail_days.or(file.keep_detail_days).unwrap_or(0),
             keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
@@ -221,6 +247,33 @@ impl ServeArgs {
         }
         Ok(config)
     }
+}
+
+fn tls(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+    require_client_cert: bool,
+) -> Result<Option<ServerFiles>, SettingsError> {
+    let shown = |path: &Option<PathBuf>| path.as_deref().unwrap_or("".as_ref()).display().to_string();
+    let (cert, key) = match (cert, key) {
+        (Some(cert), Some(key)) => (cert, key),
+        (Some(_), None) => return Err(wrong("tls_key", "", "name the key of tls_cert")),
+        (None, Some(_)) => return Err(wrong("tls_cert", "", "name the certificate of tls_key")),
+        (None, None) if client_ca.is_some() || require_client_cert => {
+            let right = "client certificates need TLS: name tls_cert and tls_key too";
+            return Err(wrong("tls_client_ca", shown(&client_ca), right));
+        }
+        (None, None) => return Ok(None),
+    };
+    if require_client_cert && client_ca.is_none() {
+        return Err(wrong(
+            "tls_client_ca",
+            "",
+            "name the CA of the certificates that require_client_cert wants",
+        ));
+    }
+    Ok(Some(ServerFiles { identity: IdentityFiles { cert, key }, client_ca, require_client_cert }))
 }
 
 #[cfg(test)]
@@ -273,6 +326,23 @@ mod tests {
         assert!(error.contains("keep_hours_days") && error.contains("30 or more, or 0"), "{error}");
         assert!(resolve(&["--keep-hours-days", "7"]).is_err(), "detail is kept for ever");
         assert!(resolve(&["--keep-detail-days", "30", "--keep-hours-days", "400"]).is_ok());
+    }
+
+    #[test]
+    fn half_of_a_tls_setting_is_an_error_that_names_the_other_half() {
+        for (args, field) in [
+            (&["--tls-cert", "c"][..], "tls_key"),
+            (&["--tls-key", "k"], "tls_cert"),
+            (&["--tls-client-ca", "a"], "tls_client_ca: \"a\""),
+            (&["--require-client-cert"], "tls_client_ca"),
+            (&["--tls-cert", "c", "--tls-key", "k", "--require-client-cert"], "tls_client_ca"),
+        ] {
+            let error = resolve(args).unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
+        }
+        let tls =
+            resolve(&["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"]).unwrap().tls.unwrap();
+        assert_eq!((tls.client_ca.as_deref(), tls.require_client_cert), (Some(Path::new("a")), false));
     }
 
     #[test]

@@ -27,6 +27,9 @@ use crate::metrics::Metrics;
 use crate::model::{Id, NodeName};
 use crate::wire;
 
+pub mod accept;
+pub mod tls;
+
 /// Streams at once; an idle one costs about 32 KiB.
 const STREAMS_MAX: usize = 20_000;
 /// Streams of one node at once: an agent has one, and a dead one may linger until its keep-alive fails.
@@ -42,6 +45,16 @@ pub enum Credential {
     /// No credentials are asked for here: the Hello is believed.
     Loopback,
     Node(NodeName),
+    /// By a client certificate, which outweighs any token.
+    Certificate(NodeName),
+}
+
+/// What a stream's peer has shown of itself.
+#[derive(Clone)]
+enum Shown {
+    Certificate(Arc<tls::Shown>),
+    /// The `authorization` header.
+    Header(Option<String>),
 }
 
 /// Decides by the value of the `authorization` header; `Err` says why in plain words.
@@ -111,12 +124,13 @@ impl Metering for Ingest {
         let header = header
             .transpose()
             .map_err(|_| Status::unauthenticated("authorization: not text; use 'Bearer' and a node token"))?;
-        let header = header.map(str::to_owned);
-        let credential = self.authenticate(header.clone()).await.map_err(Status::unauthenticated)?;
+        let certificate = request.extensions().get().and_then(|peer: &accept::Peer| peer.certificate.clone());
+        let shown = certificate.map_or_else(|| Shown::Header(header.map(str::to_owned)), Shown::Certificate);
+        let credential = self.authenticate(shown.clone()).await.map_err(Status::unauthenticated)?;
         let (answers, outgoing) = mpsc::channel(IN_FLIGHT_MAX as usize + 2);
         let ingest = self.clone();
         tokio::spawn(async move {
-            if let Err(refusal) = ingest.serve((credential, header), request.into_inner(), &answers).await {
+            if let Err(refusal) = ingest.serve((credential, shown), request.into_inner(), &answers).await {
                 tracing::warn!(code = refusal.code, refusal.message, "A stream was refused.");
                 ingest.metrics.refused_stream(refusal.code().as_str_name());
                 let message = Some(from_ledger::Message::Refusal(refusal));
@@ -132,7 +146,7 @@ type Answers = mpsc::Sender<Result<FromLedger, Status>>;
 impl Ingest {
     async fn serve(
         &self,
-        (credential, header): (Credential, Option<String>),
+        (credential, shown): (Credential, Shown),
         mut incoming: Streaming<FromAgent>,
         answers: &Answers,
     ) -> Result<(), Refusal> {
@@ -157,11 +171,11 @@ impl Ingest {
             let Some(message) = message else { break };
             // The peer went away, or its message was over the limit: tonic has told it.
             let Ok(message) = message else { break };
-            // Its token may have been removed since.
+            // Its token may have been removed since, its certificate may have expired.
             if credential != Credential::Loopback
-                && self.authenticate(header.clone()).await != Ok(credential.clone())
+                && self.authenticate(shown.clone()).await != Ok(credential.clone())
             {
-                return Err(unauthenticated("the token of this stream is no longer good"));
+                return Err(unauthenticated("the token or certificate of this stream is no longer good"));
             }
             match message.message {
                 Some(from_agent::Message::Batch(batch)) => {
@@ -186,11 +200,20 @@ impl Ingest {
         last.unwrap_or_else(|_| Err(unavailable("the answering task ended")))
     }
 
-    async fn authenticate(&self, header: Option<String>) -> Result<Credential, String> {
-        let authenticate = Arc::clone(&self.authenticate);
-        // It may read the store.
-        let credential = tokio::task::spawn_blocking(move || authenticate(header.as_deref())).await;
-        let credential = credential.unwrap_or_else(|_| Err("tokens cannot be looked up".to_owned()));
+    async fn authenticate(&self, shown: Shown) -> Result<Credential, String> {
+        let credential = match shown {
+            Shown::Certificate(certificate) => certificate
+                .node()
+                // No stranger's: its CA is ours, so whoever issued it should hear of it.
+                .inspect_err(|reason| tracing::warn!(reason, "A certificate was refused."))
+                .map(Credential::Certificate),
+            Shown::Header(header) => {
+                let authenticate = Arc::clone(&self.authenticate);
+                // It may read the store.
+                let credential = tokio::task::spawn_blocking(move || authenticate(header.as_deref())).await;
+                credential.unwrap_or_else(|_| Err("tokens cannot be looked up".to_owned()))
+            }
+        };
         credential.inspect_err(|_| self.metrics.unauthenticated("ingest"))
     }
 
@@ -299,10 +322,11 @@ fn check_hello(credential: &Credential, hello: &Hello) -> Result<(NodeName, Id),
     };
     let node = match credential {
         Credential::Loopback => said,
-        Credential::Node(node) if *node == said => said,
-        Credential::Node(node) => {
+        Credential::Node(node) | Credential::Certificate(node) if *node == said => said,
+        Credential::Node(node) | Credential::Certificate(node) => {
+            let what = if matches!(credential, Credential::Node(_)) { "token" } else { "certificate" };
             let message = format!(
-                "Hello names node {:?} of cluster {:?}; its token is of node {:?} of cluster {:?}",
+                "Hello names node {:?} of cluster {:?}; its {what} is of node {:?} of cluster {:?}",
                 said.node, said.cluster, node.node, node.cluster
             );
             return Err(Refusal { code: Code::WrongNode.into(), message, retry_after_ms: 60_000 });

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tonnage_aggregator::config::{Cli, Command};
 use tonnage_aggregator::{admin, serve};
+use tonnage_proto::token::{self, masked};
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::{self, chain};
 
@@ -13,6 +14,10 @@ const USAGE: u8 = 64;
 
 #[allow(clippy::print_stderr, reason = "this is where the process talks to people")]
 fn main() -> ExitCode {
+    if let Some(wrong) = token::in_arguments(std::env::args_os()) {
+        eprintln!("tonnage-aggregator: {wrong}");
+        return ExitCode::from(USAGE);
+    }
     let done = match Cli::parse().command {
         Command::Serve(args) => match args.resolve() {
             Ok(config) => {
@@ -20,7 +25,7 @@ fn main() -> ExitCode {
                 run(config)
             }
             Err(error) => {
-                eprintln!("tonnage-aggregator: {}", chain(&error));
+                eprintln!("tonnage-aggregator: {}", masked(&chain(&error)));
                 return ExitCode::from(USAGE);
             }
         },
@@ -37,7 +42,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("tonnage-aggregator: {}", chain(error.as_ref()));
+            eprintln!("tonnage-aggregator: {}", masked(&chain(error.as_ref())));
             ExitCode::FAILURE
         }
     }

@@ -78,7 +78,7 @@ impl Metrics {
         );
         let refused_streams = counters(
             "tonnage_ingest_refused_streams_total",
-            "Streams turned away although their token is good, by reason.",
+            "Streams turned away although their token is good, and connections that came to none, by reason.",
             &["reason"],
         );
         let requests = counters("tonnage_http_requests_total", "HTTP requests answered.", &["route", "code"]);

@@ -6,18 +6,20 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonnage_proto::limits::{BATCH_BYTES_MAX, slot_start};
 use tonnage_proto::metering::metering_server::MeteringServer;
 use tonnage_runtime::clock::{Clock, ClockError};
 use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
+use tonnage_runtime::tls::TlsError;
 
 use crate::api::auth::{Authenticator, Identity};
 use crate::api::{self, ApiState, Orders};
 use crate::commit::{Committer, QUEUE_MAX, Retention, Submission};
 use crate::config::Config;
+use crate::ingest::accept::Acceptor;
+use crate::ingest::tls::Tls;
 use crate::ingest::{Authenticate, Credential, Ingest};
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -49,6 +51,8 @@ pub enum RunError {
     },
     #[error("prices: the book cannot be used, and the ledger has no earlier one")]
     Prices(#[from] LoadError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("simulated_clock cannot be used")]
     Clock(#[from] ClockError),
     #[error("the system refused a thread or a signal handler")]
@@ -68,6 +72,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Some(path) => Clock::simulated(path)?,
         None => Clock::system(),
     };
+    let tls = config.tls.clone().map(|files| Tls::load(files, &clock)).transpose()?.map(Arc::new);
     let http = listen("listen_http", config.listen_http).await?;
     let grpc = listen("listen_grpc", config.listen_grpc).await?;
     let store = Store::open(&config.data)?;
@@ -114,6 +119,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             _ => Err("the commit thread ended".to_owned()),
         }
     };
+    let acceptor = Acceptor { tls, clock: clock.clone(), metrics: Arc::clone(&metrics) };
     let state = ApiState {
         clock,
         ledger: identity,
@@ -132,7 +138,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
-    let uplinks = tokio::spawn(serve_grpc(grpc, ingest, stop.clone()));
+    let uplinks = tokio::spawn(serve_grpc(grpc, acceptor, ingest, stop.clone()));
     let api_stop = Shutdown::new();
     let rest = tokio::spawn(serve_http(http, state, api_stop.clone()));
 
@@ -236,15 +242,20 @@ fn authenticate(authenticator: Arc<Authenticator>) -> Authenticate {
     })
 }
 
-async fn serve_grpc(listener: TcpListener, ingest: Ingest, stop: Shutdown) {
+async fn serve_grpc(listener: TcpListener, acceptor: Acceptor, ingest: Ingest, stop: Shutdown) {
+    if let Some(tls) = &acceptor.tls {
+        tokio::spawn(Arc::clone(tls).watch(stop.clone()));
+    }
     let service = MeteringServer::new(ingest).max_decoding_message_size(BATCH_BYTES_MAX + FRAME_BYTES);
     let served = Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .max_concurrent_streams(Some(16))
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { stop.wait().await })
+        .serve_with_incoming_shutdown(
+            acceptor.incoming(listener, stop.clone()),
+            async move { stop.wait().await },
+        )
         .await;
     if let Err(error) = served {
         tracing::error!(error = chain(&error), "Ingest ended.");

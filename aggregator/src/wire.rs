@@ -13,6 +13,8 @@ use tonnage_proto::metering as pb;
 
 use crate::model::{Device, Gap, Id, NodeFacts, NodeName, Owner, OwnerKind, Usage, UsageBatch, Window};
 
+mod bounds;
+
 /// Most joules in one window, in microjoules: 100 kW for a slot.
 const ENERGY_UJ_MAX: u64 = 90_000_000_000_000;
 /// Most memory of one owner on one device, summed over its processes: tens of TB for a slot.
@@ -29,6 +31,7 @@ pub fn sha256(payload: &[u8]) -> [u8; 32] {
 /// # Errors
 /// What is wrong, by field and value: the batch is journalled as refused with this text.
 pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<UsageBatch, String> {
+    bounds::check(payload)?;
     let batch = pb::Batch::decode(payload).map_err(|e| format!("Batch: not protobuf: {e}"))?;
     let is = |field: &str, good: bool, value: &dyn std::fmt::Debug| {
         if good { Ok(()) } else { Err(format!("Batch.{field}: {value:?} is not what it was sent as")) }
@@ -52,8 +55,8 @@ pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<U
         epoch: *epoch,
         seq,
         sealed_at_ns: batch.sealed_at_ns,
-        boot_id: name("boot_id", &batch.boot_id)?,
-        instance_id: name("instance_id", &batch.instance_id)?,
+        boot_id: name("Batch.boot_id", &batch.boot_id)?,
+        instance_id: name("Batch.instance_id", &batch.instance_id)?,
         facts: facts(batch.facts.unwrap_or_default())?,
         devices,
         owners,
@@ -237,4 +240,29 @@ pub fn name(field: &str, text: &str) -> Result<String, String> {
 /// The field and what is wrong with it.
 pub fn required_name(field: &str, text: &str) -> Result<String, String> {
     if text.is_empty() { Err(format!("{field}: is empty")) } else { name(field, text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_text_of_the_batch_itself_is_named_as_such() {
+        let node = NodeName { cluster: "c".into(), node: "n".into() };
+        let good = pb::Batch {
+            format: BATCH_FORMAT,
+            cluster: "c".into(),
+            node: "n".into(),
+            epoch: vec![7; 16],
+            seq: 1,
+            ..pb::Batch::default()
+        };
+        let decode = |batch: &pb::Batch| decode(&batch.encode_to_vec(), &node, &[7; 16], 1);
+        assert!(decode(&good).is_ok());
+        let [boot, instance] = ["\n".to_owned(), "\u{12}\u{2}eu".to_owned()];
+        let error = decode(&pb::Batch { boot_id: boot, ..good.clone() }).unwrap_err();
+        assert!(error.starts_with("Batch.boot_id: "), "{error}");
+        let error = decode(&pb::Batch { instance_id: instance, ..good }).unwrap_err();
+        assert!(error.starts_with("Batch.instance_id: "), "{error}");
+    }
 }

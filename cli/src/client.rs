@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tonnage_proto::rest::ErrorAnswer;
+use tonnage_proto::token;
 use ureq::http::StatusCode;
 use ureq::{Agent, Body};
 
@@ -37,7 +38,7 @@ impl Client {
             .timeout_global(Some(WHOLE))
             .user_agent(concat!("tonnage/", env!("CARGO_PKG_VERSION")))
             .build();
-        let authorization = token_file.map(token).transpose()?.map(|token| format!("Bearer {token}"));
+        let authorization = token_file.map(read_token).transpose()?.map(|token| format!("Bearer {token}"));
         Ok(Self { agent: config.new_agent(), url, authorization })
     }
 
@@ -105,13 +106,16 @@ impl Client {
     }
 }
 
-fn token(path: &Path) -> Result<String, Error> {
+fn read_token(path: &Path) -> Result<String, Error> {
+    if token::stands_in(&path.to_string_lossy()) {
+        return Err(Error::Refused(token::BELONGS_IN_A_FILE.to_owned()));
+    }
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text))
         .map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !token.starts_with(token::PREFIX) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         let reason = "holds no token; it should be one line that begins with tng_".to_owned();
         return Err(Error::File { path: path.to_owned(), reason });
     }

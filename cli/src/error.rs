@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tonnage_proto::token::masked;
+
 /// Shown at the end of `--help`.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -59,6 +61,13 @@ impl Error {
     }
 }
 
+/// The command line is wrong.
+pub(crate) fn usage(wrong: &str) -> ExitCode {
+    // Nobody is left to be told if this fails.
+    let _ = writeln!(io::stderr(), "tonnage: {wrong}");
+    ExitCode::from(2)
+}
+
 /// Says what went wrong on standard error. Who closed our output has what they wanted: that is no error.
 pub(crate) fn exit_code(result: Result<(), Error>) -> ExitCode {
     match result {
@@ -72,7 +81,7 @@ pub(crate) fn exit_code(result: Result<(), Error>) -> ExitCode {
                 source = cause.source();
             }
             // Nobody is left to be told if this fails.
-            let _ = writeln!(io::stderr(), "{}", crate::output::plain(&text));
+            let _ = writeln!(io::stderr(), "{}", crate::output::plain(&masked(&text)));
             ExitCode::from(error.code())
         }
     }

@@ -5,12 +5,14 @@
 //! - [`limits`]: sizes, versions and the grid of time that both ends keep.
 //! - [`method`]: the bits that say how a figure was obtained.
 //! - [`rest`]: the types of the REST API, shared by the aggregator and the command line.
+//! - [`token`]: how a token looks, and how none gets into what people read.
 //! - [`decimal`]: how exact money and time are written in text.
 
 pub mod decimal;
 pub mod limits;
 pub mod method;
 pub mod rest;
+pub mod token;
 
 /// The uplink, version 1. Generated; the text of the contract is in `metering.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

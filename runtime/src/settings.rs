@@ -31,8 +31,14 @@ pub fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Set
     let Some(path) = path else { return Ok(T::default()) };
     let text = std::fs::read_to_string(path)
         .map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|e| SettingsError::Parse { path: path.to_owned(), message: e.to_string().trim().to_owned() })
+    toml::from_str(&text).map_err(|e| {
+        // Not its whole text, which repeats the line: a secret may stand there.
+        let line =
+            e.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+        let message =
+            line.map_or_else(|| e.message().to_owned(), |line| format!("line {line}: {}", e.message()));
+        SettingsError::Parse { path: path.to_owned(), message }
+    })
 }
 
 /// A value that is not what `right` says.

@@ -12,6 +12,7 @@
 pub mod aggregator;
 pub mod binaries;
 pub mod books;
+pub mod certificates;
 pub mod comparison;
 pub mod forged;
 pub mod http;

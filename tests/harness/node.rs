@@ -61,8 +61,10 @@ pub struct Node {
     pub extra_env: Vec<(String, String)>,
     /// The driver's library.
     pub nvml: PathBuf,
-    /// Sent if there is one; without it the agent is told that none is needed on loopback.
+    /// Sent if there is one.
     pub token_file: Option<PathBuf>,
+    /// Without a token the agent is told that none is needed on loopback; set it to false where it has a certificate.
+    pub insecure: bool,
     /// Starts its agent in a process group of its own, so that Ctrl-C at a terminal reaches only us.
     pub own_group: bool,
 }
@@ -96,6 +98,7 @@ impl Node {
             extra_args: Vec::new(),
             extra_env: Vec::new(),
             token_file: None,
+            insecure: true,
             own_group: false,
             spec,
         })
@@ -155,7 +158,8 @@ impl Node {
             .arg(self.dir.join("passwd"));
         match &self.token_file {
             Some(path) => command.arg("--token-file").arg(path),
-            None => command.arg("--insecure-loopback"),
+            None if self.insecure => command.arg("--insecure-loopback"),
+            None => &mut command,
         };
         if let Some(clock) = &self.spec.clock {
             command.arg("--simulated-clock").arg(clock);

@@ -21,6 +21,9 @@ mod model;
 /// Everything at once, by seed.
 mod storm;
 
+/// Tokens and keys, and what people read.
+mod secrets;
+
 /// The rules of the house, read from the sources.
 mod tidy;
 

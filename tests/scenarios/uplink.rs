@@ -9,5 +9,8 @@ mod numbers;
 /// Who may send and who may read.
 mod tokens;
 
+/// Certificates instead of tokens, good and bad, and replaced while all runs.
+mod tls;
+
 /// Real agents whose ledger is away, is another one, or knows more than their spool.
 mod spools;

@@ -30,7 +30,7 @@ const NAME_BYTES_MAX: usize = tonnage_proto::limits::NAME_BYTES_MAX;
 
 /// Whose a cgroup is. Stronger evidence stands later: the order chooses between hierarchies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub enum Place {
     /// The root, or folders that say nothing.
     Nowhere,
     /// A systemd service or scope.
@@ -45,8 +45,9 @@ pub(super) enum Place {
     Pod { uid: String, container_id: String },
 }
 
-/// The strongest evidence in the file. What is beyond [`BYTES_MAX`] is not looked at.
-pub(super) fn parse(text: &[u8]) -> Place {
+/// The strongest evidence in the file. What is beyond 64 KiB is not looked at.
+#[must_use]
+pub fn parse(text: &[u8]) -> Place {
     let text = String::from_utf8_lossy(&text[..text.len().min(BYTES_MAX)]);
     // "<number>:<controllers>:<path>"; a path may contain colons.
     let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));

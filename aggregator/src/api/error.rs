@@ -3,13 +3,14 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tonnage_proto::rest::{ErrorAnswer, ErrorBody};
+use tonnage_proto::token::masked;
 
 /// Longest piece of a request that an error repeats, in characters.
 const QUOTED_CHARS_MAX: usize = 80;
 
 /// What went wrong, for programs and for people.
 #[derive(Debug, Clone)]
-pub(super) struct ApiError {
+pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -90,7 +91,7 @@ impl ApiError {
         ErrorAnswer {
             error: ErrorBody {
                 code: self.code.to_owned(),
-                message: self.message.clone(),
+                message: masked(&self.message),
                 field: self.field.map(str::to_owned),
                 request_id: request_id.to_owned(),
             },

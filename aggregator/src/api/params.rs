@@ -10,12 +10,16 @@ use super::error::{ApiError, quoted};
 /// Longest value in bytes.
 const VALUE_BYTES_MAX: usize = 1024;
 
+/// What a query has.
 #[derive(Debug, Default)]
-pub(super) struct Params(BTreeMap<&'static str, String>);
+pub struct Params(BTreeMap<&'static str, String>);
 
 impl Params {
     /// Reads the parameters of `uri`, of which `known` exist.
-    pub(super) fn read(uri: &Uri, known: &[&'static str]) -> Result<Self, ApiError> {
+    ///
+    /// # Errors
+    /// The first that is not known, has no value or too long a one, or is given twice.
+    pub fn read(uri: &Uri, known: &[&'static str]) -> Result<Self, ApiError> {
         let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| ApiError::bad_request(format!("the query cannot be read: {error}")))?;
         let mut values = BTreeMap::new();
@@ -40,12 +44,16 @@ impl Params {
         Ok(Self(values))
     }
 
-    pub(super) fn take(&mut self, name: &'static str) -> Option<String> {
+    /// The value of `name`, once.
+    pub fn take(&mut self, name: &'static str) -> Option<String> {
         self.0.remove(name)
     }
 
     /// `true` or `false`.
-    pub(super) fn take_bool(&mut self, name: &'static str, default: bool) -> Result<bool, ApiError> {
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn take_bool(&mut self, name: &'static str, default: bool) -> Result<bool, ApiError> {
         match self.take(name).as_deref() {
             None => Ok(default),
             Some("true") => Ok(true),
@@ -66,12 +74,10 @@ impl Params {
     }
 
     /// A whole number from 1 to `most`.
-    pub(super) fn take_count(
-        &mut self,
-        name: &'static str,
-        default: usize,
-        most: usize,
-    ) -> Result<usize, ApiError> {
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn take_count(&mut self, name: &'static str, default: usize, most: usize) -> Result<usize, ApiError> {
         let Some(text) = self.take(name) else { return Ok(default) };
         text.parse().ok().filter(|count| (1..=most).contains(count)).ok_or_else(|| {
             let message = format!("{name} {:?} is not a whole number from 1 to {most}", quoted(&text));

@@ -15,10 +15,13 @@ const FORMS: &str = "use a length (30m, 12h, 7d, 2w), today, yesterday, week, mo
     or start,end as RFC 3339 times or Unix seconds";
 
 /// `[start_ns, end_ns)`, both on slots' edges.
-pub(super) type Window = (i64, i64);
+pub type Window = (i64, i64);
 
-/// An error says what is wrong with `text` and what would be right.
-pub(super) fn parse(text: &str, now_ns: i64) -> Result<Window, String> {
+/// The window that `text` means at `now_ns`.
+///
+/// # Errors
+/// What is wrong with `text` and what would be right.
+pub fn parse(text: &str, now_ns: i64) -> Result<Window, String> {
     let shown: String = text.chars().take(80).collect();
     let wrong = |reason: &str| format!("window {shown:?} {reason}");
     let today = now_ns - now_ns.rem_euclid(DAY_NS);

@@ -10,8 +10,7 @@ use tonnage_proto::limits::NAME_BYTES_MAX;
 use super::StoreError;
 use crate::model::NodeName;
 
-/// What every token begins with, so that scanners find one in a place where it should not be.
-pub const PREFIX: &str = "tng_";
+pub use tonnage_proto::token::PREFIX;
 /// Tokens in one ledger.
 pub const TOKENS_MAX: i64 = 100_000;
 

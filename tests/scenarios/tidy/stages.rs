@@ -17,7 +17,11 @@ const AGENT: &[Rule] = &[
     ("spool", &["seal"], "sealing happens where it is made durable"),
     ("uplink", &["spool"], "it sends what the spool holds, and nothing else"),
     ("metrics", &["model", "uplink"], "shows the uplink's state"),
-    ("config", &["driver", "attribution"], "knows the default library, and fills in the paths"),
+    (
+        "config",
+        &["driver", "attribution", "uplink"],
+        "knows the default library, and fills in paths and files",
+    ),
 ];
 /// The wiring may name every stage; so may what looks at all of them.
 const AGENT_WIRING: [&str; 5] = ["lib", "main", "node", "pump", "check"];

@@ -1,0 +1,22 @@
+//! The parsers of outside bytes, each with what it promises.
+
+mod batch;
+mod book;
+mod cgroup;
+mod query;
+mod seal;
+mod settings;
+
+use crate::target::Target;
+
+pub(crate) fn all() -> Vec<Target> {
+    vec![
+        batch::target(),
+        seal::target(),
+        cgroup::target(),
+        book::target(),
+        query::target(),
+        settings::agent(),
+        settings::aggregator(),
+    ]
+}
