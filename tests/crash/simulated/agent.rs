@@ -221,18 +221,16 @@ impl Agent {
         let draft = seal::draft(windows, &node, overlap_ns);
         let appended = life.spool.append(&draft, last_ns);
         life.last_window_end_ns = Some(last_ns);
-        let kept = match &appended {
-            Ok(()) => true,
-            // The bytes were on the disk before it failed.
-            Err(SpoolError::Store(_)) => self.fault == Some(Fault::Kept),
-            Err(_) => false,
-        };
+        let ended_well = appended.is_ok();
+        let failed = matches!(appended, Err(SpoolError::Store(_)));
+        self.settle(appended, now)?;
+        let Some(life) = &mut self.life else { return Ok(()) };
+        // A write that failed may be on the disk all the same; what else is in it with the draft says so.
+        let kept = ended_well || failed && life.spool.last_window_end_ns()? == Some(last_ns);
         for window in windows {
             let sums = self.account.close(window)?;
             if kept { self.account.keep(&window.info.uuid, sums) } else { self.account.drop(&sums) }
         }
-        self.settle(appended, now)?;
-        let Some(life) = &mut self.life else { return Ok(()) };
         let sealed = life.spool.seal(last_ns).map(drop);
         self.settle(sealed, now)
     }
