@@ -104,3 +104,26 @@ fn a_spool_on_a_disk_that_fails_says_so_and_keeps_what_it_promised() -> anyhow::
 fn a_spool_on_a_disk_that_fails_at_any_call_says_so_and_keeps_what_it_promised() -> anyhow::Result<()> {
     spool_faults(1)
 }
+
+/// With the crash points of that history: what was acked while calls failed is on disk, too.
+fn store_faults(every: usize, skip_max: u64, boundaries_max: usize) -> anyhow::Result<()> {
+    let seed = seed();
+    let (tried, world, traced) = store::faults::fail_each(seed, every, skip_max)?;
+    let ops = traced.ops()?;
+    let plan = Plan { seed, boundaries_max, random: 1 };
+    let report = images::try_all(&store::Crashing::new(&ops, &world)?, &ops, plan)?;
+    println!("store seed={seed} {tried:?} operations={} {report}", ops.len());
+    report.judge()
+}
+
+#[test]
+fn a_store_on_a_disk_that_fails_acks_nothing_that_is_not_there_and_goes_on() -> anyhow::Result<()> {
+    store_faults(5, 12, 6)
+}
+
+#[test]
+#[ignore = "takes minutes; make crash-points"]
+fn a_store_on_a_disk_that_fails_at_any_call_acks_nothing_that_is_not_there_and_goes_on() -> anyhow::Result<()>
+{
+    store_faults(1, 200, 300)
+}
