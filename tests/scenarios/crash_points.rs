@@ -45,7 +45,7 @@ fn spool_crashes(lives: u64, steps: u64, plan: Plan) -> anyhow::Result<Report> {
     }
     let ops = ops_of::<spool::Crashing>(&traced)?;
     let blob = |op: &Op| matches!(op, Op::Make { path, .. } if path.contains("blobs/"));
-    anyhow::ensure!(!ops.iter().any(blob), "sled put a page into a file that nobody syncs");
+    anyhow::ensure!(!ops.iter().any(blob), "a page went into a file that nobody syncs");
     let report = images::try_all(&spool::Crashing::new(&ops)?, &ops, plan)?;
     println!("spool seed={seed} operations={} {report}", ops.len());
     Ok(report)
