@@ -58,7 +58,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut storm = storm::Storm::new(seed, nodes, cli.kills)?;
     let judged = storm.blow().context("the storm could not go on").and_then(|()| verdict::judge(&mut storm));
     eprint!("{}", storm.story.lines().last().map(|line| format!("{line}\n")).unwrap_or_default());
-    eprintln!("backups {}\nrestores {}", storm.backups, storm.restores);
+    eprintln!("backups {}\nrestores {}\nfull disks {}", storm.backups, storm.restores, storm.full.len());
     for (what, count) in storm.network.counts().named() {
         eprintln!("{what} {count}");
     }

@@ -43,6 +43,14 @@ pub(crate) enum Moment {
 pub(crate) enum Event {
     Kill(Who, Moment),
     Start(Who),
+    /// The disk under a node's spool is full from here,
+    FillDisk {
+        node: usize,
+    },
+    /// to here.
+    FreeDisk {
+        node: usize,
+    },
     /// A node that was just killed is copied with its spool, and the copy runs: the same GPUs, name and numbers.
     Clone {
         of: usize,
@@ -90,7 +98,15 @@ struct Life {
 /// Copies of the ledger.
 struct Backups {
     next: u32,
+    /// There is one that it can be set back to without a loss.
     any: bool,
+}
+
+/// The small disk of one node. While it is full, what would be in the spool waits in memory: a kill would cost that.
+struct Disk {
+    node: Option<usize>,
+    next: u32,
+    full: bool,
 }
 
 /// The clock of the one node that has its own.
@@ -112,13 +128,15 @@ impl Plan {
             .collect();
         // Of a node whose clock nobody sets. It runs once, for a while, and once more in the end.
         let mut to_be_cloned = (nodes > 1).then(|| rng.random_range(0..nodes - 1));
-        let clone_after = CALM + rng.random_range(0..100);
+        let mut disk = Disk::of_one(nodes, to_be_cloned, &mut rng);
+        let clone_after = CALM + rng.random_range(0..600);
         let mut drift = Drift { node: nodes - 1, off_ns: 0, next: CALM + rng.random_range(0..80) };
         let mut backups = Backups { next: CALM + rng.random_range(0..100), any: false };
         let (mut now_ns, mut left) = (begin_ns, kills);
         let mut steps = Vec::new();
         for at in 0.. {
-            if left == 0 && lives.iter().all(|life| life.up || life.who == Who::Node(nodes)) {
+            let all_up = lives.iter().all(|life| life.up || life.who == Who::Node(nodes));
+            if left == 0 && all_up && !disk.full {
                 break;
             }
             let length_ns = length_ns(&mut rng);
@@ -145,8 +163,13 @@ impl Plan {
                 events.push(Event::Clone { of });
                 lives.push(Life { who: Who::Node(nodes), up: true, next: at + rng.random_range(20..150) });
             }
+            let turn = disk.turn(at, &mut lives, &mut rng);
+            // To make room a spool lets go of what the ledger has, in a backup or not; and so does one that meets its
+            // clone, as it begins a new epoch.
+            backups.any &= turn.is_none() && to_be_cloned.is_some();
+            events.extend(turn);
             if backups.next <= at {
-                backups = Backups { next: at + rng.random_range(40..200), any: true };
+                backups = Backups { next: at + rng.random_range(40..200), any: to_be_cloned.is_some() };
                 events.push(Event::BackUp);
             }
             if drift.next <= at && lives[drift.node].up && left > 0 {
@@ -161,6 +184,12 @@ impl Plan {
             steps.push(Step { length_ns, events });
         }
         Self { steps }
+    }
+
+    /// Whether this node's disk is a small one.
+    #[must_use]
+    pub(crate) fn fills_disk_of(&self, node: usize) -> bool {
+        self.steps.iter().any(|step| step.events.contains(&Event::FillDisk { node }))
     }
 
     /// Whether this node's clock is its own.
@@ -183,6 +212,27 @@ impl Life {
         };
         self.next = at + wait;
         if self.up { Event::Start(self.who) } else { Event::Kill(self.who, moment(self.who, rng)) }
+    }
+}
+
+impl Disk {
+    /// Of a node that has no other trouble of its own; none among few.
+    fn of_one(nodes: usize, to_be_cloned: Option<usize>, rng: &mut StdRng) -> Self {
+        let free: Vec<usize> = (0..nodes.saturating_sub(1)).filter(|at| Some(*at) != to_be_cloned).collect();
+        let node = (!free.is_empty()).then(|| free[rng.random_range(0..free.len())]);
+        Self { node, next: CALM + rng.random_range(0..60), full: false }
+    }
+
+    fn turn(&mut self, at: u32, lives: &mut [Life], rng: &mut StdRng) -> Option<Event> {
+        let node = self.node.filter(|node| self.next <= at && lives[*node].up)?;
+        self.full = !self.full;
+        self.next = at + rng.random_range(if self.full { 15..90 } else { 60..200 });
+        if !self.full {
+            return Some(Event::FreeDisk { node });
+        }
+        // A while longer, so that the spool is opened again and has taken what waited.
+        lives[node].next = lives[node].next.max(self.next + 30);
+        Some(Event::FillDisk { node })
     }
 }
 
@@ -256,7 +306,7 @@ mod tests {
                     Event::Kill(who, _) => (who, false),
                     Event::Start(who) => (who, true),
                     Event::Clone { .. } => (&Who::Node(4), true),
-                    Event::SetClock { .. } | Event::BackUp | Event::Restore => continue,
+                    _ => continue,
                 };
                 let at = match who {
                     Who::Aggregator => 5,

@@ -22,7 +22,13 @@ pub(crate) struct Party {
     pub(crate) uncovered: Uncovered,
     /// Sorted.
     pub(crate) kills: Vec<i64>,
+    /// When its disk was full.
+    pub(crate) full: Vec<Stretch>,
 }
+
+/// A window that was turned away began before the disk was full; the next one may be turned away before the agent has
+/// noticed that there is room again.
+const FULL_SLACK_NS: i64 = 2 * WINDOW_NS;
 
 /// What is known of a device.
 pub(crate) struct Facts<'a> {
@@ -115,12 +121,16 @@ impl Party {
 
     fn says(&self, (start_ns, end_ns, reason): Gap, alone: bool) -> bool {
         let within = |why: Why| {
-            let mut all = self.uncovered.stretches.iter();
-            all.any(|(from_ns, to_ns, is)| *is == why && *from_ns <= start_ns && end_ns <= *to_ns)
+            let all = self.uncovered.stretches.iter().filter(|(.., is)| *is == why);
+            let stretches: Vec<Stretch> = all.map(|(from_ns, to_ns, _)| (*from_ns, *to_ns)).collect();
+            comparison::part(&[(start_ns, end_ns)], &stretches).0.is_empty()
         };
         match reason {
             "agent_down" => self.is_down(start_ns, end_ns, alone),
             "not_read" => within(Why::NotRead),
+            "spool" => self.full.iter().any(|(from_ns, to_ns)| {
+                *from_ns - FULL_SLACK_NS <= start_ns && end_ns <= *to_ns + FULL_SLACK_NS
+            }),
             "clock" => within(Why::Clock),
             _ => false,
         }
@@ -145,7 +155,7 @@ mod tests {
     fn wrong(gaps: &[Gap], killed: Stretch) -> usize {
         let windows = [window(0, 10), window(34, 40), window(40, 50)];
         let uncovered = Uncovered { begins_ns: vec![0, 34 * S], stretches: Vec::new() };
-        let party = Party { pieces: Vec::new(), uncovered, kills: vec![15 * S] };
+        let party = Party { pieces: Vec::new(), uncovered, kills: vec![15 * S], full: Vec::new() };
         let facts = Facts {
             device: "d",
             windows: &windows,

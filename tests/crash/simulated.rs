@@ -55,6 +55,7 @@ pub(crate) struct Totals {
     pub(crate) kills: u64,
     pub(crate) faults: u64,
     pub(crate) restores: u64,
+    pub(crate) clones: u64,
     pub(crate) harm: Harm,
     pub(crate) kept_ns: i64,
     pub(crate) killed_ns: i64,
@@ -112,9 +113,13 @@ struct History {
     /// Bad weather: its own generator, and what it did.
     weather: (StdRng, Harm),
     may_restore: bool,
+    /// A node may be cloned, once: where the ledger is not set back, since a spool that begins a new epoch lets go of
+    /// what the ledger has.
+    may_clone: bool,
     kills: u64,
     faults: u64,
     restores: u64,
+    clones: u64,
     steps: u64,
     events: u64,
     log: String,
@@ -132,6 +137,7 @@ impl History {
         let ledger = Ledger::open(folder, Clock::simulated(&path)?, book)?;
         // A spool that is too small lets go of what a restored ledger would ask for again.
         let small = rng.random_bool(0.2);
+        let clones = !small && rng.random_bool(0.4);
         let limits = Limits {
             bytes: if small { rng.random_range(1_000..6_000) } else { 1 << 24 },
             kept_bytes: match (small, forgetful) {
@@ -152,10 +158,12 @@ impl History {
             agents,
             next_link: 0,
             weather,
-            may_restore: !small,
+            may_restore: !small && !clones,
+            may_clone: clones,
             kills: 0,
             faults: 0,
             restores: 0,
+            clones: 0,
             steps: 0,
             events: 0,
             log: format!("seed {seed}\n"),
@@ -224,6 +232,7 @@ impl History {
                     self.agents[at].kill();
                     self.cut(at);
                     writeln!(self.log, "kill {at}")?;
+                    self.clone_node(at)?;
                 }
                 3..6 => {
                     let fault = [Fault::Refused, Fault::Lost, Fault::Kept][self.rng.random_range(0..3)];
@@ -255,6 +264,19 @@ impl History {
                 writeln!(self.log, "restore")?;
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// The node that was just killed goes on twice.
+    fn clone_node(&mut self, at: usize) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.may_clone) {
+            self.clones += 1;
+            let mut clone = self.agents[at].copy(&mut self.rng);
+            clone.start(self.now)?;
+            self.agents.push(clone);
+            self.links.push(None);
+            writeln!(self.log, "clone {at}")?;
         }
         Ok(())
     }
@@ -371,6 +393,7 @@ impl History {
         totals.kills += self.kills;
         totals.faults += self.faults;
         totals.restores += self.restores;
+        totals.clones += self.clones;
         let harm = self.weather.1;
         totals.harm.dropped += harm.dropped;
         totals.harm.doubled += harm.doubled;

@@ -1,11 +1,14 @@
 //! Lets a plan happen to real processes: moves the clock, kills, starts, and in the end has everything delivered.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Context;
+use harness::comparison::Stretch;
 use harness::network::Network;
 use harness::scenario;
+use harness::tmpfs::Tmpfs;
 use harness::world::{DEADLINE, World};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -14,6 +17,8 @@ use tonnage_runtime::clock::Clock;
 use crate::plan::{Event, Moment, Plan, Who};
 
 const GPUS: u32 = 2;
+/// Of the small disk: more than a spool needs in a storm.
+const DISK: &str = "size=8m";
 /// What an agent may take to deliver what it has, once nothing is in its way.
 const DRAIN: Duration = Duration::from_secs(90);
 /// Seconds of peace in the end.
@@ -29,6 +34,10 @@ pub(crate) struct Storm {
     pub(crate) kills_of_aggregator: u32,
     pub(crate) backups: u32,
     pub(crate) restores: u32,
+    /// Nodes, and when their disks were full.
+    pub(crate) full: Vec<(usize, Stretch)>,
+    /// Small disks by node, and whether they are full.
+    disks: BTreeMap<usize, (Tmpfs, bool)>,
     /// What happened, in words.
     pub(crate) story: String,
 }
@@ -40,6 +49,7 @@ impl Storm {
         let network = Network::new(seed)?;
         let plan = Plan::new(seed, nodes, kills, world.now().wall_ns);
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5ce0);
+        let mut disks = BTreeMap::new();
         let seconds: i64 = plan.steps.iter().map(|step| step.length_ns / 1_000_000_000 + 1).sum();
         for node in 0..nodes {
             let now = world.now();
@@ -51,6 +61,10 @@ impl Storm {
             world.add_node(&format!("node-{node}"), scenario)?;
             if plan.sets_clock_of(node) {
                 world.nodes[node].own_clock(now)?;
+            }
+            if plan.fills_disk_of(node) {
+                disks
+                    .extend(Tmpfs::mount(&world.nodes[node].spool(), DISK).map(|disk| (node, (disk, false))));
             }
             let uplink = network.way(node as u64, &world.nodes[node].spec.uplink)?;
             world.nodes[node].spec.uplink = uplink;
@@ -66,6 +80,8 @@ impl Storm {
             kills_of_aggregator: 0,
             backups: 0,
             restores: 0,
+            full: Vec::new(),
+            disks,
             story: String::new(),
         })
     }
@@ -77,6 +93,10 @@ impl Storm {
         self.world.start()?;
         for at in 0..self.plan.steps.len() {
             let step = self.plan.steps[at].clone();
+            // What was freed in the meantime is taken as well.
+            for (_, disk) in self.disks.iter().filter(|(_, disk)| disk.1) {
+                disk.0.fill()?;
+            }
             self.world.move_clock(step.length_ns)?;
             self.happens(at, &step.events, |moment| matches!(moment, Moment::Flight { .. }))?;
             self.world.wait_readings(step.length_ns)?;
@@ -86,6 +106,8 @@ impl Storm {
             for event in &step.events {
                 match event {
                     Event::Start(who) => self.start(at, *who)?,
+                    Event::FillDisk { node } => self.disk(at, *node, true)?,
+                    Event::FreeDisk { node } => self.disk(at, *node, false)?,
                     Event::Clone { of } => self.clone_node(at, *of)?,
                     Event::BackUp => self.back_up(at)?,
                     Event::Restore => self.restore(at)?,
@@ -153,6 +175,23 @@ impl Storm {
                 self.world.nodes[node].kill9()
             }
         }
+    }
+
+    /// Where no small disk could be mounted, none is filled.
+    fn disk(&mut self, at: usize, node: usize, full: bool) -> anyhow::Result<()> {
+        let now_ns = self.world.now().wall_ns;
+        let Some((disk, is_full)) = self.disks.get_mut(&node) else { return Ok(()) };
+        *is_full = full;
+        match (full, self.full.last_mut()) {
+            (false, Some((_, stretch))) => stretch.1 = now_ns,
+            _ => self.full.push((node, (now_ns, i64::MAX))),
+        }
+        writeln!(
+            self.story,
+            "step {at}: the disk of node {node} is {}",
+            if full { "full" } else { "freed" }
+        )?;
+        if full { disk.fill() } else { disk.free() }
     }
 
     fn clone_node(&mut self, at: usize, of: usize) -> anyhow::Result<()> {

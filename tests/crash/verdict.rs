@@ -1,6 +1,7 @@
 //! What the ledger has, against what the drivers served.
 //!
-//! The reference leaves out what a kill cost, which is bounded, and what is quarantined. Everything else that was served
+//! The reference leaves out what a kill cost, which is bounded, what is quarantined, and what a full disk had no room
+//! for. Everything else that was served
 //! must be in the ledger, once, under its owner and at its price; and what is not in a window must be booked as
 //! unobserved, no more and no less, and with the reason.
 //!
@@ -122,7 +123,8 @@ fn parties(storm: &mut Storm) -> anyhow::Result<(Vec<Party>, Whose)> {
     let mut uuids = Whose::new();
     for (at, (node, kills)) in storm.world.nodes.iter_mut().zip(&storm.kills).enumerate() {
         let (pieces, uncovered) = (node.judge()?, node.uncovered()?);
-        parties.push(Party { pieces, uncovered, kills: kills.clone() });
+        let full = storm.full.iter().filter(|(node, _)| *node == at).map(|(_, stretch)| *stretch).collect();
+        parties.push(Party { pieces, uncovered, kills: kills.clone(), full });
         for device in &node.spec.scenario.device {
             uuids.entry(device.uuid.clone()).or_default().push(at);
         }
@@ -166,6 +168,11 @@ impl Verdict {
         };
         let missing = comparison::missing(uuid, windows, pieces);
         let (missing, held_back) = comparison::part(&missing, quarantined);
+        // A disk without room for it may cost time, if the ledger is told so.
+        let turned_away: Vec<Stretch> =
+            gaps.iter().filter(|gap| gap.2 == "spool").map(|gap| (gap.0, gap.1)).collect();
+        let (missing, turned_away) = comparison::part(&missing, &turned_away);
+        let turned_away_ns = comparison::length_ns(&turned_away);
         let killed = self.losses(device, &missing);
         let (killed_ns, held_back_ns) = (comparison::length_ns(&killed), comparison::length_ns(&held_back));
         self.killed_ns += killed_ns;
@@ -183,7 +190,8 @@ impl Verdict {
         }
         let facts = Facts { device: uuid, windows, quarantined, parties, killed: &killed };
         reasons::check(&facts, gaps, reasons);
-        comparison::length_ns(&existence) - comparison::length_ns(&known) + killed_ns + held_back_ns
+        let lost_ns = killed_ns + held_back_ns + turned_away_ns;
+        comparison::length_ns(&existence) - comparison::length_ns(&known) + lost_ns
     }
 
     /// What is missing for a kill; what is missing for nothing is lost.

@@ -49,6 +49,13 @@ impl Memory {
         self.state().writes
     }
 
+    /// Another disk with what is durable on this one.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let durable = self.state().durable.clone();
+        Self(Arc::new(Mutex::new(State { now: durable.clone(), durable, ..State::default() })))
+    }
+
     /// Has the write number `write` (the first is 0) fail, if it is still to come.
     pub fn fail_at(&self, write: u64, fault: Fault) {
         self.state().fault = Some((write, fault));

@@ -246,9 +246,11 @@ impl Session {
             );
             spool.rewind(cursor_seq)?;
         }
-        // Acks may have been lost on the way, and backups made since.
-        spool.ack(cursor_seq, welcome.backed_up_seq, now_ns)?;
-        (self.welcomed, self.next_seq) = (true, cursor_seq + 1);
+        // That the ledger has these numbers does not say that it has these bytes: a clone of this spool may have used
+        // them first. So what was never acked is sent again, and the ledger calls it a duplicate or a conflict.
+        let acked_seq = cursor_seq.min(held.acked_seq);
+        spool.ack(acked_seq, welcome.backed_up_seq, now_ns)?;
+        (self.welcomed, self.next_seq) = (true, acked_seq + 1);
         Ok(())
     }
 

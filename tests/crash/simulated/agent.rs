@@ -87,6 +87,27 @@ impl Agent {
         }
     }
 
+    /// The same node once more, with a copy of its disk: a machine that was cloned.
+    pub(super) fn copy(&self, rng: &mut StdRng) -> Self {
+        let device = |device: &Device| Device {
+            info: Arc::clone(&device.info),
+            owner: None,
+            away: false,
+            seen: false,
+        };
+        Self {
+            name: self.name.clone(),
+            offset_ns: self.offset_ns,
+            account: Account::default(),
+            limits: self.limits,
+            disk: self.disk.copy(),
+            fault: None,
+            mint_seed: rng.random(),
+            devices: self.devices.iter().map(device).collect(),
+            life: None,
+        }
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.life.is_some()
     }

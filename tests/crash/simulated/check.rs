@@ -1,5 +1,7 @@
-//! After a history: the ledger has every window that a disk kept, once, as it was measured, and nothing else.
+//! After a history: the ledger has every window that a disk kept, once, as it was measured, and nothing else. Where a node
+//! was cloned, two disks kept windows of the same time: each of those counts or is quarantined, and no time counts twice.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use harness::books::{Books, Folded};
@@ -15,10 +17,10 @@ const KILLED_MAX_NS: i64 = WINDOW_NS + 2 * PERIOD_NS;
 
 pub(super) fn ledger_has_what_was_kept(folder: &Path, accounts: &[(&str, &Account)]) -> anyhow::Result<()> {
     let books = Books::read(folder)?;
-    let others = books.entries.len() - books.count(Outcome::Accepted);
-    anyhow::ensure!(others == 0, "{others} of {} batches were not accepted", books.entries.len());
-    let folded = books.folded()?;
-    let mut devices = 0;
+    let refused = books.count(Outcome::Refused);
+    anyhow::ensure!(refused == 0, "{refused} of {} batches were refused", books.entries.len());
+    let (folded, quarantined) = (books.folded()?, books.quarantined()?);
+    let mut devices: BTreeMap<&str, Vec<&Vec<Folded>>> = BTreeMap::new();
     for (name, account) in accounts {
         anyhow::ensure!(
             account.killed_most_ns <= KILLED_MAX_NS,
@@ -26,14 +28,55 @@ pub(super) fn ledger_has_what_was_kept(folder: &Path, accounts: &[(&str, &Accoun
             account.killed_most_ns
         );
         for (device, kept) in &account.kept {
-            devices += 1;
-            let windows = folded.get(device).map(Vec::as_slice).unwrap_or_default();
-            same(device, windows, kept)?;
+            devices.entry(device).or_default().push(kept);
         }
     }
-    anyhow::ensure!(folded.len() == devices, "{} devices, {devices} should be", folded.len());
+    for (device, kept) in &devices {
+        let of =
+            |windows: &'_ BTreeMap<String, Vec<Folded>>| windows.get(*device).cloned().unwrap_or_default();
+        let (windows, held_back) = (of(&folded), of(&quarantined));
+        match kept.as_slice() {
+            [kept] => {
+                anyhow::ensure!(held_back.is_empty(), "{device}: {held_back:?} are quarantined");
+                same(device, &windows, kept)?;
+            }
+            several => parted(device, &windows, &held_back, several)?,
+        }
+    }
+    let strange: Vec<&String> =
+        folded.keys().filter(|device| !devices.contains_key(device.as_str())).collect();
+    anyhow::ensure!(strange.is_empty(), "nobody has {strange:?}");
     let rows = comparison::rows(&books, &folded);
     anyhow::ensure!(rows.wrong.is_empty(), "{}", rows.wrong.join("\n"));
+    Ok(())
+}
+
+/// Every window that one of several disks kept counts or is quarantined, what counts was kept, and what is quarantined
+/// stood against what counts.
+fn parted(
+    device: &str,
+    windows: &[Folded],
+    held_back: &[Folded],
+    kept: &[&Vec<Folded>],
+) -> anyhow::Result<()> {
+    let doubled_ns = comparison::doubled_ns(windows);
+    anyhow::ensure!(doubled_ns == 0, "{device}: {doubled_ns} ns are there twice");
+    let alike = |one: &Folded, other: &Folded| {
+        (one.start_ns, one.end_ns, one.idle_ns) == (other.start_ns, other.end_ns, other.idle_ns)
+            && one.held_ns == other.held_ns
+    };
+    for window in kept.iter().copied().flatten() {
+        let found = windows.iter().chain(held_back).any(|other| alike(window, other));
+        anyhow::ensure!(found, "{device}: lost {window:?}");
+    }
+    for window in windows {
+        let found = kept.iter().copied().flatten().any(|other| alike(window, other));
+        anyhow::ensure!(found, "{device}: nobody measured {window:?}");
+    }
+    for window in held_back {
+        let stood = |other: &Folded| other.start_ns < window.end_ns && other.end_ns > window.start_ns;
+        anyhow::ensure!(windows.iter().any(stood), "{device}: {window:?} is quarantined for nothing");
+    }
     Ok(())
 }
 

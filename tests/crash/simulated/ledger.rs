@@ -235,8 +235,8 @@ fn submit(
     let sha256: [u8; 32] = sha256.as_slice().try_into()?;
     anyhow::ensure!(wire::sha256(&payload) == sha256, "batch {seq} is not what its hash says");
     let valid = wire::decode(&payload, &speaker.node, &epoch, seq).map(Arc::new);
-    let batch =
-        Box::new(Sealed { node: speaker.node.clone(), epoch, seq, sent_at_ns, payload, sha256, valid });
+    let node = speaker.node.clone();
+    let batch = Box::new(Sealed { node, epoch, seq, sent_at_ns, payload, sha256, valid });
     let (answer, answered) = oneshot::channel();
     asked.push(Asked::Batch(stream, seq, answered));
     Ok(Submission::Batch { batch, answer })

@@ -317,3 +317,21 @@ fn whichever_write_fails_and_however_every_second_reaches_the_ledger_once_and_in
         }
     }
 }
+
+#[test]
+fn what_was_never_acked_is_sent_again_whatever_the_cursor_says_for_a_clone_may_have_moved_it() {
+    let (_, mut spool) = filled(3, LIMITS);
+    spool.seal(0).unwrap();
+    let epoch = spool.epoch();
+    // Its acks were lost: they are duplicates.
+    let (mut session, sent) = welcomed(&mut spool, welcome(2)).unwrap();
+    assert_eq!(sent, [1, 2]);
+    assert_eq!(seqs(&session.step(&mut spool, 0, ack(1)).unwrap()), [3]);
+    // Or others are under these numbers.
+    let conflict = Resync { next_seq: 3, reason: Reason::Conflict.into() };
+    let error = session.step(&mut spool, 0, says(from_ledger::Message::Resync(conflict))).unwrap_err();
+    assert!(matches!(error, SessionError::Restart(_)), "{error}");
+    assert_ne!(spool.epoch(), epoch);
+    let (_, sent) = welcomed(&mut spool, welcome(0)).unwrap();
+    assert_eq!(sent, [1, 2], "seconds 1 and 2, under numbers of their own");
+}
