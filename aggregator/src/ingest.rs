@@ -167,6 +167,8 @@ impl Ingest {
             let message = tokio::select! {
                 message = incoming.next() => message,
                 () = self.stop.wait() => None,
+                // A batch could not be committed: its agent hears so now, not with its next message.
+                () = waiting.closed() => None,
             };
             let Some(message) = message else { break };
             // The peer went away, or its message was over the limit: tonic has told it.

@@ -46,12 +46,12 @@ impl Spool {
         if number < self.appended {
             return Ok(());
         }
-        self.make_room(draft.len())?;
-        let mut changes = Changes::default();
+        let (mut changes, dropped) = self.make_room(draft.len())?;
         changes.put(List::Drafts, self.next_draft, draft.to_vec());
         changes.set(Name::LastWindowEnd, &last_window_end_ns.to_be_bytes());
         changes.set(Name::Appended, &(number + 1).to_be_bytes());
         self.store.apply(changes)?;
+        self.dropped(dropped);
         self.drafts.push_back((self.next_draft, draft.len()));
         self.next_draft += 1;
         self.appended = number + 1;
@@ -64,8 +64,9 @@ impl Spool {
         Ok(())
     }
 
-    /// Drops acked batches, then merges, until `more` bytes fit.
-    fn make_room(&mut self, more: usize) -> Result<(), SpoolError> {
+    /// Makes room for so many bytes: where dropping acked batches is enough, gives the changes that do it, to be made
+    /// with the append, and how many go; where it is not, drops and merges at once.
+    fn make_room(&mut self, more: usize) -> Result<(Changes, usize), SpoolError> {
         let mut changes = Changes::default();
         let mut bytes = self.bytes() + more;
         let mut dropped = 0;
@@ -77,11 +78,12 @@ impl Spool {
             bytes -= kept.bytes;
             dropped += 1;
         }
+        if bytes <= self.limits.bytes {
+            return Ok((changes, dropped));
+        }
         if dropped > 0 {
             self.store.apply(changes)?;
-            self.batches.drain(..dropped);
-            self.counts.dropped += dropped as u64;
-            tracing::warn!(dropped, "The spool is full: acked batches go before they are backed up.");
+            self.dropped(dropped);
         }
         let merged_before = self.counts.merged;
         while self.bytes() + more > self.limits.bytes && self.merge_some()? {}
@@ -93,7 +95,16 @@ impl Spool {
         if bytes > self.limits.bytes {
             return Err(SpoolError::Full { bytes, limit: self.limits.bytes });
         }
-        Ok(())
+        Ok((Changes::default(), 0))
+    }
+
+    /// So many acked batches are gone from the disk.
+    fn dropped(&mut self, dropped: usize) {
+        if dropped > 0 {
+            self.batches.drain(..dropped);
+            self.counts.dropped += dropped as u64;
+            tracing::warn!(dropped, "The spool is full: acked batches go before they are backed up.");
+        }
     }
 
     /// Merges the oldest drafts that are not, as far as one step goes. False if all are.

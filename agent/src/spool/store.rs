@@ -1,10 +1,13 @@
 //! The only file that touches sled: the spool's disk as a database in a folder.
 //!
-//! sled 0.34 rules that shape this file: `flush` survives a kill, but not a power loss, since all it awaits is
-//! `sync_file_range`: that writes no length of a file and empties no disk's cache, so the log is synced behind it;
-//! `apply_batch` on one tree is atomic, so everything lives in one tree under prefixes; memory grows with what is kept,
-//! whatever its cache is told, so the caller keeps little and values are small; an I/O error poisons the open database
-//! for good.
+//! sled 0.34 rules that shape this file:
+//!
+//! - `flush` survives a kill, but not a power loss: all it awaits is `sync_file_range`, which writes no file's length
+//!   and empties no disk's cache. So the log is synced behind it.
+//! - `apply_batch` on one tree is atomic, so everything lives in one tree under prefixes; but half a batch may survive
+//!   where a page of the tree is too long for the log and gets a file of its own. So long values are kept in parts.
+//! - Memory grows with what is kept, whatever its cache is told, so the caller keeps little.
+//! - An I/O error poisons the open database for good.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -48,7 +51,7 @@ fn watch(flushes: &Receiver<Flush>, last: &Last) {
     while flushes.recv() == Ok(Flush::Begun) {
         let ended = (0..WAKES_MAX).any(|wake| {
             let ended = flushes.recv_timeout(Duration::from_secs(1 << wake));
-            if ended.is_err() {
+            if ended == Err(RecvTimeoutError::Timeout) {
                 let db = last.0.clone();
                 let wake = move || db.map(|db| drop(db.flush())).unwrap_or_default();
                 let woken = std::thread::Builder::new().spawn(wake);
@@ -70,7 +73,11 @@ struct Last(Option<sled::Db>);
 impl Drop for Last {
     fn drop(&mut self) {
         let db = self.0.take();
-        if told(move || Ok(drop(db))).is_err() {
+        let close = move || {
+            drop(db);
+            Ok(())
+        };
+        if told(close).is_err() {
             tracing::warn!("The spool's database could not be closed in order; what it promised is on disk.");
         }
     }
@@ -171,19 +178,6 @@ impl Disk for Store {
     }
 }
 
-impl From<sled::Error> for StoreError {
-    fn from(error: sled::Error) -> Self {
-        match error {
-            // sled has no kind for it.
-            sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
-                Self::Locked(error)
-            }
-            sled::Error::Io(error) => Self::Io(error),
-            other => Self::Damaged(Box::new(other)),
-        }
-    }
-}
-
 /// sled panics on some files that are bad: an error all the same.
 fn told<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, sled::Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
@@ -224,6 +218,19 @@ fn remove_half_snapshots(folder: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            // sled has no kind for it.
+            sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
+                Self::Locked(error)
+            }
+            sled::Error::Io(error) => Self::Io(error),
+            other => Self::Damaged(Box::new(other)),
+        }
+    }
 }
 
 fn name_key(name: Name) -> [u8; 2] {

@@ -37,6 +37,8 @@ pub struct Tended {
     closed: Option<(String, i64)>,
     /// Bytes that the spool may hold while the disk is full.
     squeezed: Option<usize>,
+    /// Epoch that the marker says.
+    marked: Option<[u8; 16]>,
     /// It was said that the folder is gone and no other can be made.
     homeless: bool,
 }
@@ -54,6 +56,7 @@ impl Tended {
             place: None,
             closed: None,
             squeezed: None,
+            marked: None,
             homeless: false,
         }
     }
@@ -73,6 +76,11 @@ impl Tended {
     pub(super) fn tend(&mut self) {
         let Some(spool) = &mut self.spool else { return };
         let Some(failure) = spool.failure() else {
+            let epoch = spool.epoch();
+            if self.marked != Some(epoch) {
+                self.mark(epoch);
+                return;
+            }
             let roomy = self.home.keep_reserve();
             if roomy && self.squeezed.take().is_some() {
                 spool.limit(self.limits);
@@ -143,13 +151,11 @@ impl Tended {
         if state == State::New {
             self.begin()?;
         }
-        let limits = Limits { bytes: self.squeezed.unwrap_or(self.limits.bytes), ..self.limits };
-        let open = |may_be_new| {
-            Spool::open_files(&self.home.path, may_be_new, self.identity.clone(), limits, now_ns)
-        };
         let may_be_new = state != State::Kept;
-        let opened = match open(may_be_new) {
-            Err(error) if error.is_full_disk() && self.home.free_reserve() => open(may_be_new),
+        let opened = match self.open_files(may_be_new, now_ns) {
+            Err(error) if error.is_full_disk() && self.home.free_reserve() => {
+                self.open_files(may_be_new, now_ns)
+            }
             opened => opened,
         };
         let spool = match opened {
@@ -159,17 +165,28 @@ impl Tended {
                     "The spool cannot be read. It is moved aside, to be kept: what it held may be lost to the ledger. \
                      A new one begins.");
                 self.begin()?;
-                open(true)?
+                self.open_files(true, now_ns)?
             }
             opened => opened?,
         };
-        if let Err(error) = self.home.mark(&spool.epoch()) {
-            tracing::warn!(error = chain(&error), "The spool's marker cannot be written.");
-        }
+        self.mark(spool.epoch());
         if self.squeezed.is_none() {
             self.home.keep_reserve();
         }
         Ok(spool)
+    }
+
+    fn open_files(&self, may_be_new: bool, now_ns: i64) -> Result<Spool, SpoolError> {
+        let limits = Limits { bytes: self.squeezed.unwrap_or(self.limits.bytes), ..self.limits };
+        Spool::open_files(&self.home.path, may_be_new, self.identity.clone(), limits, now_ns)
+    }
+
+    fn mark(&mut self, epoch: [u8; 16]) {
+        if let Err(error) = self.home.mark(&epoch) {
+            tracing::warn!(error = chain(&error), "The spool's marker cannot be written.");
+        }
+        // Not tried again at each step where the disk is full: it is written when the spool is opened next.
+        self.marked = Some(epoch);
     }
 
     fn begin(&self) -> Result<(), SpoolError> {

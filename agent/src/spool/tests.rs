@@ -357,7 +357,7 @@ fn a_long_value_comes_back_whole_and_goes_whole() {
     let mut spool = open(folder.path());
     assert_eq!((spool.batch(1).unwrap().unwrap(), spool.bytes()), (sealed, bytes));
     let files = std::fs::read_dir(folder.path().join("blobs")).unwrap().count();
-    assert_eq!(files, 0, "sled put a page into a file that nobody syncs");
+    assert_eq!(files, 0, "a page went into a file that nobody syncs");
     spool.ack(1, 1, 0).unwrap();
     assert_eq!(spool.bytes(), 0);
 }

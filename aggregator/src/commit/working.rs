@@ -23,6 +23,8 @@ use crate::store::write::{self, Mark, Rollup, SlotState};
 
 /// Entries of the working set before slots that are over are let go: a few hundred GPUs' last two slots.
 const ENTRIES_SOFT_MAX: usize = 20_000;
+/// What an entry takes, more or less.
+const ENTRY_BYTES: usize = 256;
 /// Entries of the working set before it is emptied.
 const ENTRIES_MAX: usize = 400_000;
 
@@ -70,6 +72,8 @@ pub(super) struct Working {
     claims: HashSet<(i64, i64)>,
     owners: HashMap<Owner, i64>,
     facts: HashMap<i64, NodeFacts>,
+    /// Bytes of text in the facts that are known, by either map.
+    facts_bytes: usize,
     facts_ids: HashMap<NodeFacts, i64>,
     /// By UUID: as last described, the store's number, slices in the ledger.
     devices: HashMap<String, (Device, i64, u32)>,
@@ -105,6 +109,8 @@ impl Working {
             return Ok(*id);
         }
         let id = write::facts(db, facts)?;
+        let labels = facts.labels.iter().map(|(key, value)| 64 + key.len() + value.len());
+        self.facts_bytes += 512 + labels.sum::<usize>();
         self.facts_ids.insert(facts.clone(), id);
         self.facts.insert(id, facts.clone());
         Ok(id)
@@ -315,6 +321,11 @@ impl Working {
             let oldest_ns = slot_start(now_ns) - SLOT_NS;
             self.slots.retain(|(start_ns, _), _| *start_ns >= oldest_ns);
             self.coverage.retain(|(_, start_ns), _| *start_ns >= oldest_ns);
+            if 2 * self.facts_bytes / ENTRY_BYTES > ENTRIES_SOFT_MAX {
+                self.facts.clear();
+                self.facts_ids.clear();
+                self.facts_bytes = 0;
+            }
             // A backlog's peak need not stay allocated.
             self.slots.shrink_to(ENTRIES_SOFT_MAX);
             self.coverage.shrink_to(ENTRIES_SOFT_MAX);
@@ -335,6 +346,8 @@ impl Working {
             self.owners.len(),
             self.devices.len(),
             self.facts.len(),
+            // A node that has other labels with each batch must not make it grow.
+            2 * self.facts_bytes / ENTRY_BYTES,
         ];
         rows + stays + others.iter().sum::<usize>()
     }

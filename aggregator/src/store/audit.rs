@@ -312,3 +312,11 @@ pub fn log(db: &Connection, after: i64, limit: usize) -> Result<Vec<LogRecord>, 
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
+
+/// Text of the price book by which every slot was priced last.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn applied_book(db: &Connection) -> Result<Option<String>, StoreError> {
+    super::write::applied_book(db)
+}

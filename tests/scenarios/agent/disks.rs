@@ -183,6 +183,25 @@ fn a_database_that_was_wrecked_while_no_agent_ran_is_told_and_moved_aside() -> a
 }
 
 #[test]
+fn a_wrecked_database_on_a_disk_of_its_own_is_moved_into_a_folder_there() -> anyhow::Result<()> {
+    let mut world = world()?;
+    let spool = world.nodes[0].spool();
+    let Some(_tmpfs) = Tmpfs::mount(&spool, "size=8m") else { return Ok(()) };
+    world.start()?;
+    world.live(20)?;
+    world.nodes[0].stop(DEADLINE)?;
+    std::fs::write(spool.join("db"), [])?;
+    world.start()?;
+    world.live(20)?;
+    world.nodes[0].stop(DEADLINE)?;
+    let aside = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("unreadable.");
+    let aside: Vec<_> = std::fs::read_dir(&spool)?.flatten().filter(aside).collect();
+    assert!(aside.len() == 1 && aside[0].path().join("conf").exists(), "{aside:?}");
+    assert_eq!(held_s(&world)?, 40);
+    Ok(())
+}
+
+#[test]
 fn a_second_agent_on_the_same_spool_ends_and_says_why() -> anyhow::Result<()> {
     let mut world = world()?;
     world.start()?;

@@ -6,6 +6,8 @@ use harness::scenario;
 use harness::sim_clock::BEGIN_NS;
 use harness::wait::wait_until;
 use harness::world::{DEADLINE, World};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tonnage_proto::metering::gap::Reason;
 use tonnage_runtime::clock::Reading;
 
@@ -212,5 +214,79 @@ fn a_driver_that_is_dead_after_a_start_is_told_while_it_is_dead() -> anyhow::Res
     let said = || Ok(told(&world)?.last().filter(|gap| gap.3 >= 70).cloned());
     let last = wait_until(DEADLINE, "gaps", || harness::process::tail(&world.nodes[0].log()), said)?;
     assert_eq!((last.1, last.2), (Reason::NotRead, 20));
+    Ok(())
+}
+
+/// For each device: what its windows cover, and what gaps say of it, as pieces from when to when.
+fn pieces(world: &World, device: &str) -> anyhow::Result<Vec<(i64, i64, &'static str)>> {
+    let books = Books::read(&world.aggregator.data_dir())?;
+    let mut pieces = Vec::new();
+    for batch in books.entries.iter().filter_map(|entry| entry.batch.as_ref()) {
+        let is = |at: u32| batch.devices.get(at as usize).is_none_or(|known| known.uuid == device);
+        for window in batch.windows.iter().filter(|window| is(window.device)) {
+            let end_ns = window.start_ns.saturating_add_unsigned(window.duration_ns);
+            pieces.push((window.start_ns, end_ns, "a window"));
+        }
+        for gap in batch.gaps.iter().filter(|gap| is(gap.device)) {
+            let end_ns = gap.start_ns.saturating_add_unsigned(gap.duration_ns);
+            pieces.push((gap.start_ns, end_ns, gap.reason().as_str_name()));
+        }
+    }
+    pieces.sort_unstable();
+    Ok(pieces)
+}
+
+#[test]
+fn windows_and_gaps_part_any_life_between_them_to_the_nanosecond() -> anyhow::Result<()> {
+    let seed = rand::random();
+    let mut world = World::new(seed)?;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut scenario = scenario::random(seed, 3, 400);
+    scenario.faults.garbage_utilisation = true;
+    for device in &mut scenario.device[1..] {
+        let from_s = rng.random_range(20.0..300.0);
+        (device.missing_from_s, device.missing_to_s) =
+            (Some(from_s), Some(from_s + rng.random_range(1.0..90.0)));
+    }
+    world.add_node("n", scenario)?;
+    world.start()?;
+    // From here on the spool knows the node and its devices.
+    world.live(12)?;
+    for _ in 0..300 {
+        match rng.random_range(0..60) {
+            0 => pass(&mut world, |now| now.wall_ns += rng.random_range(S..100 * S))?,
+            1 => pass(&mut world, |now| now.wall_ns -= rng.random_range(S / 2..20 * S))?,
+            2 => {
+                let slept_ns = rng.random_range(S..100 * S);
+                pass(&mut world, |now| {
+                    (now.wall_ns, now.boot_ns) = (now.wall_ns + slept_ns, now.boot_ns + slept_ns);
+                })?;
+            }
+            3 | 4 => {
+                world.nodes[0].kill9()?;
+                let away_ns = rng.random_range(0..60 * S);
+                world.clock.as_mut().expect("a simulated clock").advance(away_ns)?;
+                world.start()?;
+            }
+            5 => world.advance(rng.random_range(2 * S..9 * S))?,
+            _ => {}
+        }
+        world.advance(rng.random_range(S..3 * S / 2))?;
+        if rng.random_bool(0.9) {
+            world.settle()?;
+        }
+    }
+    // To where ledger time moves again, if it stood still.
+    world.live(70)?;
+    world.nodes[0].stop(DEADLINE)?;
+    for gpu in 0..3 {
+        let pieces = pieces(&world, &scenario::uuid(gpu))?;
+        for pair in pieces.windows(2) {
+            assert_eq!(pair[0].1, pair[1].0, "GPU {gpu}: {pair:?}");
+        }
+        assert!(pieces.iter().any(|piece| piece.2 == "AGENT_DOWN"), "no kill told: {pieces:?}");
+        assert_eq!(pieces.first().map(|piece| piece.0), Some(BEGIN_NS));
+        assert_eq!(pieces.last().map(|piece| piece.1), Some(world.now().wall_ns));
+    }
     Ok(())
 }

@@ -119,7 +119,8 @@ pub(crate) fn try_all<S: Subject>(subject: &S, ops: &[Op], plan: Plan) -> anyhow
         }
         drop(sender);
         workers.into_iter().try_for_each(|worker| worker.join().expect("a judge does not panic"))
-    })?;
+    })
+    .with_context(|| format!("so far: {}", report.lock().expect("no judge panicked")))?;
     Ok(report.into_inner().expect("no judge panicked"))
 }
 

@@ -26,6 +26,9 @@ use super::images::{Subject, Verdict};
 use super::trace::{Op, Traced, mark};
 use crate::books::Books;
 
+/// Calls that fail.
+pub(crate) mod faults;
+
 const NODES: usize = 2;
 
 /// What stands in the trace's marks: how far each node's batches were sent and acked, and whose ledger it is.

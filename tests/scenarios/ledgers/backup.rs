@@ -1,3 +1,5 @@
+//! Copies of a ledger made while it is in use, taken back, and what agents do then.
+
 use harness::scenario;
 use harness::wait::wait_until;
 use harness::world::{DEADLINE, World};

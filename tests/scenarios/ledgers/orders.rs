@@ -1,3 +1,5 @@
+//! What people have a ledger do, by the command line as they use it.
+
 use std::process::{Command, Output};
 
 use harness::forged::{Forged, seal, window};
