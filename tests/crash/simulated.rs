@@ -41,8 +41,10 @@ const STEPS_MAX: u32 = 80;
 const CARRIED_MAX: usize = 3;
 /// Steps of good weather in which everything must be delivered.
 const HEALING_MAX: u32 = 2_000;
-/// A node's clock is off by at most this, so that its time is neither too far ahead nor begins anew.
+/// A node's clock is off by at most this, so that its time is neither too far ahead nor begins anew;
 const OFFSET_NS_MAX: i64 = 25_000_000_000;
+/// or where time may be contested, it is set back so far that it does, and is measured again.
+const FAR_BACK_NS_MAX: i64 = 250_000_000_000;
 
 /// Sums over histories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub(crate) struct Totals {
     pub(crate) faults: u64,
     pub(crate) restores: u64,
     pub(crate) clones: u64,
+    /// Windows.
+    pub(crate) quarantined: usize,
     pub(crate) harm: Harm,
     pub(crate) kept_ns: i64,
     pub(crate) killed_ns: i64,
@@ -113,13 +117,16 @@ struct History {
     /// Bad weather: its own generator, and what it did.
     weather: (StdRng, Harm),
     may_restore: bool,
-    /// A node may be cloned, once: where the ledger is not set back, since a spool that begins a new epoch lets go of
-    /// what the ledger has.
+    /// Time may be measured twice, by clones or by clocks set far back: where the ledger is not set back, since a spool
+    /// that begins a new epoch lets go of what the ledger has.
+    contested: bool,
+    /// There is no clone yet.
     may_clone: bool,
     kills: u64,
     faults: u64,
     restores: u64,
     clones: u64,
+    quarantined: usize,
     steps: u64,
     events: u64,
     log: String,
@@ -137,7 +144,7 @@ impl History {
         let ledger = Ledger::open(folder, Clock::simulated(&path)?, book)?;
         // A spool that is too small lets go of what a restored ledger would ask for again.
         let small = rng.random_bool(0.2);
-        let clones = !small && rng.random_bool(0.4);
+        let contested = !small && rng.random_bool(0.4);
         let limits = Limits {
             bytes: if small { rng.random_range(1_000..6_000) } else { 1 << 24 },
             kept_bytes: match (small, forgetful) {
@@ -158,12 +165,14 @@ impl History {
             agents,
             next_link: 0,
             weather,
-            may_restore: !small && !clones,
-            may_clone: clones,
+            may_restore: !small && !contested,
+            contested,
+            may_clone: contested,
             kills: 0,
             faults: 0,
             restores: 0,
             clones: 0,
+            quarantined: 0,
             steps: 0,
             events: 0,
             log: format!("seed {seed}\n"),
@@ -185,7 +194,8 @@ impl History {
         let accounts: Vec<(&str, &Account)> =
             self.agents.iter().map(|agent| (agent.name.as_str(), &agent.account)).collect();
         self.ledger.verify()?;
-        check::ledger_has_what_was_kept(self.ledger.folder(), &accounts)
+        self.quarantined = check::ledger_has_what_was_kept(self.ledger.folder(), &accounts, self.contested)?;
+        Ok(())
     }
 
     fn time_passes(&mut self) -> anyhow::Result<()> {
@@ -203,7 +213,9 @@ impl History {
         for at in 0..self.agents.len() {
             self.agents[at].stir(&mut self.rng);
             if self.rng.random_bool(0.01) {
-                self.agents[at].offset_ns = self.rng.random_range(-OFFSET_NS_MAX..OFFSET_NS_MAX);
+                let far = self.contested && self.rng.random_bool(0.3);
+                let least_ns = if far { -FAR_BACK_NS_MAX } else { -OFFSET_NS_MAX };
+                self.agents[at].offset_ns = self.rng.random_range(least_ns..OFFSET_NS_MAX);
             }
             self.agents[at].observe(self.now)?;
             self.events += 1;
@@ -394,6 +406,7 @@ impl History {
         totals.faults += self.faults;
         totals.restores += self.restores;
         totals.clones += self.clones;
+        totals.quarantined += self.quarantined;
         let harm = self.weather.1;
         totals.harm.dropped += harm.dropped;
         totals.harm.doubled += harm.doubled;

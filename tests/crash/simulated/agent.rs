@@ -259,7 +259,8 @@ impl Agent {
             node: self.name.clone(),
             agent_version: "simulated".to_owned(),
         };
-        let (session, hello) = Session::open(&life.spool, &peer, Offer::default(), now.wall_ns)?;
+        let wall_ns = now.wall_ns + self.offset_ns;
+        let (session, hello) = Session::open(&life.spool, &peer, Offer::default(), wall_ns)?;
         life.session = Some(session);
         Ok(Some(hello))
     }
@@ -273,8 +274,9 @@ impl Agent {
 
     /// Takes a message of the ledger, or looks whether there is more to send.
     pub(super) fn step(&mut self, message: Option<FromLedger>, now: Reading) -> anyhow::Result<Said> {
+        let wall_ns = now.wall_ns + self.offset_ns;
         let Some(Life { spool, session: Some(session), .. }) = &mut self.life else { return Ok(Said::Over) };
-        let error = match session.step(spool, now.wall_ns, message) {
+        let error = match session.step(spool, wall_ns, message) {
             Ok(step) => return Ok(Said::Send(step.send)),
             Err(error) => error,
         };

@@ -1,5 +1,6 @@
 //! After a history: the ledger has every window that a disk kept, once, as it was measured, and nothing else. Where a node
-//! was cloned, two disks kept windows of the same time: each of those counts or is quarantined, and no time counts twice.
+//! was cloned or its clock set far back, windows of the same time were kept: each of those counts or is quarantined, and
+//! no time counts twice.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +16,12 @@ use super::agent::PERIOD_NS;
 /// What one kill may cost one device: the open window, and a reading.
 const KILLED_MAX_NS: i64 = WINDOW_NS + 2 * PERIOD_NS;
 
-pub(super) fn ledger_has_what_was_kept(folder: &Path, accounts: &[(&str, &Account)]) -> anyhow::Result<()> {
+/// Gives how many windows are quarantined.
+pub(super) fn ledger_has_what_was_kept(
+    folder: &Path,
+    accounts: &[(&str, &Account)],
+    contested: bool,
+) -> anyhow::Result<usize> {
     let books = Books::read(folder)?;
     let refused = books.count(Outcome::Refused);
     anyhow::ensure!(refused == 0, "{refused} of {} batches were refused", books.entries.len());
@@ -36,7 +42,7 @@ pub(super) fn ledger_has_what_was_kept(folder: &Path, accounts: &[(&str, &Accoun
             |windows: &'_ BTreeMap<String, Vec<Folded>>| windows.get(*device).cloned().unwrap_or_default();
         let (windows, held_back) = (of(&folded), of(&quarantined));
         match kept.as_slice() {
-            [kept] => {
+            [kept] if !contested => {
                 anyhow::ensure!(held_back.is_empty(), "{device}: {held_back:?} are quarantined");
                 same(device, &windows, kept)?;
             }
@@ -48,7 +54,7 @@ pub(super) fn ledger_has_what_was_kept(folder: &Path, accounts: &[(&str, &Accoun
     anyhow::ensure!(strange.is_empty(), "nobody has {strange:?}");
     let rows = comparison::rows(&books, &folded);
     anyhow::ensure!(rows.wrong.is_empty(), "{}", rows.wrong.join("\n"));
-    Ok(())
+    Ok(books.held_back.len())
 }
 
 /// Every window that one of several disks kept counts or is quarantined, what counts was kept, and what is quarantined
