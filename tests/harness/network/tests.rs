@@ -3,6 +3,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::wait::wait_until;
 
 /// A peer that sends back what it gets, for as many connections as come.
 fn echo() -> String {
@@ -93,6 +94,8 @@ fn after_it_is_healed_everything_comes_through_and_who_waited_is_let_go() {
     let way = network.way(swallows, &uplink).unwrap();
     let stuck = connect(&way);
     let waiting = std::thread::spawn(move || talk(stuck, 10));
+    let swallowed = || Ok((network.counts().swallowed.load(Ordering::Relaxed) == 1).then_some(()));
+    wait_until(Duration::from_secs(30), "the connection", String::new, swallowed).unwrap();
     network.heal();
     assert_eq!(waiting.join().unwrap().0, 0);
     for node in 0..20 {
