@@ -42,6 +42,9 @@ pub const SILENCE_NS: i64 = 900_000_000_000;
 pub const GRACE_NS: i64 = 3_600_000_000_000;
 /// What is sent by a clock that is further than this behind the ledger's is journalled and quarantined.
 pub const CLOCK_BEHIND_NS_MAX: i64 = 3_600_000_000_000;
+/// A tenure or cursor that the ledger never heard of claims its devices for no longer than this back, however old its
+/// first window is: nobody becomes senior by backdating.
+pub const CLAIM_NS_MAX: i64 = DAY_NS;
 /// A window that ends further than this beyond the ledger's clock is journalled and quarantined.
 pub const CLOCK_AHEAD_NS_MAX: i64 = 60_000_000_000;
 

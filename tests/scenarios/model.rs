@@ -274,7 +274,7 @@ impl Model {
             self.sent = Some((self.epoch, self.seq, payload));
         }
         for (boot, window) in std::mem::take(&mut self.waiting) {
-            if self.expected.take(boot, window, i128::from(self.true_ns)) {
+            if self.expected.take(boot, self.epoch, window, i128::from(self.true_ns)) {
                 self.happened[0] += 1;
             } else {
                 self.quarantined -= 1;

@@ -15,6 +15,7 @@ use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::disk::{Change, Changes, Disk, List, Name, StoreError};
@@ -32,9 +33,20 @@ pub(super) struct Store {
     failure: Cell<Option<ErrorKind>>,
     /// sled's log, by a handle of our own.
     log: File,
-    watch: SyncSender<Flush>,
+    /// `None` only while it is dropped.
+    watch: Option<(SyncSender<Flush>, JoinHandle<()>)>,
     // Behind the others: so it is what lets go of the database.
     _last: Last,
+}
+
+impl Drop for Store {
+    /// The watch has the database too, and with it the lock of its files: who opens them next need not wait for that.
+    fn drop(&mut self) {
+        if let Some((told, watch)) = self.watch.take() {
+            drop(told);
+            let _ = watch.join();
+        }
+    }
 }
 
 /// What a thread beside the spool's is told.
@@ -108,10 +120,16 @@ impl Store {
         let last = Last(Some(db.clone()));
         let (watch, flushes) = sync_channel(2);
         let watched = Last(Some(db.clone()));
-        std::thread::Builder::new()
+        let watching = std::thread::Builder::new()
             .name("spool-watch".to_owned())
             .spawn(move || self::watch(&flushes, &watched))?;
-        Ok(Self { tree, db, failure: Cell::new(None), log, watch, _last: last })
+        Ok(Self { tree, db, failure: Cell::new(None), log, watch: Some((watch, watching)), _last: last })
+    }
+
+    fn tell(&self, flush: Flush) {
+        if let Some((watch, _)) = &self.watch {
+            let _ = watch.send(flush);
+        }
     }
 
     fn noting<T>(&self, result: Result<T, sled::Error>) -> Result<T, StoreError> {
@@ -139,9 +157,9 @@ impl Disk for Store {
             }
         }
         // Should the watch be gone, sled is trusted.
-        let _ = self.watch.send(Flush::Begun);
+        self.tell(Flush::Begun);
         let flushed = self.tree.apply_batch(batch).and_then(|()| self.db.flush());
-        let _ = self.watch.send(Flush::Ended);
+        self.tell(Flush::Ended);
         self.noting(flushed)?;
         self.noting(self.log.sync_data().map_err(sled::Error::from))
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use tonnage_proto::limits::{CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MAX, DAY_NS, slot_start};
+use tonnage_proto::limits::{CLAIM_NS_MAX, CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MAX, DAY_NS, slot_start};
 
 use super::CommitError;
 use super::working::Working;
@@ -109,7 +109,8 @@ impl Working {
             }
             if against.is_none() {
                 let place = (device, context.node_id, life(batch));
-                let tenure = self.claim(db, place, context.cursor, span.start_ns)?;
+                let claimed_ns = span.start_ns.max(context.now_ns - CLAIM_NS_MAX);
+                let tenure = self.claim(db, place, context.cursor, claimed_ns)?;
                 let (batch, cursor) = (Arc::clone(batch), context.cursor);
                 against =
                     self.offer(db, book, &Offer { batch, window: at, device, tenure, cursor, facts })?;

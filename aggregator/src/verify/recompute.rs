@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
-use tonnage_proto::limits::{CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MAX, DAY_NS, SLOT_NS};
+use tonnage_proto::limits::{CLAIM_NS_MAX, CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MAX, DAY_NS, SLOT_NS};
 use tonnage_proto::metering as pb;
 use tonnage_proto::metering::ack::Outcome;
 
@@ -162,7 +162,8 @@ impl Recomputed {
                 || window.start_ns < entry.at_ns - 400 * DAY_NS
                 || entry.skew_ns < -CLOCK_BEHIND_NS_MAX;
             if !excluded {
-                device.claim(&known, &entry.epoch, window.start_ns);
+                let claimed_ns = window.start_ns.max(entry.at_ns - CLAIM_NS_MAX);
+                device.claim(&known, &entry.epoch, claimed_ns);
             }
             let epoch = entry.epoch.clone();
             device.offers.push(Offered { entry: entry.id, at, epoch, window, ordered: false, excluded });

@@ -152,13 +152,22 @@ impl Meter {
     }
 }
 
-/// A GPU's stay under one boot of the node, with what was accepted in it.
+/// A window that was offered: under which boot of the node and by which life of its spool.
+#[derive(Debug, Clone)]
+struct Offer {
+    boot: u32,
+    epoch: [u8; 16],
+    window: Window,
+    /// Since when it claims the GPU: nobody can backdate by more than a day.
+    claimed_ns: i128,
+}
+
+/// A stretch of one boot, which may go on behind gaps, until another has the GPU.
 #[derive(Debug)]
-struct Tenure {
+struct Stay {
     boot: u32,
     from_ns: i128,
     to_ns: i128,
-    windows: Vec<Window>,
 }
 
 /// A rate as a fraction, by GPU and slot; `None` = unpriced.
@@ -181,51 +190,49 @@ pub(super) type Row = [i128; 3];
 
 pub(super) struct Ledger {
     slices: Vec<i128>,
-    tenures: Vec<Vec<Tenure>>,
+    /// By GPU, in the order in which they came; those from a clock that is ahead are left out.
+    offers: Vec<Vec<Offer>>,
 }
 
 impl Ledger {
     pub(super) fn new(slices: &[i128]) -> Self {
-        Self { slices: slices.to_vec(), tenures: slices.iter().map(|_| Vec::new()).collect() }
+        Self { slices: slices.to_vec(), offers: slices.iter().map(|_| Vec::new()).collect() }
     }
 
-    /// Takes a window that arrives at `now_ns`; false if it is quarantined.
-    pub(super) fn take(&mut self, boot: u32, window: Window, now_ns: i128) -> bool {
-        let tenures = &mut self.tenures[window.gpu];
-        let (start_ns, end_ns) = (window.start_ns, window.end_ns);
-        let mut accepted = tenures.iter().flat_map(|tenure| &tenure.windows);
-        let overlaps = accepted.any(|other| other.start_ns < end_ns && start_ns < other.end_ns);
-        if end_ns > now_ns + 60 * S || overlaps {
+    /// Takes a window that arrives at `now_ns`; false if it does not count, as things are.
+    pub(super) fn take(&mut self, boot: u32, epoch: [u8; 16], window: Window, now_ns: i128) -> bool {
+        if window.end_ns > now_ns + 60 * S {
             return false;
         }
-        let own = tenures.iter().rposition(|tenure| tenure.boot == boot && tenure.from_ns <= start_ns);
-        let at = match own {
-            Some(own) if tenures.get(own + 1).is_some_and(|next| next.from_ns < end_ns) => return false,
-            Some(own) => own,
-            None if tenures.iter().any(|tenure| start_ns < tenure.to_ns) => return false,
-            None => {
-                tenures.push(Tenure { boot, from_ns: start_ns, to_ns: end_ns, windows: Vec::new() });
-                tenures.len() - 1
-            }
-        };
-        tenures[at].to_ns = tenures[at].to_ns.max(end_ns);
-        tenures[at].windows.push(window);
-        true
+        let offers = &mut self.offers[window.gpu];
+        let alone = offers.iter().all(|other| !overlap(&other.window, &window));
+        let claimed_ns = window.start_ns.max(now_ns - 24 * 3600 * S);
+        offers.push(Offer { boot, epoch, window, claimed_ns });
+        alone || counted(offers).contains(&(offers.len() - 1))
     }
 
     /// Every row of every slot.
     pub(super) fn slots(&self, rates: Rates<'_>) -> BTreeMap<Key, Row> {
         let mut rows = BTreeMap::new();
-        for (gpu, tenure) in
-            self.tenures.iter().enumerate().flat_map(|(gpu, all)| all.iter().map(move |t| (gpu, t)))
-        {
-            let mut slot_ns = tenure.from_ns / SLOT_NS * SLOT_NS;
-            while slot_ns < tenure.to_ns {
-                let length_ns = tenure.to_ns.min(slot_ns + SLOT_NS) - tenure.from_ns.max(slot_ns);
-                let existence_ns = length_ns * self.slices[gpu];
-                let rate = rates(gpu, slot_ns);
-                for (kind, row) in tenure.slot(slot_ns, existence_ns, self.slices[gpu], rate) {
-                    rows.insert((slot_ns, gpu, tenure.from_ns, kind), row);
+        for (gpu, offers) in self.offers.iter().enumerate() {
+            let mut own: Vec<&Offer> = counted(offers).into_iter().map(|at| &offers[at]).collect();
+            own.sort_by_key(|offer| offer.window.start_ns);
+            let stays = stays(&own);
+            let (Some(first), Some(last)) = (stays.first(), stays.last()) else { continue };
+            let mut slot_ns = first.from_ns / SLOT_NS * SLOT_NS;
+            while slot_ns < last.to_ns {
+                for boot in stays.iter().map(|stay| stay.boot).collect::<std::collections::BTreeSet<_>>() {
+                    let mine = || stays.iter().filter(move |stay| stay.boot == boot);
+                    let within =
+                        |stay: &Stay| (stay.to_ns.min(slot_ns + SLOT_NS) - stay.from_ns.max(slot_ns)).max(0);
+                    let existence_ns = mine().map(within).sum::<i128>() * self.slices[gpu];
+                    let from_ns = mine().map(|stay| stay.from_ns).min().expect("a stay of each boot");
+                    let windows = own.iter().filter(|offer| offer.boot == boot).map(|offer| &offer.window);
+                    let windows = windows.filter(|window| window.start_ns / SLOT_NS * SLOT_NS == slot_ns);
+                    let rate = rates(gpu, slot_ns);
+                    for (kind, row) in slot(windows, existence_ns, self.slices[gpu], rate) {
+                        rows.insert((slot_ns, gpu, from_ns, kind), row);
+                    }
                 }
                 slot_ns += SLOT_NS;
             }
@@ -235,32 +242,70 @@ impl Ledger {
     }
 }
 
-impl Tenure {
-    fn slot(
-        &self,
-        slot_ns: i128,
-        existence_ns: i128,
-        slices: i128,
-        rate: Option<(i128, i128)>,
-    ) -> BTreeMap<Kind, Row> {
-        let mut times: BTreeMap<Kind, i128> = BTreeMap::new();
-        let (mut covered_ns, mut held_ns) = (0, 0);
-        for window in self.windows.iter().filter(|window| window.start_ns / SLOT_NS * SLOT_NS == slot_ns) {
-            covered_ns += (window.end_ns - window.start_ns) * slices;
-            for (owner, own_ns) in &window.held_ns {
-                *times.entry(Kind::Held(*owner)).or_default() += own_ns;
-                held_ns += own_ns;
+fn overlap(one: &Window, two: &Window) -> bool {
+    one.start_ns < two.end_ns && two.start_ns < one.end_ns
+}
+
+/// Positions of the offers that count: taken in the order of seniority, each if its time is still free.
+fn counted(offers: &[Offer]) -> Vec<usize> {
+    let first = |same: &dyn Fn(&Offer) -> bool| {
+        offers.iter().find(|offer| same(offer)).map_or(0, |offer| offer.claimed_ns)
+    };
+    let key = |at: &usize| {
+        let own = &offers[*at];
+        let tenure_ns = first(&|other| other.boot == own.boot);
+        let cursor_ns = first(&|other| other.boot == own.boot && other.epoch == own.epoch);
+        (tenure_ns, format!("boot-{}", own.boot), cursor_ns, own.epoch, *at)
+    };
+    let mut order: Vec<usize> = (0..offers.len()).collect();
+    order.sort_by_cached_key(key);
+    let mut counted: Vec<usize> = Vec::new();
+    for at in order {
+        if counted.iter().all(|other| !overlap(&offers[*other].window, &offers[at].window)) {
+            counted.push(at);
+        }
+    }
+    counted
+}
+
+/// Stays by what counts, in the order of time. The GPU is in the node all the time, so a stay lasts until the next.
+fn stays(own: &[&Offer]) -> Vec<Stay> {
+    let mut stays: Vec<Stay> = Vec::new();
+    for Offer { boot, window, .. } in own {
+        match stays.last_mut() {
+            Some(last) if last.boot == *boot => last.to_ns = window.end_ns,
+            last => {
+                last.into_iter().for_each(|last| last.to_ns = window.start_ns);
+                stays.push(Stay { boot: *boot, from_ns: window.start_ns, to_ns: window.end_ns });
             }
         }
-        times.insert(Kind::Idle, covered_ns - held_ns);
-        times.insert(Kind::Unobserved, existence_ns - covered_ns);
-        assert!(times.values().all(|time_ns| *time_ns >= 0), "{times:?}");
-        let cost = |time_ns: i128| rate.map_or(0, |(num, den)| num * time_ns / den);
-        let unpriced = |time_ns: i128| if rate.is_none() { time_ns } else { 0 };
-        let rounding = cost(existence_ns) - times.values().map(|time_ns| cost(*time_ns)).sum::<i128>();
-        let row = |(kind, time_ns): (Kind, i128)| (kind, [time_ns, cost(time_ns), unpriced(time_ns)]);
-        times.into_iter().map(row).chain([(Kind::Rounding, [0, rounding, 0])]).collect()
     }
+    stays
+}
+
+fn slot<'a>(
+    windows: impl Iterator<Item = &'a Window>,
+    existence_ns: i128,
+    slices: i128,
+    rate: Option<(i128, i128)>,
+) -> BTreeMap<Kind, Row> {
+    let mut times: BTreeMap<Kind, i128> = BTreeMap::new();
+    let (mut covered_ns, mut held_ns) = (0, 0);
+    for window in windows {
+        covered_ns += (window.end_ns - window.start_ns) * slices;
+        for (owner, own_ns) in &window.held_ns {
+            *times.entry(Kind::Held(*owner)).or_default() += own_ns;
+            held_ns += own_ns;
+        }
+    }
+    times.insert(Kind::Idle, covered_ns - held_ns);
+    times.insert(Kind::Unobserved, existence_ns - covered_ns);
+    assert!(times.values().all(|time_ns| *time_ns >= 0), "{times:?}");
+    let cost = |time_ns: i128| rate.map_or(0, |(num, den)| num * time_ns / den);
+    let unpriced = |time_ns: i128| if rate.is_none() { time_ns } else { 0 };
+    let rounding = cost(existence_ns) - times.values().map(|time_ns| cost(*time_ns)).sum::<i128>();
+    let row = |(kind, time_ns): (Kind, i128)| (kind, [time_ns, cost(time_ns), unpriced(time_ns)]);
+    times.into_iter().map(row).chain([(Kind::Rounding, [0, rounding, 0])]).collect()
 }
 
 /// Adds rows up into longer buckets.

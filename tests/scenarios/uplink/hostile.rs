@@ -72,7 +72,7 @@ fn a_first_message_that_is_no_good_hello_is_refused_by_name() -> anyhow::Result<
     let batch = seal(&bad.batch(1, vec![window(BEGIN_NS, CELL, 0)]));
     let holdings = |oldest_seq, sealed_seq| Some(Holdings { oldest_seq, sealed_seq });
     for (message, code, says) in [
-        (changed(&|hello| hello.protocol = PROTOCOL + 6), Code::Protocol, "protocol 7, this ledger 1"),
+        (changed(&|hello| hello.protocol = PROTOCOL + 6), Code::Protocol, "protocol 8, this ledger 1 to 2"),
         (changed(&|hello| hello.protocol = 0), Code::Protocol, "protocol 0"),
         (changed(&|hello| hello.epoch = vec![7; 5]), Code::Malformed, "epoch"),
         (changed(&|hello| hello.node = String::new()), Code::Malformed, "node: is empty"),
@@ -169,7 +169,7 @@ fn spoilt() -> Vec<(&'static str, Spoil)> {
         ("device", Box::new(|batch| batch.windows[0].device = 9)),
         ("duration_ns", Box::new(|batch| batch.windows[0].duration_ns = 0)),
         ("duration_ns", Box::new(|batch| batch.windows[0].duration_ns = u64::MAX)),
-        ("duration_ns", Box::new(|batch| batch.windows[0].start_ns += 1)),
+        ("duration_ns", Box::new(|batch| batch.windows[0].start_ns += CELL_NS + 1)),
         ("duration_ns", Box::new(|batch| batch.windows[0].start_ns = i64::MAX - 5)),
         ("duration_ns", Box::new(|batch| batch.windows[0].start_ns = -CELL_NS)),
         (
@@ -242,8 +242,7 @@ fn a_window_that_cannot_be_is_quarantined_and_never_added() -> anyhow::Result<()
         // 70 s ahead is too far, up to 60 s is not.
         (3, BEGIN_NS + 6 * CELL_NS, "after the ledger's now"),
         (4, BEGIN_NS - 2 * YEAR_NS, "400 days"),
-        (5, BEGIN_NS, "covers again"),
-        (6, BEGIN_NS - 3 * CELL_NS, "another node or boot has the device"),
+        (5, BEGIN_NS, "has the device from"),
     ] {
         let (outcome, detail) = ack(&mut wire, &bad, seq, vec![held(start_ns)])?;
         assert!(outcome == Outcome::Quarantined && detail.contains(says), "{seq}: {outcome:?} {detail}");
@@ -251,17 +250,31 @@ fn a_window_that_cannot_be_is_quarantined_and_never_added() -> anyhow::Result<()
     }
     // A part of a covered stretch is enough, and harms no other window of its batch.
     let part = window(BEGIN_NS + 5_000_000_000, 1_000_000_000, 1_000_000_000);
-    let (outcome, detail) = ack(&mut wire, &bad, 7, vec![part, held(BEGIN_NS + CELL_NS)])?;
+    let (outcome, detail) = ack(&mut wire, &bad, 6, vec![part, held(BEGIN_NS + CELL_NS)])?;
     assert!(outcome == Outcome::Quarantined && detail.contains("1 of 2 windows"), "{outcome:?} {detail}");
-    // Another node that claims the same device for the same time.
-    let thief = Forged::new(&world.aggregator.uplink(), "test", "thief")?;
-    let mut batch = thief.batch(1, vec![held(BEGIN_NS)]);
-    batch.devices[0].uuid = "GPU-good".to_owned();
-    batch.windows[0].start_ns = BEGIN_NS - 3_600 * 1_000_000_000;
-    let (outcome, detail) = thief.open()?.0.ack(seal(&batch))?;
-    assert!(outcome == Outcome::Quarantined && detail.contains("another node"), "{outcome:?} {detail}");
     good.is_unharmed()?;
     ledger_holds(world, &good, 2 * i128::from(CELL))
+}
+
+#[test]
+fn a_node_that_backdates_its_usage_takes_no_gpu_from_another() -> anyhow::Result<()> {
+    const DAY_NS: i64 = 86_400 * 1_000_000_000;
+    let (mut world, mut good, _) = world()?;
+    good.is_unharmed()?;
+    world.advance(2 * DAY_NS)?;
+    good.is_unharmed()?;
+    let thief = Forged::new(&world.aggregator.uplink(), "test", "thief")?;
+    let mut batch = thief.batch(1, vec![window(BEGIN_NS - 10 * DAY_NS, CELL, CELL)]);
+    batch.devices[0].uuid = "GPU-good".to_owned();
+    let (mut wire, _) = thief.open()?;
+    // Nobody had it then. That makes the thief no senior of who has had it for two days.
+    assert_eq!(wire.ack(seal(&batch))?.0, Outcome::Accepted);
+    let mut batch = thief.batch(2, vec![window(BEGIN_NS - 3_600 * 1_000_000_000, CELL, CELL)]);
+    batch.devices[0].uuid = "GPU-good".to_owned();
+    let (outcome, detail) = wire.ack(seal(&batch))?;
+    assert!(outcome == Outcome::Quarantined && detail.contains("node \"good\""), "{outcome:?} {detail}");
+    good.is_unharmed()?;
+    ledger_holds(world, &good, 0)
 }
 
 #[test]

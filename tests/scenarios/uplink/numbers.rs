@@ -5,7 +5,9 @@ use harness::sim_clock::BEGIN_NS;
 use harness::world::{DEADLINE, World};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tonnage_aggregator::ledger::coverage::Interval;
 use tonnage_aggregator::model::RowKind;
+use tonnage_aggregator::store::{Store, audit};
 use tonnage_proto::metering::ack::Outcome;
 use tonnage_proto::metering::resync::Reason;
 use tonnage_proto::metering::{Holdings, SealedBatch, from_ledger};
@@ -68,9 +70,14 @@ fn what_a_spool_no_longer_holds_is_a_hole_that_the_ledger_passes_over() -> anyho
     assert_eq!(wire.ack(batch(&agent, 5, 7))?.0, Outcome::Accepted);
     // What was given up for lost and comes all the same is over.
     assert_eq!(wire.ack(batch(&agent, 3, 7))?.0, Outcome::Duplicate);
-    let books = Books::read(&world.aggregator.data_dir())?;
-    let unobserved_ns: i128 = books.time(RowKind::Unobserved, None).values().sum();
-    assert_eq!((held_ns(&world)?, unobserved_ns), (14, 3 * i128::from(CELL)));
+    // Between the two that it has; what follows is silence.
+    let first_ns = BEGIN_NS - 3_600_000_000_000;
+    let span = Interval { start_ns: first_ns, end_ns: first_ns + 6 * i64::try_from(CELL)? };
+    let mut unobserved_ns = 0;
+    Store::open(&world.aggregator.data_dir())?.readers().with(|db| {
+        audit::unobserved(db, span, None, |piece| unobserved_ns += piece.end_ns - piece.start_ns)
+    })?;
+    assert_eq!((held_ns(&world)?, unobserved_ns), (14, 3 * i64::try_from(CELL)?));
     let verified = world.aggregator.admin(&["verify"])?;
     assert!(verified.contains("\nconserved:"), "{verified}");
     Ok(())
