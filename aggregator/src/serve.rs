@@ -15,7 +15,7 @@ use tonnage_runtime::telemetry::chain;
 use tonnage_runtime::tls::TlsError;
 
 use crate::api::auth::{Authenticator, Identity};
-use crate::api::{self, ApiState, Orders};
+use crate::api::{self, ApiState, Check, Orders};
 use crate::commit::{Committer, QUEUE_MAX, Retention, Submission};
 use crate::config::Config;
 use crate::ingest::accept::Acceptor;
@@ -83,7 +83,6 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (live, metrics) = (Arc::new(Live::default()), Arc::new(Metrics::new()));
     let authenticator = Arc::new(Authenticator::new(&store, clock.clone(), config.insecure_loopback));
 
-    let (queue, submissions) = mpsc::channel(QUEUE_MAX);
     let book = Arc::clone(&prices.books.borrow());
     let mut committer = Committer::new(&store, clock.clone(), book, Arc::clone(&live), Arc::clone(&metrics))?;
     committer.retention = Retention {
@@ -91,12 +90,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         hours_days: config.keep_hours_days,
         days_days: config.keep_days_days,
     };
-    let (running, mut ended) = oneshot::channel::<()>();
-    std::thread::Builder::new().name("commit".to_owned()).spawn(move || {
-        committer.run(submissions);
-        // Dropped at its end, also by a panic.
-        drop(running);
-    })?;
+    let (queue, mut ended) = commit(committer)?;
     if let Some(watcher) = watcher {
         tokio::spawn(watcher.run(clock.clone(), stop.clone()));
         tokio::spawn(reprice(prices.clone(), queue.clone(), stop.clone()));
@@ -112,13 +106,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         streams: Arc::default(),
         stop: stop.clone(),
     };
-    let healthy = {
-        let queue = queue.downgrade();
-        move || match queue.upgrade() {
-            Some(queue) if !queue.is_closed() => Ok(()),
-            _ => Err("the commit thread ended".to_owned()),
-        }
-    };
+    let healthy = healthy(queue.downgrade());
     let acceptor = Acceptor { tls, clock: clock.clone(), metrics: Arc::clone(&metrics) };
     let state = ApiState {
         clock,
@@ -133,8 +121,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             let store = store.clone();
             Arc::new(move || Ok(verify::verify(&mut store.reader()?)?.answer()))
         },
-        health: Arc::new(healthy.clone()),
-        ready: Arc::new(healthy),
+        health: Arc::clone(&healthy),
+        ready: healthy,
     };
     tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
@@ -157,6 +145,26 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     api_stop.set();
     let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
     if bug { Err(RunError::CommitEnded) } else { Ok(()) }
+}
+
+/// Starts the commit thread: its queue, and who hears when it has ended.
+fn commit(committer: Committer) -> std::io::Result<(mpsc::Sender<Submission>, oneshot::Receiver<()>)> {
+    let (queue, submissions) = mpsc::channel(QUEUE_MAX);
+    let (running, ended) = oneshot::channel::<()>();
+    std::thread::Builder::new().name("commit".to_owned()).spawn(move || {
+        committer.run(submissions);
+        // Dropped at its end, also by a panic.
+        drop(running);
+    })?;
+    Ok((queue, ended))
+}
+
+/// Well as long as the commit thread takes what is submitted.
+fn healthy(queue: mpsc::WeakSender<Submission>) -> Check {
+    Arc::new(move || match queue.upgrade() {
+        Some(queue) if !queue.is_closed() => Ok(()),
+        _ => Err("the commit thread ended".to_owned()),
+    })
 }
 
 async fn listen(field: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
