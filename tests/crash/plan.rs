@@ -152,7 +152,7 @@ impl Plan {
                     continue;
                 }
                 let event = life.turn(at, nodes, &mut rng);
-                if event == Event::Start(Who::Aggregator) && backups.any && rng.random_bool(0.4) {
+                if event == Event::Start(Who::Aggregator) && backups.any && rng.random_bool(0.7) {
                     events.push(Event::Restore);
                 }
                 events.push(event);
@@ -169,7 +169,8 @@ impl Plan {
             backups.any &= turn.is_none() && to_be_cloned.is_some();
             events.extend(turn);
             if backups.next <= at {
-                backups = Backups { next: at + rng.random_range(40..200), any: to_be_cloned.is_some() };
+                let any = to_be_cloned.is_some() && !disk.full;
+                backups = Backups { next: at + rng.random_range(20..90), any };
                 events.push(Event::BackUp);
             }
             if drift.next <= at && lives[drift.node].up && left > 0 {
@@ -226,7 +227,7 @@ impl Disk {
     fn turn(&mut self, at: u32, lives: &mut [Life], rng: &mut StdRng) -> Option<Event> {
         let node = self.node.filter(|node| self.next <= at && lives[*node].up)?;
         self.full = !self.full;
-        self.next = at + rng.random_range(if self.full { 15..90 } else { 60..200 });
+        self.next = at + rng.random_range(if self.full { 15..90 } else { 150..400 });
         if !self.full {
             return Some(Event::FreeDisk { node });
         }
