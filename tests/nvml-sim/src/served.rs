@@ -6,7 +6,7 @@
 //! a list is.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -69,10 +69,24 @@ impl Record {
 pub struct Log(Option<File>);
 
 impl Log {
+    /// Takes away a last line that is not whole: its process was killed before it served that answer.
+    ///
     /// # Errors
     /// If the file cannot be opened for appending.
     pub fn open(path: Option<&Path>) -> std::io::Result<Self> {
-        let open = |path| OpenOptions::new().create(true).append(true).open(path);
+        let open = |path| {
+            let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+            let mut bytes = Vec::new();
+            // A line is far shorter than this.
+            let tail = file.metadata()?.len().saturating_sub(1 << 20);
+            file.seek(SeekFrom::Start(tail))?;
+            file.read_to_end(&mut bytes)?;
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            if whole < bytes.len() {
+                file.set_len(tail + whole as u64)?;
+            }
+            Ok::<_, std::io::Error>(file)
+        };
         Ok(Self(path.map(open).transpose()?))
     }
 
@@ -97,4 +111,20 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, serde_json::Error> {
         .filter(|line| !line.is_empty())
         .map(serde_json::from_slice)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_a_kill_cut_off_is_no_answer_and_spoils_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let record = Record::new(Reading::default(), INIT, 0);
+        Log::open(Some(file.path())).unwrap().append(&record).unwrap();
+        let line = std::fs::read(file.path()).unwrap();
+        std::fs::write(file.path(), [&line[..], &line[..17]].concat()).unwrap();
+        Log::open(Some(file.path())).unwrap().append(&record).unwrap();
+        assert_eq!(parse(&std::fs::read(file.path()).unwrap()).unwrap(), [record.clone(), record]);
+    }
 }
