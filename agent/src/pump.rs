@@ -1,6 +1,6 @@
 //! The single-writer loop that joins the stages: readings -> owners -> windows -> drafts in the spool.
 //!
-//! Windows and gaps leave for the spool together, at the edges of the window grid ([`pending`]).
+//! Windows and gaps leave for the spool together, at the edges of the window grid (`pending`).
 //!
 //! Runs on its own thread; ends when the sampler's queue does, after it has closed what was open. What it cannot
 //! keep it counts and says; nothing stops it.

@@ -5,8 +5,8 @@
 //!                                        +-> relay -> the ledger
 //! ```
 //!
-//! [`proxy`] harms bytes: it refuses, cuts (RST and FIN, also in the middle of a frame), stalls, slows down, swallows.
-//! [`relay`] harms whole messages, which cannot be done to bytes without breaking the connection: it drops, doubles,
+//! `proxy` harms bytes: it refuses, cuts (RST and FIN, also in the middle of a frame), stalls, slows down, swallows.
+//! `relay` harms whole messages, which cannot be done to bytes without breaking the connection: it drops, doubles,
 //! reorders and delays them, and cuts after a commit before its ack.
 //!
 //! What befalls a connection is a function of the seed, the node and how many connections that node had before; when it

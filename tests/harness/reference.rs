@@ -4,7 +4,7 @@
 //! every covered interval into pieces and splits each; it keeps nothing from one interval to the next. It shares
 //! no code with the agent. A run of the agent ends where another process loads the driver.
 //!
-//! Where the node's clock is set while an agent runs, ledger time follows it by the design's rules: see [`in_ledger_time`].
+//! Where the node's clock is set while an agent runs, ledger time follows it by the design's rules: see `in_ledger_time`.
 //!
 //! Non-goals: busy time, energy, slewing (an offset under half a second is taken as it comes), suspend, an agent that is
 //! started while its clock is behind what its spool holds, and processes that come or go on a node whose clock is set.

@@ -1,6 +1,6 @@
 //! What the spool needs of a disk: a few named values and two numbered lists, changed together or not at all.
 //!
-//! [`super::store::Store`] keeps them with sled; [`super::memory::Memory`] in memory, for simulations that crash it
+//! `store::Store` keeps them with sled; [`super::memory::Memory`] in memory, for simulations that crash it
 //! between any two writes. Constraint: when [`Disk::apply`] returns without an error the changes are durable; when
 //! it fails, either all of them may turn up after the disk is opened again, or none.
 
