@@ -6,7 +6,8 @@
 //!
 //! - Every step is one atomic change, flushed before the call returns; nothing is sent that is not flushed.
 //! - At most [`SEALED_MAX`] batches are sealed and not acked; later windows wait as drafts.
-//! - Acked batches stay within [`Limits::kept_bytes`] and seven days, in case a restored ledger asks again.
+//! - Acked batches stay within [`Limits::kept_bytes`] and seven days, in case a restored ledger asks again; those of
+//!   former epochs too.
 //! - A backlog of over an hour is merged to slots, oldest drafts first, a few at each step.
 //! - Where [`Limits::bytes`] is reached, acked batches go first; then all drafts are merged; then new windows are
 //!   turned away, and the time they stood for is unobserved. The caller counts and says so.
@@ -22,6 +23,7 @@ use crate::seal::{self, Header};
 
 mod backlog;
 pub mod disk;
+mod epochs;
 mod home;
 mod keeper;
 pub mod memory;
@@ -151,6 +153,8 @@ pub struct Spool {
     acked_seq: u64,
     sealed_seq: u64,
     batches: VecDeque<Kept>,
+    /// Acked batches of former epochs, by a number of their own: a restored ledger may not have them.
+    former: VecDeque<Kept>,
     drafts: VecDeque<(u64, usize)>,
     next_draft: u64,
     appended: u64,
@@ -253,7 +257,9 @@ impl Spool {
             }
         };
         let batches = store.sizes(List::Batches)?;
-        let batches = batches.into_iter().map(|(seq, bytes)| Kept { seq, bytes, at_ns: now_ns }).collect();
+        let kept = |(seq, bytes)| Kept { seq, bytes, at_ns: now_ns };
+        let batches = batches.into_iter().map(kept).collect();
+        let former = store.sizes(List::Former)?.into_iter().map(kept).collect();
         let drafts = VecDeque::from(store.sizes(List::Drafts)?);
         let next_draft = drafts.back().map_or(FIRST_DRAFT, |(number, _)| number + 1);
         Ok(Self {
@@ -265,6 +271,7 @@ impl Spool {
             acked_seq,
             sealed_seq,
             batches,
+            former,
             drafts,
             next_draft,
             appended,
@@ -294,7 +301,8 @@ impl Spool {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let drafts: usize = self.drafts.iter().map(|(_, bytes)| bytes).sum();
-        drafts + self.batches.iter().map(|kept| kept.bytes).sum::<usize>()
+        let kept = self.batches.iter().chain(&self.former);
+        drafts + kept.map(|kept| kept.bytes).sum::<usize>()
     }
 
     /// What the disk failed with, if it did: then this is to be dropped, and opened again.
@@ -424,8 +432,20 @@ impl Spool {
             kept_bytes -= kept.bytes;
             gone += 1;
         }
+        let mut former_bytes: usize = self.former.iter().map(|kept| kept.bytes).sum();
+        let mut forgotten = 0;
+        for kept in &self.former {
+            let old = now_ns - kept.at_ns > KEPT_NS_MAX;
+            if former_bytes + kept_bytes <= self.limits.kept_bytes && !old {
+                break;
+            }
+            changes.remove(List::Former, kept.seq);
+            former_bytes -= kept.bytes;
+            forgotten += 1;
+        }
         self.store.apply(changes)?;
         self.batches.drain(..gone);
+        self.former.drain(..forgotten);
         self.acked_seq = acked_seq;
         Ok(())
     }
@@ -439,41 +459,6 @@ impl Spool {
         changes.set(Name::Acked, &cursor_seq.to_be_bytes());
         self.store.apply(changes)?;
         self.acked_seq = cursor_seq;
-        Ok(())
-    }
-
-    /// Begins another epoch: what is sealed and not acked becomes drafts again, in front of the others.
-    ///
-    /// # Errors
-    /// If the disk fails: nothing has changed.
-    pub fn new_epoch(&mut self) -> Result<(), SpoolError> {
-        let epoch = (self.mint)()?;
-        let mut again = Vec::new();
-        for kept in self.batches.iter().filter(|kept| kept.seq > self.acked_seq) {
-            let draft = self.batch(kept.seq)?.and_then(|batch| seal::unseal(&batch.payload));
-            again.extend(draft);
-        }
-        let mut changes = Changes::default();
-        for kept in &self.batches {
-            changes.remove(List::Batches, kept.seq);
-        }
-        let front = self.drafts.front().map_or(self.next_draft, |(number, _)| *number);
-        // Spools of the first version number drafts from 0: there, they go behind the others.
-        let first = front.checked_sub(again.len() as u64).unwrap_or(self.next_draft);
-        let numbered: Vec<(u64, usize)> = (first..).zip(again.iter().map(Vec::len)).collect();
-        for ((number, _), draft) in numbered.iter().zip(again) {
-            changes.put(List::Drafts, *number, draft);
-        }
-        changes.set(Name::Epoch, &epoch);
-        changes.set(Name::Acked, &0_u64.to_be_bytes());
-        changes.set(Name::Sealed, &0_u64.to_be_bytes());
-        self.store.apply(changes)?;
-        (self.epoch, self.acked_seq, self.sealed_seq) = (epoch, 0, 0);
-        self.batches.clear();
-        self.drafts.extend(numbered);
-        self.drafts.make_contiguous().sort_unstable();
-        self.next_draft = self.drafts.back().map_or(self.next_draft, |(number, _)| number + 1);
-        self.merging = 0;
         Ok(())
     }
 }

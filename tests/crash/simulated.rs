@@ -117,8 +117,7 @@ struct History {
     /// Bad weather: its own generator, and what it did.
     weather: (StdRng, Harm),
     may_restore: bool,
-    /// Time may be measured twice, by clones or by clocks set far back: where the ledger is not set back, since a spool
-    /// that begins a new epoch lets go of what the ledger has.
+    /// Time may be measured twice, by clones or by clocks set far back.
     contested: bool,
     /// There is no clone yet.
     may_clone: bool,
@@ -165,7 +164,7 @@ impl History {
             agents,
             next_link: 0,
             weather,
-            may_restore: !small && !contested,
+            may_restore: !small,
             contested,
             may_clone: contested,
             kills: 0,

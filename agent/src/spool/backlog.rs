@@ -17,6 +17,13 @@ const UNMERGED_MAX: usize = 360;
 const MERGE_DRAFTS_MAX: usize = 91;
 const MERGE_BYTES_MAX: usize = BATCH_BYTES_MAX / 4;
 
+/// Acked batches that go for want of room: of former epochs, and of this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Dropped {
+    former: usize,
+    batches: usize,
+}
+
 impl Spool {
     /// Keeps a draft. On disk when this returns.
     ///
@@ -66,22 +73,30 @@ impl Spool {
 
     /// Makes room for so many bytes: where dropping acked batches is enough, gives the changes that do it, to be made
     /// with the append, and how many go; where it is not, drops and merges at once.
-    fn make_room(&mut self, more: usize) -> Result<(Changes, usize), SpoolError> {
+    fn make_room(&mut self, more: usize) -> Result<(Changes, Dropped), SpoolError> {
         let mut changes = Changes::default();
         let mut bytes = self.bytes() + more;
-        let mut dropped = 0;
+        let mut dropped = Dropped::default();
+        for kept in &self.former {
+            if bytes <= self.limits.bytes {
+                break;
+            }
+            changes.remove(List::Former, kept.seq);
+            bytes -= kept.bytes;
+            dropped.former += 1;
+        }
         for kept in &self.batches {
             if bytes <= self.limits.bytes || kept.seq > self.acked_seq {
                 break;
             }
             changes.remove(List::Batches, kept.seq);
             bytes -= kept.bytes;
-            dropped += 1;
+            dropped.batches += 1;
         }
         if bytes <= self.limits.bytes {
             return Ok((changes, dropped));
         }
-        if dropped > 0 {
+        if dropped != Dropped::default() {
             self.store.apply(changes)?;
             self.dropped(dropped);
         }
@@ -95,15 +110,17 @@ impl Spool {
         if bytes > self.limits.bytes {
             return Err(SpoolError::Full { bytes, limit: self.limits.bytes });
         }
-        Ok((Changes::default(), 0))
+        Ok((Changes::default(), Dropped::default()))
     }
 
     /// So many acked batches are gone from the disk.
-    fn dropped(&mut self, dropped: usize) {
-        if dropped > 0 {
-            self.batches.drain(..dropped);
-            self.counts.dropped += dropped as u64;
-            tracing::warn!(dropped, "The spool is full: acked batches go before they are backed up.");
+    fn dropped(&mut self, dropped: Dropped) {
+        let count = dropped.former + dropped.batches;
+        if count > 0 {
+            self.former.drain(..dropped.former);
+            self.batches.drain(..dropped.batches);
+            self.counts.dropped += count as u64;
+            tracing::warn!(count, "The spool is full: acked batches go before they are backed up.");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the spool needs of a disk: a few named values and two numbered lists, changed together or not at all.
+//! What the spool needs of a disk: a few named values and three numbered lists, changed together or not at all.
 //!
 //! `store::Store` keeps them with sled; [`super::memory::Memory`] in memory, for simulations that crash it
 //! between any two writes. Constraint: when [`Disk::apply`] returns without an error the changes are durable; when
@@ -17,6 +17,8 @@ pub enum Name {
     Devices,
     /// Appends until now.
     Appended,
+    /// The ledger's incarnation, as it last said.
+    Incarnation,
 }
 
 /// A numbered list.
@@ -26,6 +28,8 @@ pub enum List {
     Drafts,
     /// Sealed batches by seq.
     Batches,
+    /// Acked batches of former epochs, by age.
+    Former,
 }
 
 /// The disk, or the files on it, failed.

@@ -261,6 +261,7 @@ fn name_key(name: Name) -> [u8; 2] {
         Name::LastWindowEnd => b'w',
         Name::Devices => b'g',
         Name::Appended => b'n',
+        Name::Incarnation => b'i',
     };
     [b'm', name]
 }
@@ -269,6 +270,7 @@ fn prefix(list: List) -> u8 {
     match list {
         List::Drafts => b'd',
         List::Batches => b'b',
+        List::Former => b'f',
     }
 }
 

@@ -130,6 +130,52 @@ fn a_new_epoch_keeps_every_window_that_was_not_acked() {
 }
 
 #[test]
+fn what_was_acked_under_a_former_epoch_is_recalled_by_a_restored_ledger_and_by_no_other() {
+    let (disk, mut spool) = in_memory(LIMITS);
+    assert!(!spool.recall(b"id", 1).unwrap());
+    for boot in ["backed up", "acked", "sealed"] {
+        spool.append(&some_draft(boot), 0).unwrap();
+        spool.seal(0).unwrap();
+    }
+    spool.ack(2, 1, 0).unwrap();
+    spool.new_epoch().unwrap();
+    drop(spool);
+    let mut spool = Spool::open_on(Box::new(disk), Box::new(random), identity(), LIMITS, 0).unwrap();
+    assert!(!spool.recall(b"id", 1).unwrap(), "the ledger as it was");
+    assert_eq!(spool.drafts(), 1);
+    assert!(spool.recall(b"id", 2).unwrap(), "it was restored");
+    assert_eq!(spool.drafts(), 2);
+    assert!(!spool.recall(b"id", 2).unwrap(), "once");
+    spool.seal(0).unwrap();
+    let boot = |spool: &Spool, seq| {
+        let payload = spool.batch(seq).unwrap().unwrap().payload;
+        let batch: tonnage_proto::metering::Batch = prost::Message::decode(payload.as_slice()).unwrap();
+        batch.boot_id
+    };
+    assert_eq!(boot(&spool, 1), "acked");
+    assert_eq!(boot(&spool, 2), "sealed");
+}
+
+#[test]
+fn what_was_acked_under_former_epochs_stays_within_the_same_bytes_and_days() {
+    let (_, mut spool) = in_memory(LIMITS);
+    for n in 0..60 {
+        spool.append(&some_draft("acked"), 0).unwrap();
+        spool.seal(0).unwrap();
+        let Holdings { sealed_seq, .. } = spool.holdings();
+        spool.ack(sealed_seq, 0, 0).unwrap();
+        if n % 3 == 0 {
+            spool.new_epoch().unwrap();
+            spool.ack(0, 0, 0).unwrap();
+        }
+        assert!(spool.bytes() <= LIMITS.kept_bytes, "{} bytes after {n}", spool.bytes());
+    }
+    assert!(spool.former.len() > 2);
+    spool.ack(0, 0, KEPT_NS_MAX + 1).unwrap();
+    assert_eq!(spool.former.len(), 0);
+}
+
+#[test]
 fn a_spool_that_cannot_be_read_is_moved_aside_and_not_deleted() {
     for rubbish in [0, 0xff, b'x'] {
         let folder = tempfile::tempdir().unwrap();

@@ -200,6 +200,9 @@ impl Session {
             return Err(SessionError::Protocol("its Welcome makes no sense"));
         }
         own_ledger(spool, welcome)?;
+        if spool.recall(&welcome.ledger_id, welcome.incarnation)? {
+            tracing::warn!("The ledger was restored: it is sent again whatever is still held.");
+        }
         let first = !self.welcomed && self.next_seq == 0;
         if first {
             // Sent half a round trip before the ledger looked at its clock, as far as one can tell.

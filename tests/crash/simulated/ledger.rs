@@ -14,7 +14,7 @@ use tonnage_aggregator::live::Live;
 use tonnage_aggregator::metrics::Metrics;
 use tonnage_aggregator::model::NodeName;
 use tonnage_aggregator::prices::Book;
-use tonnage_aggregator::store::{self, Store};
+use tonnage_aggregator::store::{self, Store, backup};
 use tonnage_aggregator::{verify, wire};
 use tonnage_proto::limits::{BATCH_BYTES_MAX, IN_FLIGHT_MAX};
 use tonnage_proto::metering::{
@@ -177,11 +177,11 @@ impl Ledger {
         Ok((stream, FromLedger { message: Some(message) }))
     }
 
-    /// Copies its file, as it stands between two commits. Its streams end.
+    /// Copies the ledger as its command does, beside the one that writes.
     pub(super) fn back_up(&mut self) -> anyhow::Result<()> {
-        self.stop();
-        std::fs::copy(self.file(), self.backup())?;
-        self.start()
+        let _ = std::fs::remove_file(self.backup());
+        backup::backup(&Store::open(&self.folder)?, &self.backup())?;
+        Ok(())
     }
 
     /// Takes the last backup for its file, if there is one. Its streams end.
@@ -190,7 +190,10 @@ impl Ledger {
             return Ok(false);
         }
         self.stop();
-        std::fs::copy(self.backup(), self.file())?;
+        let done = backup::restore(&self.backup(), &self.folder, true, self.clock.wall_ns())?;
+        if let Some(aside) = done.aside {
+            std::fs::remove_dir_all(aside)?;
+        }
         self.start()?;
         Ok(true)
     }
@@ -199,11 +202,6 @@ impl Ledger {
         let report = verify::verify(&mut Store::open(&self.folder)?.writer()?)?;
         anyhow::ensure!(report.conserved(), "verify: {report}");
         Ok(())
-    }
-
-    /// With nobody on it the file is whole: the last connection folds SQLite's log into it.
-    fn file(&self) -> PathBuf {
-        self.folder.join("ledger.sqlite")
     }
 
     fn backup(&self) -> PathBuf {
