@@ -101,7 +101,8 @@ impl Traced {
 
     pub(crate) fn command(&self, program: &Path) -> anyhow::Result<Command> {
         let mut command = Command::new(program);
-        command.envs(self.environment()?);
+        // What it says last is looked at: a backtrace would stand there instead.
+        command.envs(self.environment()?).env("RUST_BACKTRACE", "0");
         Ok(command)
     }
 

@@ -27,6 +27,7 @@ const LOG: &str = "log";
 pub(super) fn in_a_process(folder: &Path, promise: &Promise) -> anyhow::Result<Verdict> {
     std::fs::write(folder.join(PROMISE), serde_json::to_vec(promise)?)?;
     let mut command = Command::new(std::env::current_exe()?);
+    command.env("RUST_BACKTRACE", "0");
     let argument = format!("{ARGUMENT}{}", folder.display());
     command.args(["--exact", TEST, "--nocapture", &argument]);
     let mut process = Process::start("a judge", &mut command, &folder.join(LOG))?;
