@@ -107,6 +107,9 @@ pub struct Owner {
     pub step: String,
     pub unit: String,
     pub user: String,
+    /// Slurm's, as its hooks say.
+    pub account: String,
+    pub partition: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

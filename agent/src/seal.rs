@@ -301,6 +301,8 @@ fn owner(owner: &Owner) -> pb::Owner {
         step: owner.step.clone(),
         unit: owner.unit.clone(),
         user: owner.user.clone(),
+        account: owner.account.clone(),
+        partition: owner.partition.clone(),
     }
 }
 

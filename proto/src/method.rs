@@ -7,8 +7,12 @@
 pub const HELD_CGROUP: u32 = 1 << 0;
 /// Held: an allocation (kubelet, Slurm hook) named the owner.
 pub const HELD_ALLOCATION: u32 = 1 << 1;
-/// Held: several owners shared the device, so its time was split among them in equal parts.
+/// Held: several owners shared the device, so its time was split among them in equal parts, or by
+/// the parts that are allocated to each.
 pub const HELD_SPLIT: u32 = 1 << 2;
+/// Held: by weaker evidence than usual. The processes' pids are of another pid namespace than `/proc`'s; or whether the
+/// allocation is still in force, or which device it is, could not be checked on the node.
+pub const HELD_INFERRED: u32 = 1 << 3;
 /// Busy: the driver's utilisation samples per process.
 pub const BUSY_PROCESS: u32 = 1 << 4;
 /// Busy: samples said more than was held, and were scaled down to it.
@@ -20,10 +24,11 @@ pub const ENERGY_BY_BUSY: u32 = 1 << 12;
 /// Energy: the device's counter, split by held time, since nobody was busy.
 pub const ENERGY_BY_HELD: u32 = 1 << 13;
 
-const NAMES: [(u32, &str); 8] = [
+const NAMES: [(u32, &str); 9] = [
     (HELD_CGROUP, "held_cgroup"),
     (HELD_ALLOCATION, "held_allocation"),
     (HELD_SPLIT, "held_split"),
+    (HELD_INFERRED, "held_inferred"),
     (BUSY_PROCESS, "busy_process"),
     (BUSY_SCALED, "busy_scaled"),
     (MEMORY_PROCESS, "memory_process"),

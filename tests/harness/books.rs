@@ -184,5 +184,6 @@ fn word(owner: &Owner) -> String {
         step: owner.step,
         unit: owner.unit,
         user: owner.user,
+        ..pb::Owner::default()
     })
 }
