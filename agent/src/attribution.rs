@@ -97,6 +97,7 @@ impl Attribution {
                 owner: Arc::clone(&life.owner),
                 started_ns: Some(life.started_ns),
                 memory_bytes,
+                inferred: false,
             };
         }
         let Some(start) = process::start(&self.procfs, pid) else {
@@ -109,6 +110,7 @@ impl Attribution {
                 owner: known.map(|life| Arc::clone(&life.owner)).unwrap_or_default(),
                 started_ns: known.map(|life| life.started_ns),
                 memory_bytes,
+                inferred: false,
             };
         };
         let known = self.lives.remove(&pid).filter(|life| life.start == start);
@@ -129,8 +131,13 @@ impl Attribution {
                 }
             }
         };
-        let holder =
-            Holder { pid, owner: Arc::clone(&life.owner), started_ns: Some(life.started_ns), memory_bytes };
+        let holder = Holder {
+            pid,
+            owner: Arc::clone(&life.owner),
+            started_ns: Some(life.started_ns),
+            memory_bytes,
+            inferred: false,
+        };
         self.lives.insert(pid, life);
         holder
     }

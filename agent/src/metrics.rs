@@ -196,6 +196,7 @@ mod tests {
             duration_ns: 10_000_000_000,
             idle_ns: 2_500_000_000,
             usages,
+            intruders: BTreeMap::new(),
             busy_unattributed_ns: 0,
             energy_idle_uj: 0,
             energy_unobserved_uj: 0,

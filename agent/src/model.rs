@@ -132,6 +132,31 @@ pub struct Holder {
     /// When the process started, in ledger time, if known: a new owner's time begins there.
     pub started_ns: Option<i64>,
     pub memory_bytes: Option<u64>,
+    /// Whose it is rests on weaker evidence than usual (`method::HELD_INFERRED`).
+    pub inferred: bool,
+}
+
+/// Somebody to whom a device, or a part of it, is allocated: by the kubelet, or by Slurm's hooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Its processes on the device have the same owner.
+    pub owner: Arc<Owner>,
+    /// Of [`Allocation::parts`]; at least 1.
+    pub parts: u64,
+    /// When it began and ended, in ledger time, where the evidence says.
+    pub from_ns: Option<i64>,
+    pub until_ns: Option<i64>,
+    /// As [`Holder::inferred`].
+    pub inferred: bool,
+}
+
+/// To whom a device is allocated. Without claims it is held by those who have a process on it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Allocation {
+    pub claims: Vec<Claim>,
+    /// Into how many equal parts the device is divided for allocation (replicas, shards, slices); parts that nobody
+    /// claims are idle. What is claimed beyond that makes the parts smaller.
+    pub parts: u64,
 }
 
 /// One device at one tick, owners resolved: what metering works on.
@@ -139,6 +164,7 @@ pub struct Holder {
 pub struct Observation {
     pub info: Arc<DeviceInfo>,
     pub holders: Vec<Holder>,
+    pub allocation: Allocation,
     pub utilisation: Option<Vec<UtilisationSample>>,
     pub energy_mj: Option<u64>,
 }
@@ -152,6 +178,8 @@ pub struct Window {
     pub duration_ns: u64,
     pub idle_ns: u64,
     pub usages: BTreeMap<Arc<Owner>, Usage>,
+    /// Who used the device while it was allocated to others. They hold nothing.
+    pub intruders: BTreeMap<Arc<Owner>, Usage>,
     pub busy_unattributed_ns: u64,
     pub energy_idle_uj: u64,
     pub energy_unobserved_uj: u64,

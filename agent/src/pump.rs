@@ -17,7 +17,7 @@ use crate::attribution::Attribution;
 use crate::ledger_clock::LedgerClock;
 use crate::metering::Meter;
 use crate::metrics::Metrics;
-use crate::model::{DeviceInfo, DeviceReading, Gap, GapReason, Observation, Tick, Window};
+use crate::model::{Allocation, DeviceInfo, DeviceReading, Gap, GapReason, Observation, Tick, Window};
 use crate::sampler::Sampled;
 use crate::seal::{self, NodeState};
 use crate::spool::{Keeper, Spool, SpoolError};
@@ -199,6 +199,7 @@ impl Pump {
             observations.push(Observation {
                 info: device.info,
                 holders,
+                allocation: Allocation::default(),
                 utilisation: device.utilisation,
                 energy_mj: device.energy_mj,
             });

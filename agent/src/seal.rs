@@ -59,20 +59,7 @@ pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overl
             start_ns: window.start_ns,
             duration_ns: window.duration_ns,
             idle_ns: window.idle_ns,
-            usages: window
-                .usages
-                .iter()
-                .map(|(name, usage)| pb::Usage {
-                    owner: owners.of(owner(name)),
-                    kind: pb::usage::Kind::Held.into(),
-                    held_ns: usage.held_ns,
-                    busy_ns: usage.busy_ns,
-                    memory_byte_seconds: usage.memory_byte_seconds,
-                    energy_uj: usage.energy_uj,
-                    method: usage.method,
-                    ..pb::Usage::default()
-                })
-                .collect(),
+            usages: usages(window, &mut owners),
             busy_unattributed_ns: window.busy_unattributed_ns,
             energy_idle_uj: window.energy_idle_uj,
             energy_unobserved_uj: window.energy_unobserved_uj,
@@ -190,6 +177,23 @@ pub fn unseal(payload: &[u8]) -> Option<Vec<u8>> {
         ..batch
     };
     Some(draft.encode_to_vec())
+}
+
+fn usages(window: &Window, owners: &mut Positions<pb::Owner>) -> Vec<pb::Usage> {
+    let held = window.usages.iter().map(|usage| (pb::usage::Kind::Held, usage));
+    let intruders = window.intruders.iter().map(|usage| (pb::usage::Kind::Intruder, usage));
+    held.chain(intruders)
+        .map(|(kind, (name, usage))| pb::Usage {
+            owner: owners.of(owner(name)),
+            kind: kind.into(),
+            held_ns: usage.held_ns,
+            busy_ns: usage.busy_ns,
+            memory_byte_seconds: usage.memory_byte_seconds,
+            energy_uj: usage.energy_uj,
+            method: usage.method,
+            ..pb::Usage::default()
+        })
+        .collect()
 }
 
 fn join(
@@ -330,6 +334,7 @@ mod tests {
             duration_ns: 10,
             idle_ns: 4,
             usages: BTreeMap::from([(Arc::new(owner), usage)]),
+            intruders: BTreeMap::new(),
             busy_unattributed_ns: 0,
             energy_idle_uj: 0,
             energy_unobserved_uj: 0,
