@@ -19,6 +19,7 @@ use tonnage_runtime::tls::{ClientFiles, IdentityFiles, is_server_name};
 use tracing::level_filters::LevelFilter;
 
 use crate::driver::nvml::DEFAULT_LIBRARY;
+use crate::kubelet;
 use crate::uplink::tls::{self, is_loopback};
 
 /// Meters the GPUs of this node: whose seconds they were, kept on disk until the ledger has them.
@@ -98,6 +99,17 @@ pub struct RunArgs {
     /// The host's /proc [default: /proc]
     #[arg(long = "path.procfs", value_name = "DIR", env = "TONNAGE_PATH_PROCFS")]
     path_procfs: Option<PathBuf>,
+    /// The host's cgroups [default: /sys/fs/cgroup]
+    #[arg(long = "path.cgroup", value_name = "DIR", env = "TONNAGE_PATH_CGROUP")]
+    path_cgroup: Option<PathBuf>,
+    /// The kubelet's socket for pod resources, which says to whom GPUs are allocated; it need not be there [default:
+    /// /var/lib/kubelet/pod-resources/kubelet.sock]
+    #[arg(long = "kubelet.socket", value_name = "FILE", env = "TONNAGE_KUBELET_SOCKET")]
+    kubelet_socket: Option<PathBuf>,
+    /// The checkpoint of NVIDIA's DRA driver, which says where its MIG devices are [default:
+    /// /var/lib/kubelet/plugins/gpu.nvidia.com/checkpoint.json]
+    #[arg(long = "path.dra-checkpoint", value_name = "FILE", env = "TONNAGE_PATH_DRA_CHECKPOINT")]
+    path_dra_checkpoint: Option<PathBuf>,
     /// The kubelet's pod logs, whose folder names tell pods' names [default: /var/log/pods]
     #[arg(long = "path.pod-logs", value_name = "DIR", env = "TONNAGE_PATH_POD_LOGS")]
     path_pod_logs: Option<PathBuf>,
@@ -152,6 +164,9 @@ struct File {
     period_ms: Option<u32>,
     drain_ms: Option<u32>,
     path_procfs: Option<PathBuf>,
+    path_cgroup: Option<PathBuf>,
+    kubelet_socket: Option<PathBuf>,
+    path_dra_checkpoint: Option<PathBuf>,
     path_pod_logs: Option<PathBuf>,
     path_passwd: Option<PathBuf>,
     instance_type: Option<String>,
@@ -188,6 +203,7 @@ pub struct Config {
     pub period_ns: i64,
     pub drain: std::time::Duration,
     pub paths: crate::attribution::Paths,
+    pub kubelet_socket: PathBuf,
     pub instance_type: String,
     pub region: String,
     pub zone: String,
@@ -236,9 +252,16 @@ impl RunArgs {
             drain: std::time::Duration::from_millis(u64::from(within("drain_ms", drain_ms, 0, 600_000)?)),
             paths: crate::attribution::Paths {
                 procfs: path(self.path_procfs, file.path_procfs, "/proc"),
+                cgroup: path(self.path_cgroup, file.path_cgroup, "/sys/fs/cgroup"),
+                dra_checkpoint: path(
+                    self.path_dra_checkpoint,
+                    file.path_dra_checkpoint,
+                    "/var/lib/kubelet/plugins/gpu.nvidia.com/checkpoint.json",
+                ),
                 pod_logs: path(self.path_pod_logs, file.path_pod_logs, "/var/log/pods"),
                 passwd: path(self.path_passwd, file.path_passwd, "/etc/passwd"),
             },
+            kubelet_socket: path(self.kubelet_socket, file.kubelet_socket, kubelet::DEFAULT_SOCKET),
             instance_type: self.instance_type.or(file.instance_type).unwrap_or_default(),
             region: self.region.or(file.region).unwrap_or_default(),
             zone: self.zone.or(file.zone).unwrap_or_default(),

@@ -20,6 +20,10 @@ pub struct DeviceInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceReading {
     pub info: Arc<DeviceInfo>,
+    /// NVML's index now. It changes with what is plugged in; some schedulers name devices by it.
+    pub index: u32,
+    /// Where the GPU is partitioned.
+    pub mig_devices: Vec<MigDevice>,
     /// Every process with a context on the device, each pid once. `Err`: the call failed this time, so nobody
     /// knows who held the device: the interval is unobserved.
     pub processes: Result<Vec<DeviceProcess>, String>,
@@ -28,6 +32,51 @@ pub struct DeviceReading {
     /// Energy since the driver was loaded.
     pub energy_mj: Option<u64>,
     pub gauges: Gauges,
+}
+
+/// What the kubelet said of who has which devices.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KubeletState {
+    pub pods: Vec<PodDevices>,
+    /// Everything that could be allocated.
+    pub allocatable: Vec<PluginDevice>,
+}
+
+/// A pod and its devices. It may have ended: the kubelet goes on listing it for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodDevices {
+    pub namespace: String,
+    pub pod: String,
+    pub containers: Vec<ContainerDevices>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ContainerDevices {
+    pub container: String,
+    pub devices: Vec<PluginDevice>,
+    pub claimed: Vec<ClaimedDevice>,
+}
+
+/// A device of a device plugin, e.g. `nvidia.com/gpu` and `GPU-...::3`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PluginDevice {
+    pub resource: String,
+    pub id: String,
+}
+
+/// A device of a `ResourceClaim` (DRA), e.g. `gpu.nvidia.com` and `gpu-0`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClaimedDevice {
+    pub driver: String,
+    pub device: String,
+}
+
+/// A MIG device that the driver shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigDevice {
+    pub uuid: String,
+    /// Compute slices, where the driver says.
+    pub slices: Option<u32>,
 }
 
 /// Values of the moment, for metrics only: nothing is billed by them.
@@ -122,6 +171,21 @@ pub enum OwnerKind {
     SystemdUnit,
     User,
     Container,
+}
+
+/// How many of the kubelet's allocations count, and why the others do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AllocationCounts {
+    /// Pods that hold GPUs by the kubelet's word.
+    pub held: usize,
+    /// Pods in the list that have ended, or not begun.
+    pub gone: usize,
+    /// Pods of which it could not be checked whether they live, or which uid they have.
+    pub unconfirmed: usize,
+    /// Ids that look like a GPU's and are none of this node's, or in no known form.
+    pub unresolved: usize,
+    /// Ids of `HAMi`, which do not say which GPU is used.
+    pub hami: usize,
 }
 
 /// A live process on a device, with its owner.

@@ -21,6 +21,7 @@ use crate::attribution::Attribution;
 use crate::config::{Config, DriverChoice};
 use crate::driver::nvml::NvmlDriver;
 use crate::driver::{Driver, NoDriver};
+use crate::kubelet::{self, Kubelet};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
 use crate::pump::{Before, Pump, Status};
@@ -71,7 +72,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
     let (spool, before) = open_spool(&config, &clock).await?;
     let (more, uplink_state) = (Arc::new(Notify::new()), Arc::default());
-    let metrics = Arc::new(Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state)));
+    let kubelet = kubelet::View::default();
+    let metrics = Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state), kubelet.clone());
+    let metrics = Arc::new(metrics);
     let health = Arc::new(Health {
         clock: clock.clone(),
         alive_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
@@ -85,8 +88,20 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let node = node_state(&config);
     let here = before.as_ref().filter(|before| before.boot_id == node.boot_id);
     let expected = here.map_or(0, |before| before.devices.len());
+    let attribution = Attribution::new(config.paths.clone());
+    if attribution.has_foreign_pids() {
+        tracing::warn!(
+            "{} is of another pid namespace than the host's: owners are found by pids that may be others, and \
+             are marked held_inferred. In a pod set hostPID: true",
+            config.paths.procfs.display()
+        );
+    }
+    let asking =
+        Kubelet { socket: config.kubelet_socket.clone(), clock: clock.clone(), view: kubelet.clone() };
+    tokio::spawn(asking.run(stop.clone()));
     let pump = Pump {
-        attribution: Attribution::new(config.paths.clone()),
+        attribution,
+        kubelet,
         meter: Meter::new(config.period_ns),
         node,
         spool: spool.clone(),

@@ -13,11 +13,12 @@ use tokio::sync::Notify;
 use tonnage_runtime::clock::Reading;
 use tonnage_runtime::telemetry::chain;
 
-use crate::attribution::Attribution;
+use crate::attribution::{Attribution, Now};
+use crate::kubelet;
 use crate::ledger_clock::LedgerClock;
 use crate::metering::Meter;
 use crate::metrics::Metrics;
-use crate::model::{Allocation, DeviceInfo, DeviceReading, Gap, GapReason, Observation, Tick, Window};
+use crate::model::{DeviceInfo, DeviceReading, Gap, GapReason, Observation, Tick, Window};
 use crate::sampler::Sampled;
 use crate::seal::{self, NodeState};
 use crate::spool::{Keeper, Spool, SpoolError};
@@ -34,6 +35,7 @@ const WINDOWS_PER_DRAFT_MAX: usize = 512;
 /// See the module.
 pub struct Pump {
     pub attribution: Attribution,
+    pub kubelet: kubelet::View,
     pub meter: Meter,
     pub node: NodeState,
     pub spool: Keeper,
@@ -189,21 +191,7 @@ impl Pump {
     }
 
     fn tick(&mut self, run: &mut Run, tick: Tick, at: Reading, devices: Vec<DeviceReading>) {
-        let mut observations = Vec::with_capacity(devices.len());
-        for device in devices {
-            let holders = match &device.processes {
-                Ok(processes) => self.attribution.resolve(processes, tick.now_ns, at),
-                Err(_) => continue,
-            };
-            self.metrics.gauges(&device.info, device.gauges, holders.len());
-            observations.push(Observation {
-                info: device.info,
-                holders,
-                allocation: Allocation::default(),
-                utilisation: device.utilisation,
-                energy_mj: device.energy_mj,
-            });
-        }
+        let observations = self.attribute(devices, Now { reading: at, ledger_ns: tick.now_ns });
         let windows = self.meter.observe(tick, observations);
         run.pending.add(windows, self.meter.take_gaps(), tick.overlap_ns);
         if tick.new_epoch {
@@ -222,6 +210,34 @@ impl Pump {
             self.keep(run, parcel);
         }
         self.metrics.own(|own| own.metered_until_ns = tick.now_ns);
+    }
+
+    /// Whose the devices are. What the kubelet's list lacks it is asked for; the answer is for a later tick.
+    fn attribute(&mut self, devices: Vec<DeviceReading>, now: Now) -> Vec<Observation> {
+        let kubelet = self.kubelet.seen();
+        let list = kubelet.list.as_ref().map(|list| (list, kubelet.listed_at_ns));
+        self.attribution.allocate(&devices, list, now);
+        let mut observations = Vec::with_capacity(devices.len());
+        for device in devices {
+            let Ok(processes) = &device.processes else { continue };
+            let (holders, allocation) = self.attribution.resolve(&device.info, processes, now);
+            self.metrics.gauges(&device.info, device.gauges, holders.len());
+            observations.push(Observation {
+                info: device.info,
+                holders,
+                allocation,
+                utilisation: device.utilisation,
+                energy_mj: device.energy_mj,
+            });
+        }
+        if kubelet.list.is_some() {
+            self.attribution.unlisted().iter().for_each(|pod| self.kubelet.ask(pod.clone()));
+            if self.attribution.pods_changed(now) {
+                self.kubelet.refresh();
+            }
+        }
+        self.metrics.allocations(self.attribution.counts());
+        observations
     }
 
     /// Puts a parcel into the spool, and what waited before it. What the spool cannot take is unobserved: counted,

@@ -155,7 +155,13 @@ impl Node {
             .arg("--path.pod-logs")
             .arg(self.dir.join("pod-logs"))
             .arg("--path.passwd")
-            .arg(self.dir.join("passwd"));
+            .arg(self.dir.join("passwd"))
+            .arg("--path.cgroup")
+            .arg(self.dir.join("cgroup"))
+            .arg("--kubelet.socket")
+            .arg(self.kubelet_socket())
+            .arg("--path.dra-checkpoint")
+            .arg(self.dir.join("dra-checkpoint.json"));
         match &self.token_file {
             Some(path) => command.arg("--token-file").arg(path),
             None if self.insecure => command.arg("--insecure-loopback"),
@@ -332,6 +338,12 @@ impl Node {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Where its agent looks for a kubelet.
+    #[must_use]
+    pub fn kubelet_socket(&self) -> PathBuf {
+        self.dir.join("pod-resources/kubelet.sock")
     }
 
     #[must_use]

@@ -6,6 +6,9 @@ use harness::books;
 /// The agent against a simulated driver: what is missing, what it says, how it stops.
 mod agent;
 
+/// A kubelet that says who has which GPUs.
+mod kubelet;
+
 /// A ledger as a whole: backups and restores, and what people have it do.
 mod ledgers;
 

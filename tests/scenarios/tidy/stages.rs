@@ -10,17 +10,18 @@ const AGENT: &[Rule] = &[
     ("model", &[], "words have no behaviour to share"),
     ("driver", &["model"], ""),
     ("sampler", &["driver", "model", "metrics"], "it drives the driver, and counts what it had to drop"),
+    ("kubelet", &["model"], ""),
     ("attribution", &["model"], ""),
     ("ledger_clock", &["model"], ""),
     ("metering", &["model"], "pure"),
     ("seal", &["model"], "pure"),
     ("spool", &["seal"], "sealing happens where it is made durable"),
     ("uplink", &["spool"], "it sends what the spool holds, and nothing else"),
-    ("metrics", &["model", "uplink"], "shows the uplink's state"),
+    ("metrics", &["kubelet", "model", "uplink"], "shows how they do"),
     (
         "config",
-        &["driver", "attribution", "uplink"],
-        "knows the default library, and fills in paths and files",
+        &["driver", "attribution", "kubelet", "uplink"],
+        "knows the default library and socket, and fills in paths and files",
     ),
 ];
 /// The wiring may name every stage; so may what looks at all of them.
