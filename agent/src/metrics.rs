@@ -178,7 +178,8 @@ impl Metrics {
     pub fn render(&self, process: Option<OwnUse>) -> String {
         let uplink = self.uplink.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let families = families::all(&state, &uplink, &self.kubelet.seen(), process, self.version, &self.node);
+        let families =
+            families::all(&state, &uplink, &self.kubelet.seen(), process, self.version, &self.node);
         drop(state);
         TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| format!("# {error}\n"))
     }
@@ -186,12 +187,30 @@ impl Metrics {
 
 /// The entry of this owner, or the one that all share once there are too many.
 fn entry<'a>(owners: &'a mut Owners, own: &mut Own, device: &Arc<str>, owner: &Arc<Owner>) -> &'a mut Totals {
-    let mut key = (Arc::clone(device), Arc::clone(owner));
+    let mut key = (Arc::clone(device), shown(owner));
     if owners.len() >= SERIES_MAX && !owners.contains_key(&key) {
         own.series_dropped += 1;
         key.1 = Arc::new(other());
     }
     owners.entry(key).or_default()
+}
+
+/// The owner as its labels show it. Pods that differ in nothing that is shown (a StatefulSet's name is used again) are
+/// one series, which goes on.
+fn shown(owner: &Arc<Owner>) -> Arc<Owner> {
+    let hides_uid = !owner.pod.is_empty() && !owner.pod_uid.is_empty();
+    let hides_id = !owner.container.is_empty() && !owner.container_id.is_empty();
+    if !hides_uid && !hides_id {
+        return Arc::clone(owner);
+    }
+    let mut shown = Owner::clone(owner);
+    if hides_uid {
+        shown.pod_uid.clear();
+    }
+    if hides_id {
+        shown.container_id.clear();
+    }
+    Arc::new(shown)
 }
 
 /// Stands for the owners beyond the limit. No real owner looks like it: an unowned one has no user.
@@ -265,6 +284,23 @@ mod tests {
         let sum: f64 = held.iter().sum();
         assert!((sum - (SERIES_MAX as f64 + 50.0)).abs() < 1e-6, "{sum}");
         assert!(text.contains("tonnage_agent_series_dropped_total 50"));
+    }
+
+    #[test]
+    fn pods_of_one_name_are_one_series_that_goes_on() {
+        let metrics = metrics();
+        for uid in ["", "uid-1", "uid-2"] {
+            let mut window = window(0, 1..2);
+            let mut owner = Owner::clone(window.usages.first_key_value().unwrap().0);
+            owner.pod_uid = uid.to_owned();
+            let usage = Usage { held_ns: 1_000_000_000, ..Usage::default() };
+            window.usages = BTreeMap::from([(Arc::new(owner), usage)]);
+            metrics.windows(&[window]);
+        }
+        let text = metrics.render(None);
+        let held = |line: &&str| line.starts_with("tonnage_gpu_held_seconds_total{");
+        let series: Vec<&str> = text.lines().filter(held).collect();
+        assert!(series.len() == 1 && series[0].ends_with(" 3"), "{series:?}");
     }
 
     #[test]

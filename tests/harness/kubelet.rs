@@ -13,7 +13,9 @@ use tokio::runtime::Runtime;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
-use tonnage_proto::podresources::pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer};
+use tonnage_proto::podresources::pod_resources_lister_server::{
+    PodResourcesLister, PodResourcesListerServer,
+};
 use tonnage_proto::podresources::{
     AllocatableResourcesRequest, AllocatableResourcesResponse, ClaimResource, ContainerDevices,
     ContainerResources, DynamicResource, GetPodResourcesRequest, GetPodResourcesResponse,
@@ -194,7 +196,8 @@ impl PodResourcesLister for Service {
             return Err(Status::unknown("PodResources API Get method disabled"));
         }
         let wanted = request.into_inner();
-        let is_it = |pod: &&PodResources| pod.name == wanted.pod_name && pod.namespace == wanted.pod_namespace;
+        let is_it =
+            |pod: &&PodResources| pod.name == wanted.pod_name && pod.namespace == wanted.pod_namespace;
         let pod = state.pods.iter().find(is_it).cloned();
         let pod = pod.ok_or_else(|| Status::unknown(format!("pod {} not found", wanted.pod_name)))?;
         state.counts.get += 1;

@@ -73,7 +73,8 @@ fn up(world: &World) -> anyhow::Result<Option<f64>> {
 }
 
 #[test]
-fn a_pod_holds_what_it_was_given_without_any_process_until_it_ends_whatever_the_list_says() -> anyhow::Result<()> {
+fn a_pod_holds_what_it_was_given_without_any_process_until_it_ends_whatever_the_list_says()
+-> anyhow::Result<()> {
     let uuid = scenario::uuid(0);
     let (mut world, kubelet) =
         world(scenario::node(1), &[("train-0", 7)], vec![kubelet::pod("train-0", &[&uuid])])?;

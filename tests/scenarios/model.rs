@@ -9,8 +9,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonnage_agent::ledger_clock::LedgerClock;
 use tonnage_agent::metering::Meter;
-use tonnage_agent::model::{Allocation, 
-    DeviceInfo, Holder, Observation, Owner, OwnerKind, UtilisationSample, Window as AgentWindow,
+use tonnage_agent::model::{
+    Allocation, DeviceInfo, Holder, Observation, Owner, OwnerKind, UtilisationSample, Window as AgentWindow,
 };
 use tonnage_agent::seal::{self, Header, NodeState};
 use tonnage_aggregator::commit::Verdict;
