@@ -6,6 +6,9 @@ use harness::books;
 /// The agent against a simulated driver: what is missing, what it says, how it stops.
 mod agent;
 
+/// Processes in real cgroups, as the kernel shows them.
+mod cgroups;
+
 /// A kubelet that says who has which GPUs.
 mod kubelet;
 
