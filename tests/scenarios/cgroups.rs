@@ -65,10 +65,14 @@ struct Case {
     value: String,
 }
 
-fn cases() -> Vec<Case> {
-    let (uid, id) = (scenario::pod_uid(0xc1), scenario::container_id(0xc1));
+/// `n` keeps those of one test apart from those of another that runs beside it.
+fn cases(n: u32) -> Vec<Case> {
+    let (uid, id) = (scenario::pod_uid(n), scenario::container_id(n));
     let slice = uid.replace('-', "_");
-    let case = |is_v1, path: String, label, value: &str| Case { is_v1, path, label, value: value.to_owned() };
+    let case = |is_v1, path: String, label, value: &str| {
+        let path = format!("tonnage-test-{n}/{path}");
+        Case { is_v1, path, label, value: value.to_owned() }
+    };
     vec![
         case(
             false,
@@ -83,21 +87,55 @@ fn cases() -> Vec<Case> {
             "pod",
             &uid,
         ),
-        case(false, "tonnage-test_slurmstepd.scope/job_4711/step_0/user/task_0".into(), "job", "4711"),
-        case(true, "slurm_tonnage-test/uid_0/job_4712/step_batch/task_0".into(), "job", "4712"),
+        case(
+            false,
+            format!("tonnage-test_slurmstepd.scope/job_{n}/step_0/user/task_0"),
+            "job",
+            &n.to_string(),
+        ),
+        case(true, format!("slurm_tonnage-test/uid_0/job_{n}/step_batch/task_0"), "job", &n.to_string()),
         case(false, format!("machine.slice/libpod-{id}.scope/container"), "container", &id),
-        case(false, "system.slice/tonnage-test.service".into(), "unit", "tonnage-test.service"),
-        case(false, "user.slice/user-4713.slice/session-9.scope".into(), "user", "4713"),
+        case(
+            false,
+            format!("system.slice/tonnage-test-{n}.service"),
+            "unit",
+            &format!("tonnage-test-{n}.service"),
+        ),
+        case(false, format!("user.slice/user-{n}.slice/session-9.scope"), "user", &n.to_string()),
     ]
 }
 
 #[test]
 fn a_process_is_whose_its_real_cgroup_says() -> anyhow::Result<()> {
+    owners_by_cgroup(None)
+}
+
+#[test]
+fn a_process_is_as_well_known_from_within_a_cgroup_namespace() -> anyhow::Result<()> {
+    let (v2, _) = trees();
+    let Some(folder) = v2.first().map(|tree| tree.join("tonnage-test-namespace")) else {
+        println!("SKIPPED: no v2 tree here");
+        return Ok(());
+    };
+    if fs::create_dir(&folder).is_err() {
+        println!("SKIPPED: {} cannot be made here", folder.display());
+        return Ok(());
+    }
+    // From there the paths of others begin with `/..`.
+    let script = r#"echo $$ > "$0/cgroup.procs" && exec unshare --cgroup -- "$@""#;
+    let folder_text = folder.to_string_lossy();
+    let result = owners_by_cgroup(Some(["sh", "-c", script, &folder_text].map(str::to_owned).to_vec()));
+    wait_until(DEADLINE, "the agent's cgroup to be empty", String::new, || Ok(fs::remove_dir(&folder).ok()))?;
+    result
+}
+
+/// Every case at once, with an agent that is started by `wrapper`.
+fn owners_by_cgroup(wrapper: Option<Vec<String>>) -> anyhow::Result<()> {
     let (v2, v1) = trees();
     let mut scenario = scenario::node(0);
     let mut sleepers = Vec::new();
     let mut expected = Vec::new();
-    for case in cases() {
+    for case in cases(if wrapper.is_some() { 4711 } else { 4712 }) {
         let trees = if case.is_v1 { &v1 } else { &v2 };
         let Some(sleeper) = Sleeper::start(trees, &case.path).filter(|_| !trees.is_empty()) else {
             println!("SKIPPED: no cgroup {} can be made here", case.path);
@@ -117,6 +155,7 @@ fn a_process_is_whose_its_real_cgroup_says() -> anyhow::Result<()> {
     world.add_node("n", scenario)?;
     world.nodes[0].procfs = Some("/proc".into());
     world.nodes[0].cgroup = Some("/sys/fs/cgroup".into());
+    world.nodes[0].wrapper = wrapper.unwrap_or_default();
     world.start()?;
     for (gpu, Case { path, label, value, .. }) in expected {
         let node = &world.nodes[0];
