@@ -46,6 +46,16 @@ impl Drop for Sleeper {
     }
 }
 
+/// The last goes first: folders that several are in were made for the first of them.
+#[derive(Default)]
+struct Sleepers(Vec<Sleeper>);
+
+impl Drop for Sleepers {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {}
+    }
+}
+
 /// The trees of this machine: one with v2, else one per controller and the unified one beside them.
 fn trees() -> (Vec<PathBuf>, Vec<PathBuf>) {
     let root = Path::new("/sys/fs/cgroup");
@@ -133,7 +143,7 @@ fn a_process_is_as_well_known_from_within_a_cgroup_namespace() -> anyhow::Result
 fn owners_by_cgroup(wrapper: Option<Vec<String>>) -> anyhow::Result<()> {
     let (v2, v1) = trees();
     let mut scenario = scenario::node(0);
-    let mut sleepers = Vec::new();
+    let mut sleepers = Sleepers::default();
     let mut expected = Vec::new();
     for case in cases(if wrapper.is_some() { 4711 } else { 4712 }) {
         let trees = if case.is_v1 { &v1 } else { &v2 };
@@ -141,11 +151,11 @@ fn owners_by_cgroup(wrapper: Option<Vec<String>>) -> anyhow::Result<()> {
             println!("SKIPPED: no cgroup {} can be made here", case.path);
             continue;
         };
-        let gpu = u32::try_from(sleepers.len())?;
+        let gpu = u32::try_from(sleepers.0.len())?;
         let whose = Whose { cgroup: Vec::new(), uid: 0, owner: "unowned".into() };
         scenario.device.push(scenario::device(gpu));
         scenario.process.push(scenario::process(sleeper.child.id(), &whose, &[gpu], 0.0));
-        sleepers.push(sleeper);
+        sleepers.0.push(sleeper);
         expected.push((scenario::uuid(gpu), case));
     }
     if expected.is_empty() {
