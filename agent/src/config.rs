@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tonic::transport::Endpoint;
 use tonnage_proto::limits::NAME_BYTES_MAX;
 use tonnage_proto::token;
+use tonnage_runtime::notify::Supervisor;
 use tonnage_runtime::settings::{self, SettingsError, parsed, wrong};
 use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{ClientFiles, IdentityFiles, is_server_name};
@@ -20,6 +21,10 @@ use tracing::level_filters::LevelFilter;
 
 use crate::driver::nvml::DEFAULT_LIBRARY;
 use crate::uplink::tls::{self, is_loopback};
+
+mod machine;
+
+use machine::MachineArgs;
 
 /// Meters the GPUs of this node: whose seconds they were, kept on disk until the ledger has them.
 #[derive(Debug, Parser)]
@@ -104,6 +109,8 @@ pub struct RunArgs {
     /// The host's passwd file, for users' names [default: /etc/passwd]
     #[arg(long = "path.passwd", value_name = "FILE", env = "TONNAGE_PATH_PASSWD")]
     path_passwd: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArgs,
     /// For the price book: the node's instance type
     #[arg(long, value_name = "TYPE", env = "TONNAGE_INSTANCE_TYPE")]
     instance_type: Option<String>,
@@ -193,6 +200,7 @@ pub struct Config {
     pub zone: String,
     pub capacity_type: String,
     pub node_labels: BTreeMap<String, String>,
+    pub supervisor: Supervisor,
     pub log_level: LevelFilter,
     pub log_format: Format,
     pub simulated_clock: Option<PathBuf>,
@@ -244,6 +252,7 @@ impl RunArgs {
             zone: self.zone.or(file.zone).unwrap_or_default(),
             capacity_type: self.capacity_type.or(file.capacity_type).unwrap_or_default(),
             node_labels,
+            supervisor: self.machine.supervisor.resolve(),
             log_level: parsed("log_level", self.log_level.or(file.log_level))?.unwrap_or(LevelFilter::INFO),
             log_format: parsed("log_format", self.log_format.or(file.log_format))?.unwrap_or(Format::Text),
             simulated_clock: self.simulated_clock,

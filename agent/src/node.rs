@@ -32,6 +32,8 @@ use crate::uplink::{Target, Uplink};
 
 /// A driver that has not answered for this long is called hung.
 const HUNG_NS: i64 = 30_000_000_000;
+/// Readings that nobody has taken up for this long: not a slow disk any more.
+const STUCK_NS: i64 = 120_000_000_000;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The agent could not start, or its stages ended by themselves.
@@ -75,6 +77,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let health = Arc::new(Health {
         clock: clock.clone(),
         alive_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
+        taken_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
         status: Arc::default(),
         metrics: Arc::clone(&metrics),
     });
@@ -101,8 +104,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         period_ns: config.period_ns,
         metrics,
         alive_ns: Arc::clone(&health.alive_ns),
+        taken_ns: Arc::clone(&health.taken_ns),
     };
     let metered = start_metering(sampler, pump, stop.clone())?;
+    let (status, healthy) = (Arc::clone(&health.status), Arc::clone(&health));
+    // Begun is also who waits for a driver: a node without one would else hold up whoever starts it.
+    let begun = move || status.get().is_some();
+    tokio::spawn(config.supervisor.tend(begun, move || healthy.health(), stop.clone()));
     let peer = Peer { cluster: config.cluster, node: config.node, agent_version: VERSION.to_owned() };
     let target = Target { endpoint: config.aggregator, tls: config.tls, token_file: config.token_file, peer };
     let uplink = Uplink { target, spool, more, clock, state: uplink_state };
@@ -189,17 +197,25 @@ pub(crate) fn boot_id(procfs: &Path) -> std::io::Result<String> {
 
 struct Health {
     clock: Clock,
+    /// Monotonic time at which the last reading began, and at which one was last taken up.
     alive_ns: Arc<AtomicI64>,
+    taken_ns: Arc<AtomicI64>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
 }
 
 impl Admin for Health {
     fn health(&self) -> Result<(), String> {
-        let silent_ns = self.clock.monotonic_ns() - self.alive_ns.load(Ordering::Relaxed);
+        let now_ns = self.clock.monotonic_ns();
+        let silent_ns = now_ns - self.alive_ns.load(Ordering::Relaxed);
         if silent_ns > HUNG_NS {
             let seconds = silent_ns / 1_000_000_000;
             return Err(format!("no sample for {seconds} s: a call into the driver hangs"));
+        }
+        let stuck_ns = now_ns - self.taken_ns.load(Ordering::Relaxed);
+        if stuck_ns > STUCK_NS {
+            let seconds = stuck_ns / 1_000_000_000;
+            return Err(format!("no sample was taken up for {seconds} s: /proc or the spool's disk hangs"));
         }
         Ok(())
     }
