@@ -19,7 +19,9 @@ use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{ClientFiles, IdentityFiles, is_server_name};
 use tracing::level_filters::LevelFilter;
 
+use crate::cloud;
 use crate::driver::nvml::DEFAULT_LIBRARY;
+use crate::facts::Machine;
 use crate::uplink::tls::{self, is_loopback};
 
 mod machine;
@@ -161,6 +163,9 @@ struct File {
     path_procfs: Option<PathBuf>,
     path_pod_logs: Option<PathBuf>,
     path_passwd: Option<PathBuf>,
+    cloud_metadata: Option<String>,
+    cloud_metadata_address: Option<String>,
+    path_dmi: Option<PathBuf>,
     instance_type: Option<String>,
     region: Option<String>,
     zone: Option<String>,
@@ -195,11 +200,11 @@ pub struct Config {
     pub period_ns: i64,
     pub drain: std::time::Duration,
     pub paths: crate::attribution::Paths,
-    pub instance_type: String,
-    pub region: String,
-    pub zone: String,
-    pub capacity_type: String,
-    pub node_labels: BTreeMap<String, String>,
+    /// Which cloud to ask what this machine is, if any.
+    pub cloud: Option<cloud::Settings>,
+    pub path_dmi: PathBuf,
+    /// What the settings say of it.
+    pub machine: Machine,
     pub supervisor: Supervisor,
     pub log_level: LevelFilter,
     pub log_format: Format,
@@ -247,11 +252,19 @@ impl RunArgs {
                 pod_logs: path(self.path_pod_logs, file.path_pod_logs, "/var/log/pods"),
                 passwd: path(self.path_passwd, file.path_passwd, "/etc/passwd"),
             },
-            instance_type: self.instance_type.or(file.instance_type).unwrap_or_default(),
-            region: self.region.or(file.region).unwrap_or_default(),
-            zone: self.zone.or(file.zone).unwrap_or_default(),
-            capacity_type: self.capacity_type.or(file.capacity_type).unwrap_or_default(),
-            node_labels,
+            cloud: machine::cloud(
+                self.machine.cloud_metadata.or(file.cloud_metadata),
+                self.machine.cloud_metadata_address.or(file.cloud_metadata_address),
+            )?,
+            path_dmi: path(self.machine.path_dmi, file.path_dmi, "/sys/class/dmi/id"),
+            machine: Machine {
+                instance_id: String::new(),
+                instance_type: self.instance_type.or(file.instance_type).unwrap_or_default(),
+                region: self.region.or(file.region).unwrap_or_default(),
+                zone: self.zone.or(file.zone).unwrap_or_default(),
+                capacity_type: self.capacity_type.or(file.capacity_type).unwrap_or_default(),
+                labels: node_labels,
+            },
             supervisor: self.machine.supervisor.resolve(),
             log_level: parsed("log_level", self.log_level.or(file.log_level))?.unwrap_or(LevelFilter::INFO),
             log_format: parsed("log_format", self.log_format.or(file.log_format))?.unwrap_or(Format::Text),
@@ -380,6 +393,11 @@ mod tests {
             (vec!["--insecure-loopback", "--driver", "rocm"], ["driver", "rocm"]),
             (vec!["--insecure-loopback", "--aggregator", "http://10.0.0.1:1"], ["aggregator", "10.0.0.1"]),
             (vec!["--insecure-loopback", "--log-level", "loud"], ["log_level", "loud"]),
+            (vec!["--insecure-loopback", "--cloud-metadata", "ovh"], ["cloud_metadata: \"ovh\"", "azure"]),
+            (
+                vec!["--insecure-loopback", "--cloud-metadata-address", "10.0.0.1"],
+                ["cloud_metadata_address: \"10.0.0.1\"", "169.254.0.0/16"],
+            ),
             (vec![], ["token_file", "token"]),
             (vec!["--insecure-loopback", "--aggregator", "ftp://127.0.0.1:1"], ["aggregator", "ftp"]),
             (vec!["--token-file", "t", "--aggregator", "https://a:1"], ["tls_ca", "no other CA"]),

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tonnage_proto::metering::NodeFacts;
 use tonnage_runtime::admin::{self, Admin};
 use tonnage_runtime::clock::{Clock, ClockError};
 use tonnage_runtime::shutdown::Shutdown;
@@ -21,6 +21,7 @@ use crate::attribution::Attribution;
 use crate::config::{Config, DriverChoice};
 use crate::driver::nvml::NvmlDriver;
 use crate::driver::{Driver, NoDriver};
+use crate::facts::{Known, Provider, Sources};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
 use crate::pump::{Before, Pump, Status};
@@ -29,11 +30,14 @@ use crate::seal::NodeState;
 use crate::spool::{Identity, Keeper, Limits, SpoolError, Tended};
 use crate::uplink::session::Peer;
 use crate::uplink::{Target, Uplink};
+use crate::{cloud, dmi};
 
 /// A driver that has not answered for this long is called hung.
 const HUNG_NS: i64 = 30_000_000_000;
 /// Readings that nobody has taken up for this long: not a slow disk any more.
 const STUCK_NS: i64 = 120_000_000_000;
+/// How long the first windows wait to hear from the cloud which instance this is.
+const LIFE_WAIT: Duration = Duration::from_secs(5);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The agent could not start, or its stages ended by themselves.
@@ -85,13 +89,16 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let admin_stop = Shutdown::new();
     tokio::spawn(admin::serve(listener, Arc::clone(&health) as Arc<dyn Admin>, admin_stop.clone()));
 
-    let node = node_state(&config);
+    let boot_id = boot_id(&config.paths.procfs).unwrap_or_default();
+    let node = NodeState { boot_id, ..NodeState::default() };
     let here = before.as_ref().filter(|before| before.boot_id == node.boot_id);
     let expected = here.map_or(0, |before| before.devices.len());
+    let machine = machine(&config, here.map(|before| before.instance_id.clone()));
     let pump = Pump {
         attribution: Attribution::new(config.paths.clone()),
         meter: Meter::new(config.period_ns),
         node,
+        machine,
         spool: spool.clone(),
         more: Arc::clone(&more),
         metrics: Arc::clone(&metrics),
@@ -174,19 +181,34 @@ pub fn driver(config: &Config, clock: &Clock, expected: usize) -> Box<dyn Driver
     }
 }
 
-fn node_state(config: &Config) -> NodeState {
-    NodeState {
-        boot_id: boot_id(&config.paths.procfs).unwrap_or_default(),
-        instance_id: String::new(),
-        facts: NodeFacts {
-            instance_type: config.instance_type.clone(),
-            region: config.region.clone(),
-            zone: config.zone.clone(),
-            capacity_type: config.capacity_type.clone(),
-            labels: config.node_labels.clone().into_iter().collect(),
-        },
-        driver_version: String::new(),
+/// What is known of the machine by itself; asks the cloud for the rest, where it may. `remembered`: the instance id by
+/// which an earlier run of this boot went.
+fn machine(config: &Config, remembered: Option<String>) -> Known {
+    let found = dmi::read(&config.path_dmi);
+    let sources = Sources { settings: config.machine.clone(), dmi: found.machine, ..Sources::default() };
+    let known = Known::new(sources, remembered);
+    match config.cloud.clone() {
+        None => known.decide(),
+        Some(settings) => drop(tokio::spawn(ask(settings, found.provider, known.clone()))),
     }
+    known
+}
+
+/// Asks the cloud, and lets the first windows wait for its answer no longer than they should.
+async fn ask(settings: cloud::Settings, likely: Option<Provider>, known: Known) {
+    let answer = cloud::find(&settings, likely);
+    tokio::pin!(answer);
+    let answer = match tokio::time::timeout(LIFE_WAIT, &mut answer).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            known.decide();
+            answer.await
+        }
+    };
+    if answer.is_some_and(|machine| known.answered(machine)) {
+        tracing::info!("The instance's id came too late for this boot, which goes on as it began.");
+    }
+    known.decide();
 }
 
 /// The kernel's id of this boot.

@@ -16,6 +16,7 @@ pub mod certificates;
 pub mod comparison;
 pub mod forged;
 pub mod http;
+pub mod netns;
 pub mod network;
 pub mod node;
 pub mod process;

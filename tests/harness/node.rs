@@ -155,7 +155,9 @@ impl Node {
             .arg("--path.pod-logs")
             .arg(self.dir.join("pod-logs"))
             .arg("--path.passwd")
-            .arg(self.dir.join("passwd"));
+            .arg(self.dir.join("passwd"))
+            .arg("--path.dmi")
+            .arg(self.dir.join("dmi"));
         match &self.token_file {
             Some(path) => command.arg("--token-file").arg(path),
             None if self.insecure => command.arg("--insecure-loopback"),

@@ -17,9 +17,12 @@ const AGENT: &[Rule] = &[
     ("spool", &["seal"], "sealing happens where it is made durable"),
     ("uplink", &["spool"], "it sends what the spool holds, and nothing else"),
     ("metrics", &["model", "uplink"], "shows the uplink's state"),
+    ("facts", &[], "words, and their precedence"),
+    ("cloud", &["facts"], ""),
+    ("dmi", &["facts"], ""),
     (
         "config",
-        &["driver", "attribution", "uplink"],
+        &["driver", "attribution", "uplink", "cloud", "facts"],
         "knows the default library, and fills in paths and files",
     ),
 ];
