@@ -21,6 +21,9 @@ mod machine;
 /// Samples to prices in one process, against a naive reference that shares nothing with the product.
 mod model;
 
+/// Units and manifests as they are installed.
+mod packaging;
+
 /// Everything at once, by seed.
 mod storm;
 
