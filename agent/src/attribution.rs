@@ -17,6 +17,7 @@
 //! Not for: what a process that left the device did, or which container of a pod has which name.
 
 pub mod cgroup;
+mod container_names;
 mod device_ids;
 mod devices;
 mod dra_checkpoint;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use tonnage_runtime::clock::Reading;
 
 use crate::attribution::cgroup::Place;
+use crate::attribution::container_names::ContainerNames;
 use crate::attribution::devices::Devices;
 use crate::attribution::dra_checkpoint::Checkpoint;
 use crate::attribution::kubelet::Listed;
@@ -69,6 +71,9 @@ pub struct Paths {
     pub passwd: PathBuf,
     /// Of NVIDIA's DRA driver; it need not exist.
     pub dra_checkpoint: PathBuf,
+    /// Docker's folder of containers and Podman's list of them; they need not exist.
+    pub docker: PathBuf,
+    pub podman: PathBuf,
 }
 
 /// The moment of a tick.
@@ -88,6 +93,7 @@ pub struct Attribution {
     live_pods: LivePods,
     checkpoint: Checkpoint,
     listed: Listed,
+    container_names: ContainerNames,
     users: Users,
     /// The last known life of each pid.
     lives: HashMap<u32, Life>,
@@ -119,6 +125,7 @@ impl Attribution {
             live_pods: LivePods::new(paths.cgroup),
             checkpoint: Checkpoint::new(paths.dra_checkpoint),
             listed: Listed::default(),
+            container_names: ContainerNames::new(paths.docker, paths.podman),
             users: Users::new(paths.passwd),
             lives: HashMap::new(),
             swept_at_ns: 0,
@@ -279,7 +286,9 @@ impl Attribution {
                 owner.user = user(&mut self.users, &self.procfs, uid);
             }
             Place::Container { id } => {
-                (owner.kind, owner.container_id) = (OwnerKind::Container, id);
+                owner.kind = OwnerKind::Container;
+                owner.container = self.container_names.get(&id, reading.monotonic_ns).unwrap_or_default();
+                owner.container_id = id;
             }
             Place::User { uid, container_id } => {
                 (owner.kind, owner.container_id) = (OwnerKind::User, container_id);

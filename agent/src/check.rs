@@ -13,7 +13,10 @@ use tonnage_runtime::telemetry::chain;
 use tonnage_runtime::tls;
 
 use crate::attribution::{Attribution, Now};
+use crate::cloud;
 use crate::config::{Config, DriverChoice};
+use crate::dmi;
+use crate::facts::Sources;
 use crate::kubelet::ask_once;
 use crate::model::{Allocation, AllocationCounts, DeviceReading, Holder, KubeletState, OwnerKind};
 use crate::node;
@@ -55,6 +58,8 @@ pub async fn check(config: &Config) -> Findings {
     let clock = Clock::system();
     findings.section(&format!("Node {} of cluster {}", config.node, config.cluster));
     procfs(config, &mut findings);
+    findings.section("What is known of the machine");
+    machine(config, &mut findings).await;
     findings.section("GPUs");
     gpus(config, &clock, &mut findings).await;
     findings.section("Spool and ledger");
@@ -101,6 +106,41 @@ fn procfs(config: &Config, findings: &mut Findings) {
              --path.pod-logs",
             pod_logs.display()
         ));
+    }
+}
+
+async fn machine(config: &Config, findings: &mut Findings) {
+    let found = dmi::read(&config.path_dmi);
+    let said = [("vendor", &found.vendor), ("product", &found.product)];
+    let said: Vec<String> =
+        said.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))).collect();
+    let folder = config.path_dmi.display();
+    if said.is_empty() {
+        findings.note(&format!("{folder} says nothing of this machine"));
+    } else {
+        let cloud = found.provider.map(|provider| format!("; a machine of {}", provider.name()));
+        findings.good(&format!("{folder}: {}{}", said.join(", "), cloud.unwrap_or_default()));
+    }
+    let mut sources = Sources { settings: config.machine.clone(), dmi: found.machine, ..Sources::default() };
+    match &config.cloud {
+        None => findings.note("no cloud's metadata is asked for; --cloud-metadata auto would ask"),
+        Some(settings) => match cloud::ask(settings, found.provider).await {
+            Ok((provider, machine)) => {
+                findings.good(&format!("{} answers at {}", provider.name(), settings.address.ip()));
+                sources.cloud = machine;
+            }
+            Err(error) => findings.note(&format!(
+                "the cloud's metadata: {}. Metering goes on without it. In a container, AWS's needs a hop limit of 2, \
+                 or the host's network",
+                chain(&error)
+            )),
+        },
+    }
+    for (name, value, source) in sources.told() {
+        findings.good(&format!("{name}: {value}, from {source}"));
+    }
+    for (key, value) in sources.node_facts().labels {
+        findings.good(&format!("label {key}: {value}"));
     }
 }
 

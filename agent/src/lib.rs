@@ -23,6 +23,10 @@ pub mod uplink;
 pub mod metrics;
 pub mod pump;
 
+pub mod cloud;
+pub mod dmi;
+pub mod facts;
+
 pub mod check;
 pub mod config;
 pub mod node;

@@ -14,6 +14,7 @@ use tonnage_runtime::clock::Reading;
 use tonnage_runtime::telemetry::chain;
 
 use crate::attribution::{Attribution, Now};
+use crate::facts::Known;
 use crate::kubelet;
 use crate::ledger_clock::LedgerClock;
 use crate::metering::Meter;
@@ -38,6 +39,8 @@ pub struct Pump {
     pub kubelet: kubelet::View,
     pub meter: Meter,
     pub node: NodeState,
+    /// What is known of the machine by now; goes into `node` with each parcel.
+    pub machine: Known,
     pub spool: Keeper,
     /// Rung when there is something new to send.
     pub more: Arc<Notify>,
@@ -54,6 +57,8 @@ pub struct Before {
     pub until_ns: Option<i64>,
     /// The node's devices, and the boot in which they were seen.
     pub boot_id: String,
+    /// By which that boot went; empty: by its boot id.
+    pub instance_id: String,
     pub devices: Vec<Arc<DeviceInfo>>,
     /// Appends that the spool has seen.
     pub appended: u64,
@@ -63,8 +68,11 @@ impl Before {
     /// # Errors
     /// If the disk fails.
     pub fn read(spool: &Spool) -> Result<Self, SpoolError> {
-        let (boot_id, devices) = seal::read_devices(&spool.devices()?);
-        Ok(Self { until_ns: spool.last_window_end_ns()?, boot_id, devices, appended: spool.appended() })
+        let remembered = spool.devices()?;
+        let (boot_id, devices) = seal::read_devices(&remembered);
+        let instance_id = seal::read_instance_id(&remembered);
+        let until_ns = spool.last_window_end_ns()?;
+        Ok(Self { until_ns, boot_id, instance_id, devices, appended: spool.appended() })
     }
 }
 
@@ -206,7 +214,9 @@ impl Pump {
         if self.before.is_none() {
             run.late_since_ns = run.late_since_ns.or(Some(tick.now_ns));
         }
-        if let Some(parcel) = run.pending.due(tick.now_ns) {
+        // The first parcel waits, for a few seconds at most, until it is known which life of the node it is of.
+        let due = self.machine.is_decided().then(|| run.pending.due(tick.now_ns));
+        if let Some(parcel) = due.flatten() {
             self.keep(run, parcel);
         }
         self.metrics.own(|own| own.metered_until_ns = tick.now_ns);
@@ -243,6 +253,7 @@ impl Pump {
     /// Puts a parcel into the spool, and what waited before it. What the spool cannot take is unobserved: counted,
     /// said, and told the ledger with what is kept next.
     fn keep(&mut self, run: &mut Run, parcel: Parcel) {
+        (self.node.instance_id, self.node.facts) = self.machine.now();
         if let Some(since_ns) = run.late_since_ns {
             let late = self.late(run, since_ns);
             self.failed(late.err());

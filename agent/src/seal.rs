@@ -98,7 +98,8 @@ pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overl
 #[must_use]
 pub fn devices(infos: &[Arc<DeviceInfo>], node: &NodeState) -> Vec<u8> {
     let devices = infos.iter().map(|info| device(info, &node.driver_version)).collect();
-    pb::Batch { boot_id: node.boot_id.clone(), devices, ..pb::Batch::default() }.encode_to_vec()
+    let (boot_id, instance_id) = (node.boot_id.clone(), node.instance_id.clone());
+    pb::Batch { boot_id, instance_id, devices, ..pb::Batch::default() }.encode_to_vec()
 }
 
 /// The boot in which these devices were seen, and the devices; none where the bytes are not what [`devices`] gave.
@@ -114,6 +115,12 @@ pub fn read_devices(encoded: &[u8]) -> (String, Vec<Arc<DeviceInfo>>) {
         pci_bus_id: device.pci_bus_id,
     };
     (boot_id, devices.into_iter().map(|device| Arc::new(info(device))).collect())
+}
+
+/// The instance id by which that boot went; empty: by its boot id.
+#[must_use]
+pub fn read_instance_id(encoded: &[u8]) -> String {
+    pb::Batch::decode(encoded).unwrap_or_default().instance_id
 }
 
 /// Joins as many leading drafts as belong together and fit into one batch. Gives its bytes and how many drafts it

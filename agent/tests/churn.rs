@@ -126,11 +126,12 @@ fn anonymous_bytes() -> u64 {
 #[test]
 fn a_week_of_500_pods_an_hour_leaves_metrics_and_memory_as_they_were() {
     let node = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-    let [procfs, cgroup, pod_logs, passwd, dra_checkpoint] =
-        ["proc", "cgroup", "pods", "passwd", "checkpoint"].map(|name| node.path().join(name));
+    let [procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman] =
+        ["proc", "cgroup", "pods", "passwd", "checkpoint", "docker", "podman"]
+            .map(|name| node.path().join(name));
     fs::create_dir_all(&cgroup).unwrap();
     fs::write(cgroup.join("cgroup.controllers"), "").unwrap();
-    let paths = Paths { procfs, cgroup, pod_logs, passwd, dra_checkpoint };
+    let paths = Paths { procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman };
     let (mut attribution, mut meter) = (Attribution::new(paths), Meter::new(MINUTE_NS));
     let metrics = Metrics::new("0", "n".into(), Arc::default(), View::default());
     let infos: Vec<Arc<DeviceInfo>> = (0..GPUS).map(device).collect();

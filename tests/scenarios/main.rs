@@ -21,8 +21,14 @@ mod crash_points;
 /// Agents and aggregator killed and started again: the ledger equals the reference.
 mod ledger;
 
+/// What an agent knows of its machine, and what systemd hears of it.
+mod machine;
+
 /// Samples to prices in one process, against a naive reference that shares nothing with the product.
 mod model;
+
+/// Units and manifests as they are installed.
+mod packaging;
 
 /// Everything at once, by seed.
 mod storm;

@@ -19,9 +19,10 @@ impl Node {
     }
 
     fn attribution(&self) -> Attribution {
-        let [procfs, cgroup, pod_logs, passwd, dra_checkpoint] =
-            ["proc", "cgroup", "pods", "passwd", "checkpoint"].map(|name| self.0.path().join(name));
-        Attribution::new(Paths { procfs, cgroup, pod_logs, passwd, dra_checkpoint })
+        let [procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman] =
+            ["proc", "cgroup", "pods", "passwd", "checkpoint", "docker", "podman"]
+                .map(|name| self.0.path().join(name));
+        Attribution::new(Paths { procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman })
     }
 
     /// A process that began `start_s` after boot, of user 1000.
@@ -192,4 +193,15 @@ fn a_process_that_is_not_seen_for_a_minute_is_forgotten() {
     resolve(&mut attribution, 1, 159);
     resolve(&mut attribution, 1, 170);
     assert_eq!(attribution.lives.len(), 1);
+}
+
+#[test]
+fn a_container_of_no_pod_has_the_name_that_docker_gave_it() {
+    let node = Node::new();
+    let folder = node.0.path().join("docker").join(ID);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.v2.json"), r#"{"Name":"/trainer"}"#).unwrap();
+    node.process(7, 20, &format!("/system.slice/docker-{ID}.scope"));
+    let owner = resolve(&mut node.attribution(), 7, 100).owner;
+    assert_eq!((owner.container.as_str(), owner.container_id.as_str()), ("trainer", ID));
 }

@@ -18,9 +18,12 @@ const AGENT: &[Rule] = &[
     ("spool", &["seal"], "sealing happens where it is made durable"),
     ("uplink", &["spool"], "it sends what the spool holds, and nothing else"),
     ("metrics", &["kubelet", "model", "uplink"], "shows how they do"),
+    ("facts", &[], "words, and their precedence"),
+    ("cloud", &["facts"], ""),
+    ("dmi", &["facts"], ""),
     (
         "config",
-        &["driver", "attribution", "kubelet", "uplink"],
+        &["driver", "attribution", "kubelet", "uplink", "cloud", "facts"],
         "knows the default library and socket, and fills in paths and files",
     ),
 ];
