@@ -12,6 +12,7 @@
 pub mod cgroup;
 mod pod_names;
 mod process;
+pub mod slurm;
 mod users;
 
 use std::collections::HashMap;

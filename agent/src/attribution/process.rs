@@ -1,6 +1,7 @@
 //! What the kernel says about one process: its start, its user, its cgroup. The only reader of `/proc/<pid>`.
 //!
-//! A process's environment and command line are its own to write, so they are not read.
+//! A process's environment and command line are its own to write, so they are not read; but for the title of
+//! slurmstepd, which is root's.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 use procfs::process::Process;
 
 use crate::attribution::cgroup;
+
+/// A title that is longer is nobody's that is asked for.
+const TITLE_BYTES_MAX: u64 = 256;
 
 /// When a process began, in clock ticks since boot (field 22 of `stat`). With the pid it is one life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,18 @@ pub(super) fn cgroup(procfs: &Path, pid: u32) -> Option<Vec<u8>> {
     let limit = u64::try_from(cgroup::BYTES_MAX).unwrap_or(u64::MAX);
     file.take(limit).read_to_end(&mut text).ok()?;
     Some(text)
+}
+
+/// What the process calls itself. Evidence only of root's own processes.
+pub(super) fn title(procfs: &Path, pid: u32) -> Option<String> {
+    let mut text = Vec::new();
+    File::open(folder(procfs, pid).join("cmdline"))
+        .ok()?
+        .take(TITLE_BYTES_MAX)
+        .read_to_end(&mut text)
+        .ok()?;
+    let title = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    Some(String::from_utf8_lossy(title).into_owned())
 }
 
 fn open(procfs: &Path, pid: u32) -> Option<Process> {
