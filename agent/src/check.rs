@@ -2,6 +2,8 @@
 //!
 //! Reads only; starts nothing and leaves nothing behind. Exit status: 0 if all that metering needs is there, else 1.
 
+mod slurm;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -54,7 +56,9 @@ pub async fn check(config: &Config) -> Findings {
     findings.section(&format!("Node {} of cluster {}", config.node, config.cluster));
     procfs(config, &mut findings);
     findings.section("GPUs");
-    gpus(config, &clock, &mut findings);
+    let devices = gpus(config, &clock, &mut findings);
+    findings.section("Slurm");
+    slurm::slurm(config, &devices, &mut findings);
     findings.section("Spool and ledger");
     spool(&config.spool, &mut findings);
     token(config, &mut findings);
@@ -102,15 +106,19 @@ fn procfs(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) {
+/// The devices, where they can be read.
+fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) -> Vec<DeviceReading> {
     if config.driver == DriverChoice::None {
         findings.note("--driver none: no GPU is looked for");
-        return;
+        return Vec::new();
     }
     let mut driver = node::driver(config, clock, 0);
     let devices = match driver.read() {
         Ok(devices) => devices,
-        Err(error) => return findings.problem(&chain(&error)),
+        Err(error) => {
+            findings.problem(&chain(&error));
+            return Vec::new();
+        }
     };
     let info = driver.describe();
     findings.good(&format!("driver {}, NVML {}", info.driver_version, info.nvml_version));
@@ -125,6 +133,7 @@ fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) {
     for device in &devices {
         gpu(device, |processes| attribution.resolve(processes, at.wall_ns, at), findings);
     }
+    devices
 }
 
 fn gpu(

@@ -4,6 +4,8 @@
 //! Unknown flags and unknown keys of the file are errors. Unknown environment is not: Kubernetes injects
 //! `TONNAGE_..._PORT` and the like for a Service of that name, so no name here ends like those.
 
+pub mod slurm;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -104,6 +106,8 @@ pub struct RunArgs {
     /// The host's passwd file, for users' names [default: /etc/passwd]
     #[arg(long = "path.passwd", value_name = "FILE", env = "TONNAGE_PATH_PASSWD")]
     path_passwd: Option<PathBuf>,
+    #[command(flatten)]
+    slurm: slurm::SlurmArgs,
     /// For the price book: the node's instance type
     #[arg(long, value_name = "TYPE", env = "TONNAGE_INSTANCE_TYPE")]
     instance_type: Option<String>,
@@ -154,6 +158,13 @@ struct File {
     path_procfs: Option<PathBuf>,
     path_pod_logs: Option<PathBuf>,
     path_passwd: Option<PathBuf>,
+    path_cgroup: Option<PathBuf>,
+    slurm_conf: Option<PathBuf>,
+    slurm_gres_conf: Option<PathBuf>,
+    slurm_gpu_map: Option<String>,
+    slurm_jobs_dir: Option<PathBuf>,
+    slurm_job_mapping_dir: Option<PathBuf>,
+    slurm_node: Option<String>,
     instance_type: Option<String>,
     region: Option<String>,
     zone: Option<String>,
@@ -188,6 +199,7 @@ pub struct Config {
     pub period_ns: i64,
     pub drain: std::time::Duration,
     pub paths: crate::attribution::Paths,
+    pub slurm: slurm::SlurmConfig,
     pub instance_type: String,
     pub region: String,
     pub zone: String,
@@ -220,6 +232,16 @@ impl RunArgs {
         let identity = identity(self.tls_cert.or(file.tls_cert), self.tls_key.or(file.tls_key))?;
         let has_credential = token_file.is_some() || identity.is_some();
         let server_name = self.tls_server_name.or(file.tls_server_name);
+        let procfs = path(self.path_procfs, file.path_procfs, "/proc");
+        let slurm_file = slurm::SlurmArgs {
+            slurm_conf: file.slurm_conf,
+            slurm_gres_conf: file.slurm_gres_conf,
+            slurm_gpu_map: file.slurm_gpu_map,
+            slurm_jobs_dir: file.slurm_jobs_dir,
+            slurm_job_mapping_dir: file.slurm_job_mapping_dir,
+            slurm_node: file.slurm_node,
+            path_cgroup: file.path_cgroup,
+        };
         let drain_ms = self.drain_ms.or(file.drain_ms).unwrap_or(10_000);
         Ok(Config {
             aggregator: endpoint(&url, insecure, has_credential)?,
@@ -235,10 +257,11 @@ impl RunArgs {
             period_ns: i64::from(within("period_ms", period_ms, 100, 5_000)?) * 1_000_000,
             drain: std::time::Duration::from_millis(u64::from(within("drain_ms", drain_ms, 0, 600_000)?)),
             paths: crate::attribution::Paths {
-                procfs: path(self.path_procfs, file.path_procfs, "/proc"),
+                procfs: procfs.clone(),
                 pod_logs: path(self.path_pod_logs, file.path_pod_logs, "/var/log/pods"),
                 passwd: path(self.path_passwd, file.path_passwd, "/etc/passwd"),
             },
+            slurm: slurm::resolve(self.slurm, slurm_file, procfs, &hostname())?,
             instance_type: self.instance_type.or(file.instance_type).unwrap_or_default(),
             region: self.region.or(file.region).unwrap_or_default(),
             zone: self.zone.or(file.zone).unwrap_or_default(),

@@ -155,7 +155,11 @@ impl Node {
             .arg("--path.pod-logs")
             .arg(self.dir.join("pod-logs"))
             .arg("--path.passwd")
-            .arg(self.dir.join("passwd"));
+            .arg(self.dir.join("passwd"))
+            .arg("--slurm.conf")
+            .arg(self.dir.join("slurm.conf"))
+            .arg("--slurm.jobs-dir")
+            .arg(self.dir.join("jobs"));
         match &self.token_file {
             Some(path) => command.arg("--token-file").arg(path),
             None if self.insecure => command.arg("--insecure-loopback"),

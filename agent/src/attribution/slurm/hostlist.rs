@@ -82,6 +82,9 @@ fn parts(text: &str) -> Vec<&str> {
 fn expand_part(part: &str) -> Option<Vec<String>> {
     let mut names = vec![String::new()];
     let mut rest = part;
+    if part.matches('[').count() > BRACKETS_MAX {
+        return None;
+    }
     while let Some((before, bracket)) = rest.split_once('[') {
         let (ranges, after) = bracket.split_once(']')?;
         let numbers = numbers(ranges)?;

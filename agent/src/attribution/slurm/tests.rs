@@ -29,6 +29,9 @@ fn given(gres_conf: &str) -> Given {
     Given { dir, jobs }
 }
 
+/// A job's id, and of each device what it is and which part.
+type Held = (String, Vec<(DeviceRef, u32, u32)>);
+
 impl Given {
     fn note(&self, id: u32, lines: &str) {
         let text = format!("version=1\njob_id={id}\nboot_id={BOOT}\nstart_ns=5\nuser=ada\n{lines}\n");
@@ -37,8 +40,7 @@ impl Given {
             .unwrap();
     }
 
-    /// `(job, [(device, parts, of)])`.
-    fn held(&mut self) -> Vec<(String, Vec<(DeviceRef, u32, u32)>)> {
+    fn held(&mut self) -> Vec<Held> {
         let jobs = self.jobs.read(BOOT).iter();
         jobs.map(|job| {
             let devices = job.devices.iter().map(|device| (device.at, device.parts, device.of));
