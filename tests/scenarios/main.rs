@@ -18,6 +18,9 @@ mod ledger;
 /// Samples to prices in one process, against a naive reference that shares nothing with the product.
 mod model;
 
+/// A real Slurm, the hooks that it runs, and what is billed for its jobs.
+mod slurm;
+
 /// Everything at once, by seed.
 mod storm;
 
