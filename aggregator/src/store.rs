@@ -25,8 +25,8 @@ pub mod write;
 const READERS_MAX: usize = 4;
 /// The ledger's file in its folder.
 pub const FILE: &str = "ledger.sqlite";
-/// Bytes of one payload, unpacked.
-const PAYLOAD_BYTES_MAX: usize = 2 * tonnage_proto::limits::BATCH_BYTES_MAX;
+/// Bytes of one payload, unpacked: a batch, or a price book with a nodes file.
+const PAYLOAD_BYTES_MAX: usize = 4 * tonnage_proto::limits::BATCH_BYTES_MAX;
 
 /// The store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]

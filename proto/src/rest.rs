@@ -100,6 +100,19 @@ pub struct NodeRow {
     pub batches_accepted: u64,
     pub batches_refused: u64,
     pub batches_quarantined: u64,
+    /// By which it is priced: the nodes file's, and what that does not say as the agent said in the newest slot.
+    #[serde(default)]
+    pub facts: NodeFacts,
+}
+
+/// What a price book can match a node by; empty = unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    pub instance_type: String,
+    pub region: String,
+    pub zone: String,
+    pub capacity_type: String,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `GET /api/v1/devices`.

@@ -14,6 +14,7 @@ use crate::prices::Book;
 use crate::store::Store;
 use crate::store::tokens::{self, Grant, Role};
 
+const NODES: &str = "[[node]]\nname = \"n*\"\ninstance_type = \"dgx\"\n";
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"4\"\nunit = \"gpu_hour\"\n";
 
 struct Site {
@@ -60,7 +61,7 @@ fn site() -> Site {
         ledger: crate::store::identity(&db).unwrap(),
         readers: store.readers(),
         authenticator: Arc::new(Authenticator::new(&store, clock, false)),
-        prices: Prices::fixed(Arc::new(Book::parse(BOOK).unwrap())),
+        prices: Prices::fixed(Arc::new(Book::parse(&Book::joined(BOOK, NODES)).unwrap())),
         live: Arc::default(),
         metrics: Arc::default(),
         orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
@@ -231,6 +232,7 @@ async fn nodes_and_devices_are_listed_with_their_state() {
         (nodes.nodes[0].devices, nodes.nodes[0].batches_accepted, nodes.nodes[0].connected),
         (1, 7, false)
     );
+    assert_eq!(nodes.nodes[0].facts.instance_type, "dgx", "by the nodes file");
     let devices: DevicesAnswer = site.get("/api/v1/devices").await.json();
     assert_eq!(devices.devices[0].price_per_hour.as_deref(), Some("4.000000000"));
     let live: Value = site.get("/api/v1/live").await.json();

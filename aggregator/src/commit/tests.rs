@@ -182,6 +182,9 @@ fn committer(dir: &Path, clock: &NamedTempFile, book: &str) -> Committer {
 /// What happens as time passes: silence, closing, posting, purging.
 mod passing;
 
+/// The nodes file: what nodes are by the operator's word.
+mod nodes;
+
 #[test]
 fn of_two_that_cover_the_same_time_the_one_that_held_the_device_counts_in_either_order() {
     let mut rows = Vec::new();
