@@ -45,6 +45,8 @@ pub struct Share {
     pub device: Arc<Device>,
     /// `None` = nobody holds this part.
     pub owner: Option<Arc<Owner>>,
+    /// It uses what others hold.
+    pub intruder: bool,
     /// Parts of the window in thousandths.
     pub held_permille: u32,
     pub busy_permille: u32,
@@ -177,6 +179,7 @@ impl Newest {
             node: node.clone(),
             device: Arc::clone(&self.device),
             owner,
+            intruder: false,
             held_permille: permille(held_ns),
             busy_permille: permille(busy_ns),
             memory_bytes: u64::try_from(i128::from(memory_byte_seconds) * 1_000_000_000 / duration_ns)
@@ -186,7 +189,9 @@ impl Newest {
         };
         let mut shares: Vec<Share> = std::iter::zip(&self.holders, &window.usages)
             .map(|(owner, usage)| {
-                share(Some(Arc::clone(owner)), usage.held_ns, usage.busy_ns, usage.memory_byte_seconds)
+                let memory = usage.memory_byte_seconds;
+                let whose = share(Some(Arc::clone(owner)), usage.held_ns, usage.busy_ns, memory);
+                Share { intruder: usage.intruder, ..whose }
             })
             .collect();
         if window.idle_ns > 0 || window.busy_unattributed_ns > 0 {
@@ -203,6 +208,7 @@ fn row(share: Share) -> LiveRow {
         device: share.device.uuid.clone(),
         model: share.device.model.clone(),
         owner: share.owner.as_deref().map_or_else(idle, owner_name),
+        intruder: share.intruder,
         held_permille: share.held_permille,
         busy_permille: share.busy_permille,
         memory_bytes: share.memory_bytes,
@@ -229,6 +235,8 @@ pub(crate) fn owner_name(owner: &Owner) -> OwnerName {
         step: owner.step,
         unit: owner.unit,
         user: owner.user,
+        account: owner.account,
+        partition: owner.partition,
     }
 }
 

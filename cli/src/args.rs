@@ -79,7 +79,7 @@ pub(crate) struct Cost {
     #[arg(long)]
     pub(crate) window: Option<String>,
     /// Group by these instead, with commas between: cluster, node, device, model, namespace, pod, pod_uid,
-    /// container, job, step, unit, user, kind
+    /// container, job, step, unit, user, account, partition, kind
     #[arg(long, value_name = "LIST")]
     pub(crate) by: Option<String>,
     #[arg(long)]
@@ -87,6 +87,12 @@ pub(crate) struct Cost {
     /// Only this pod, job, unit, user or container
     #[arg(long)]
     pub(crate) owner: Option<String>,
+    /// Only this Slurm account
+    #[arg(long)]
+    pub(crate) account: Option<String>,
+    /// Only this Slurm partition
+    #[arg(long)]
+    pub(crate) partition: Option<String>,
     #[arg(long)]
     pub(crate) node: Option<String>,
     #[arg(long)]

@@ -35,8 +35,11 @@ pub struct Window {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
     pub held_seconds: String,
-    /// Use by holders, and in the idle part use by processes that hold nothing.
+    /// Use by holders, and in the idle part use that no owner explains.
     pub busy_seconds: String,
+    /// Use by owners on devices that others hold by allocation: in no other figure here, and in no cost.
+    #[serde(default)]
+    pub intruder_busy_seconds: String,
     pub idle_seconds: String,
     pub unobserved_seconds: String,
     /// Slice-seconds that exist in the slots but have no price: in no cost here.
@@ -153,6 +156,9 @@ pub struct LiveRow {
     pub device: String,
     pub model: String,
     pub owner: OwnerName,
+    /// It uses what others hold by allocation.
+    #[serde(default)]
+    pub intruder: bool,
     /// Parts of the window in thousandths.
     pub held_permille: u32,
     pub busy_permille: u32,
@@ -185,6 +191,11 @@ pub struct OwnerName {
     pub unit: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub user: String,
+    /// Slurm's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub account: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub partition: String,
 }
 
 /// `POST /api/v1/prices/check`, body: a price book. Also the shape of a good `GET /api/v1/prices`.
@@ -271,6 +282,9 @@ pub struct QuarantineExplained {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedUsage {
     pub owner: OwnerName,
+    /// It used what others hold by allocation.
+    #[serde(default)]
+    pub intruder: bool,
     pub held_seconds: String,
     pub busy_seconds: String,
 }

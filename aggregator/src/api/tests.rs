@@ -79,7 +79,7 @@ fn seed() -> String {
          INSERT INTO device VALUES (1, 'GPU-1', 'H100', 80, 1, 0, '', '');
          INSERT INTO tenure (id, device, node, life, claimed_ns, to_ns, covered_until_ns)
          VALUES (1, 1, 1, 'b', 0, {SLOT_NS}, {SLOT_NS});
-         INSERT INTO owner VALUES (1, 2, 'ml', 'train-0', 'u', '', '', '', '', '', '');"
+         INSERT INTO owner VALUES (1, 2, 'ml', 'train-0', 'u', '', '', '', '', '', '', '', '');"
     );
     for table in ["slot", "hour", "day"] {
         for (owner, kind, time_ns, cost) in [

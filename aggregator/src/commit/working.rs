@@ -226,7 +226,7 @@ impl Working {
         window: &Window,
         sign: i64,
     ) -> Result<(), CommitError> {
-        let mut held = Vec::with_capacity(window.usages.len());
+        let mut owned = Vec::with_capacity(window.usages.len());
         for usage in &window.usages {
             let owner = &batch.owners[usage.owner];
             let id = match self.owners.get(owner) {
@@ -237,14 +237,15 @@ impl Working {
                     id
                 }
             };
-            held.push((id, usage));
+            let kind = if usage.intruder { RowKind::Intruder } else { RowKind::Held };
+            owned.push(((id, kind), usage));
         }
         let slot = self.slot(db, slot_start(window.start_ns), tenure)?;
         let slices = i64::from(slot.tenure.slices);
         slot.state.extent.covered_ns += sign * (window.end_ns - window.start_ns) * slices;
         let rows = &mut slot.state.rows;
-        for (owner, usage) in held {
-            let row = rows.entry((owner, RowKind::Held)).or_default();
+        for (key, usage) in owned {
+            let row = rows.entry(key).or_default();
             row.time_ns += sign * int(usage.held_ns)?;
             row.busy_ns += sign * int(usage.busy_ns)?;
             row.memory_byte_seconds += sign * int(usage.memory_byte_seconds)?;
@@ -261,7 +262,7 @@ impl Working {
             let nothing = |row: &Row| {
                 (row.time_ns, row.busy_ns, row.memory_byte_seconds, row.energy_uj) == (0, 0, 0, 0)
             };
-            rows.retain(|(_, kind), row| *kind != RowKind::Held || !nothing(row));
+            rows.retain(|(owner, _), row| *owner == NOBODY || !nothing(row));
         }
         slot.dirty = true;
         Ok(())

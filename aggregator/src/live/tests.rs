@@ -36,6 +36,7 @@ fn batch(end_s: i64, held_ns: u64) -> UsageBatch {
             idle_ns: whole - held_ns,
             usages: vec![Usage {
                 owner: 0,
+                intruder: false,
                 held_ns,
                 busy_ns: held_ns / 2,
                 memory_byte_seconds: 500,

@@ -101,6 +101,10 @@ fn rates(shares: &[Share], rates: &GaugeVec, unpriced: &Gauge) {
             devices.insert((&share.node, &share.device.uuid));
             continue;
         };
+        // It has no time here, so no rate either.
+        if share.intruder {
+            continue;
+        }
         let (namespace, kind) = match share.owner.as_deref() {
             Some(owner) => (owner.namespace.as_str(), owner.kind.name()),
             None => ("", "idle"),
