@@ -160,7 +160,7 @@ fn set_dearest(gauges: &GaugeVec, mut nanos: Vec<([&str; 3], i128)>) {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "Prometheus has only doubles")]
-fn billionths(value: i128) -> f64 {
+pub(super) fn billionths(value: i128) -> f64 {
     value as f64 / 1e9
 }
 

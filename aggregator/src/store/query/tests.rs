@@ -11,6 +11,8 @@ use super::*;
 use crate::model::RowKind;
 use crate::store::Store;
 
+mod idle;
+
 struct Fact {
     start: i64,
     tenure: i64,
