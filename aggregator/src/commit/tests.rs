@@ -22,6 +22,9 @@ const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gp
 const ABSENT: &str =
     "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\nsilence = \"absent\"\n";
 
+/// Pods that come and go by the tens of thousands.
+mod churn;
+
 struct Ledger {
     dir: TempDir,
     clock: NamedTempFile,

@@ -22,7 +22,7 @@ use crate::store::existence::{self, TenureRecord};
 use crate::store::write::{self, Mark, Rollup, SlotState};
 
 /// Entries of the working set before slots that are over are let go: a few hundred GPUs' last two slots.
-const ENTRIES_SOFT_MAX: usize = 20_000;
+pub(super) const ENTRIES_SOFT_MAX: usize = 20_000;
 /// What an entry takes, more or less.
 const ENTRY_BYTES: usize = 256;
 /// Entries of the working set before it is emptied.
@@ -327,6 +327,10 @@ impl Working {
                 self.facts_ids.clear();
                 self.facts_bytes = 0;
             }
+            // Pods come and go; those that stay are found again.
+            if self.owners.len() > ENTRIES_SOFT_MAX / 2 {
+                self.owners.clear();
+            }
             // A backlog's peak need not stay allocated.
             self.slots.shrink_to(ENTRIES_SOFT_MAX);
             self.coverage.shrink_to(ENTRIES_SOFT_MAX);
@@ -336,7 +340,7 @@ impl Working {
         }
     }
 
-    fn entries(&self) -> usize {
+    pub(super) fn entries(&self) -> usize {
         let rows: usize = self.slots.values().map(|slot| 1 + slot.state.rows.len()).sum();
         let stays: usize = self.stays.values().map(|stays| 1 + stays.now.len()).sum();
         let others = [
