@@ -86,7 +86,19 @@ pub fn check_prices(file: Option<PathBuf>, nodes_file: Option<PathBuf>) -> Resul
         );
     }
     for ([cluster, name], facts) in book.nodes().tables() {
-        println!("node {name} of cluster {cluster}: {}", serde_json::to_string(facts)?);
+        let own = [
+            ("instance_type", &facts.instance_type),
+            ("region", &facts.region),
+            ("zone", &facts.zone),
+            ("capacity_type", &facts.capacity_type),
+        ];
+        let mut known: Vec<String> = own
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        known.extend(facts.labels.iter().map(|(key, value)| format!("labels.{key}={value}")));
+        println!("node {name} of cluster {cluster}: {}", known.join(" "));
     }
     Ok(())
 }
