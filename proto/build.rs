@@ -1,9 +1,12 @@
 //! Compiles the .proto files with protox, so that no machine needs a `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let file = "proto/tonnage/metering/v1/metering.proto";
-    println!("cargo:rerun-if-changed={file}");
-    let descriptors = protox::compile([file], ["proto"])?;
+    let files =
+        ["proto/tonnage/metering/v1/metering.proto", "proto/kubelet/podresources/v1/podresources.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,4 +1,11 @@
-//! Whose the processes on a device are: pid -> life of a process -> cgroup -> owner.
+//! Whose the devices are: allocation -> pod or job, and pid -> life of a process -> cgroup -> owner.
+//!
+//! ```text
+//! kubelet's list -> device ids -> devices      |
+//!               '-> names -> uids that live    |-> grants -> claims of each device -.
+//! Slurm's hooks  -> device nodes -> devices    |                                    +-> joined owners
+//! driver's pids  -> /proc -> cgroup -> owner ---------------------------------------'
+//! ```
 //!
 //! Evidence is what only root writes: cgroup paths (see `cgroup` for which part of them), the kubelet's folders
 //! of logs, `/proc`. No environment, no command line.
@@ -10,22 +17,38 @@
 //! Not for: what a process that left the device did, or which container of a pod has which name.
 
 pub mod cgroup;
+mod container_names;
+mod device_ids;
+mod devices;
+mod dra_checkpoint;
+mod grants;
+mod kubelet;
+mod live_pods;
 mod pod_names;
+mod pods;
 mod process;
 pub mod slurm;
 mod users;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tonnage_runtime::clock::Reading;
 
 use crate::attribution::cgroup::Place;
-use crate::attribution::pod_names::PodNames;
+use crate::attribution::container_names::ContainerNames;
+use crate::attribution::devices::Devices;
+use crate::attribution::dra_checkpoint::Checkpoint;
+use crate::attribution::kubelet::Listed;
+use crate::attribution::live_pods::LivePods;
+use crate::attribution::pod_names::{PodName, PodNames};
 use crate::attribution::process::Start;
 use crate::attribution::users::Users;
-use crate::model::{DeviceProcess, Holder, Owner, OwnerKind};
+use crate::model::{
+    Allocation, AllocationCounts, DeviceInfo, DeviceProcess, DeviceReading, Holder, KubeletState, Owner,
+    OwnerKind,
+};
 
 /// How long a cgroup is believed; and that of a pod without a name, which may get one any moment.
 const RECHECK_NS: i64 = 30_000_000_000;
@@ -41,20 +64,46 @@ const SAME_START_NS: u64 = 1_000_000_000;
 pub struct Paths {
     /// `/proc`.
     pub procfs: PathBuf,
+    /// `/sys/fs/cgroup`.
+    pub cgroup: PathBuf,
     /// `/var/log/pods`; it need not exist.
     pub pod_logs: PathBuf,
     /// `/etc/passwd`; it need not exist.
     pub passwd: PathBuf,
+    /// Of NVIDIA's DRA driver; it need not exist.
+    pub dra_checkpoint: PathBuf,
+    /// Docker's folder of containers and Podman's list of them; they need not exist.
+    pub docker: PathBuf,
+    pub podman: PathBuf,
+}
+
+/// The moment of a tick.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    pub reading: Reading,
+    /// Its ledger time: it carries a process's start from the boot clock into ledger time.
+    pub ledger_ns: i64,
 }
 
 #[derive(Debug)]
 pub struct Attribution {
     procfs: PathBuf,
+    /// `/proc` is not that of the host's pids, which the driver reports.
+    foreign_pids: bool,
     pod_names: PodNames,
+    live_pods: LivePods,
+    checkpoint: Checkpoint,
+    listed: Listed,
+    container_names: ContainerNames,
     users: Users,
     /// The last known life of each pid.
     lives: HashMap<u32, Life>,
     swept_at_ns: i64,
+    /// By device, as of this tick.
+    allocations: BTreeMap<Arc<str>, Allocation>,
+    counts: AllocationCounts,
+    /// Pods on a device of which the kubelet's list says nothing.
+    unlisted: Vec<PodName>,
 }
 
 #[derive(Debug)]
@@ -71,21 +120,83 @@ impl Attribution {
     #[must_use]
     pub fn new(paths: Paths) -> Self {
         Self {
+            foreign_pids: process::are_foreign(&paths.procfs),
             procfs: paths.procfs,
             pod_names: PodNames::new(paths.pod_logs),
+            live_pods: LivePods::new(paths.cgroup),
+            checkpoint: Checkpoint::new(paths.dra_checkpoint),
+            listed: Listed::default(),
+            container_names: ContainerNames::new(paths.docker, paths.podman),
             users: Users::new(paths.passwd),
             lives: HashMap::new(),
             swept_at_ns: 0,
+            allocations: BTreeMap::new(),
+            counts: AllocationCounts::default(),
+            unlisted: Vec::new(),
         }
     }
 
-    /// The processes of one device with their owners, in the order given.
+    /// Works out to whom the devices are allocated at this tick: once per tick, before [`Attribution::resolve`].
     ///
-    /// `reading` is that of the tick, and `tick_now_ns` its ledger time: they carry a process's start from the boot
-    /// clock into ledger time. May be called several times in a tick, once per device.
-    pub fn resolve(&mut self, pids: &[DeviceProcess], tick_now_ns: i64, reading: Reading) -> Vec<Holder> {
-        self.sweep(reading.boot_ns);
-        pids.iter().map(|process| self.holder(*process, tick_now_ns, reading)).collect()
+    /// `kubelet` is its last list, and when it was read on the boot clock.
+    pub fn allocate(
+        &mut self,
+        devices: &[DeviceReading],
+        kubelet: Option<(&Arc<KubeletState>, i64)>,
+        now: Now,
+    ) {
+        self.unlisted.clear();
+        self.listed.update(kubelet.map(|(list, _)| list), kubelet.map_or(0, |(_, at_ns)| at_ns));
+        self.checkpoint.refresh();
+        let found = Devices::new(devices, &self.checkpoint, self.listed.ids());
+        let (names, live, now_ns) = (&mut self.pod_names, &mut self.live_pods, now.reading.monotonic_ns);
+        let standing = |name: &PodName| pods::standing(names, live, name, now_ns);
+        let (grants, counts) = self.listed.grants(&found, standing, now.reading.boot_ns);
+        (self.allocations, self.counts) = (grants::by_device(grants), counts);
+    }
+
+    /// The processes of one device with their owners, in the order given, and to whom the device is allocated.
+    pub fn resolve(
+        &mut self,
+        device: &DeviceInfo,
+        pids: &[DeviceProcess],
+        now: Now,
+    ) -> (Vec<Holder>, Allocation) {
+        self.sweep(now.reading.boot_ns);
+        let mut holders: Vec<Holder> =
+            pids.iter().map(|process| self.holder(*process, now.ledger_ns, now.reading)).collect();
+        for owner in holders.iter().map(|holder| &holder.owner).filter(|owner| !owner.pod.is_empty()) {
+            let name = (owner.namespace.clone(), owner.pod.clone());
+            if !self.listed.has(&name) && !self.unlisted.contains(&name) {
+                self.unlisted.push(name);
+            }
+        }
+        let allocation = self.allocations.get(&device.uuid).cloned().unwrap_or_default();
+        grants::join(&mut holders, &allocation);
+        (holders, allocation)
+    }
+
+    /// How many of the kubelet's allocations counted at this tick.
+    #[must_use]
+    pub fn counts(&self) -> AllocationCounts {
+        self.counts
+    }
+
+    /// True if pods came or went since this was asked last: the kubelet has a new list.
+    pub fn pods_changed(&mut self, now: Now) -> bool {
+        self.pod_names.refresh(now.reading.monotonic_ns)
+    }
+
+    /// Pods that use a device and were in no list at this tick.
+    #[must_use]
+    pub fn unlisted(&self) -> &[PodName] {
+        &self.unlisted
+    }
+
+    /// True if the pids that the driver reports may be others here.
+    #[must_use]
+    pub fn has_foreign_pids(&self) -> bool {
+        self.foreign_pids
     }
 
     fn holder(&mut self, process: DeviceProcess, tick_now_ns: i64, reading: Reading) -> Holder {
@@ -98,6 +209,7 @@ impl Attribution {
                 owner: Arc::clone(&life.owner),
                 started_ns: Some(life.started_ns),
                 memory_bytes,
+                inferred: self.foreign_pids,
             };
         }
         let Some(start) = process::start(&self.procfs, pid) else {
@@ -110,6 +222,7 @@ impl Attribution {
                 owner: known.map(|life| Arc::clone(&life.owner)).unwrap_or_default(),
                 started_ns: known.map(|life| life.started_ns),
                 memory_bytes,
+                inferred: self.foreign_pids,
             };
         };
         let known = self.lives.remove(&pid).filter(|life| life.start == start);
@@ -130,8 +243,13 @@ impl Attribution {
                 }
             }
         };
-        let holder =
-            Holder { pid, owner: Arc::clone(&life.owner), started_ns: Some(life.started_ns), memory_bytes };
+        let holder = Holder {
+            pid,
+            owner: Arc::clone(&life.owner),
+            started_ns: Some(life.started_ns),
+            memory_bytes,
+            inferred: self.foreign_pids,
+        };
         self.lives.insert(pid, life);
         holder
     }
@@ -169,7 +287,9 @@ impl Attribution {
                 owner.user = user(&mut self.users, &self.procfs, uid);
             }
             Place::Container { id } => {
-                (owner.kind, owner.container_id) = (OwnerKind::Container, id);
+                owner.kind = OwnerKind::Container;
+                owner.container = self.container_names.get(&id, reading.monotonic_ns).unwrap_or_default();
+                owner.container_id = id;
             }
             Place::User { uid, container_id } => {
                 (owner.kind, owner.container_id) = (OwnerKind::User, container_id);

@@ -6,6 +6,7 @@ mod slurm;
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonnage_proto::token::PREFIX;
@@ -13,9 +14,13 @@ use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 use tonnage_runtime::tls;
 
-use crate::attribution::Attribution;
+use crate::attribution::{Attribution, Now};
+use crate::cloud;
 use crate::config::{Config, DriverChoice};
-use crate::model::{DeviceReading, Holder, OwnerKind};
+use crate::dmi;
+use crate::facts::Sources;
+use crate::kubelet::ask_once;
+use crate::model::{Allocation, AllocationCounts, DeviceReading, Holder, KubeletState, OwnerKind};
 use crate::node;
 use crate::uplink::UplinkError;
 use crate::uplink::tls::{connect, is_in_the_clear};
@@ -55,8 +60,10 @@ pub async fn check(config: &Config) -> Findings {
     let clock = Clock::system();
     findings.section(&format!("Node {} of cluster {}", config.node, config.cluster));
     procfs(config, &mut findings);
+    findings.section("What is known of the machine");
+    machine(config, &mut findings).await;
     findings.section("GPUs");
-    let devices = gpus(config, &clock, &mut findings);
+    let devices = gpus(config, &clock, &mut findings).await;
     findings.section("Slurm");
     slurm::slurm(config, &devices, &mut findings);
     findings.section("Spool and ledger");
@@ -106,8 +113,43 @@ fn procfs(config: &Config, findings: &mut Findings) {
     }
 }
 
+async fn machine(config: &Config, findings: &mut Findings) {
+    let found = dmi::read(&config.path_dmi);
+    let said = [("vendor", &found.vendor), ("product", &found.product)];
+    let said: Vec<String> =
+        said.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))).collect();
+    let folder = config.path_dmi.display();
+    if said.is_empty() {
+        findings.note(&format!("{folder} says nothing of this machine"));
+    } else {
+        let cloud = found.provider.map(|provider| format!("; a machine of {}", provider.name()));
+        findings.good(&format!("{folder}: {}{}", said.join(", "), cloud.unwrap_or_default()));
+    }
+    let mut sources = Sources { settings: config.machine.clone(), dmi: found.machine, ..Sources::default() };
+    match &config.cloud {
+        None => findings.note("no cloud's metadata is asked for; --cloud-metadata auto would ask"),
+        Some(settings) => match cloud::ask(settings, found.provider).await {
+            Ok((provider, machine)) => {
+                findings.good(&format!("{} answers at {}", provider.name(), settings.address.ip()));
+                sources.cloud = machine;
+            }
+            Err(error) => findings.note(&format!(
+                "the cloud's metadata: {}. Metering goes on without it. In a container, AWS's needs a hop limit of 2, \
+                 or the host's network",
+                chain(&error)
+            )),
+        },
+    }
+    for (name, value, source) in sources.told() {
+        findings.good(&format!("{name}: {value}, from {source}"));
+    }
+    for (key, value) in sources.node_facts().labels {
+        findings.good(&format!("label {key}: {value}"));
+    }
+}
+
 /// The devices, where they can be read.
-fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) -> Vec<DeviceReading> {
+async fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) -> Vec<DeviceReading> {
     if config.driver == DriverChoice::None {
         findings.note("--driver none: no GPU is looked for");
         return Vec::new();
@@ -129,16 +171,20 @@ fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) -> Vec<DeviceRe
         findings.note("the driver knows of no GPU");
     }
     let mut attribution = Attribution::new(config.paths.clone());
-    let at = clock.read();
+    let reading = clock.read();
+    let now = Now { reading, ledger_ns: reading.wall_ns };
+    let list = kubelet(config, findings).await.map(Arc::new);
+    attribution.allocate(&devices, list.as_ref().map(|list| (list, reading.boot_ns)), now);
     for device in &devices {
-        gpu(device, |processes| attribution.resolve(processes, at.wall_ns, at), findings);
+        gpu(device, |processes| attribution.resolve(&device.info, processes, now), findings);
     }
+    allocations(attribution.counts(), findings);
     devices
 }
 
 fn gpu(
     device: &DeviceReading,
-    resolve: impl FnOnce(&[crate::model::DeviceProcess]) -> Vec<Holder>,
+    resolve: impl FnOnce(&[crate::model::DeviceProcess]) -> (Vec<Holder>, Allocation),
     findings: &mut Findings,
 ) {
     let name = format!("{} {}", device.info.uuid, device.info.model);
@@ -146,8 +192,20 @@ fn gpu(
         Err(reason) => findings.problem(&format!("{name}: its processes cannot be listed: {reason}")),
         Ok(processes) => {
             findings.good(&format!("{name}: {} processes", processes.len()));
-            for Holder { pid, owner, .. } in resolve(processes) {
-                if owner.kind == OwnerKind::Unowned {
+            let (holders, allocation) = resolve(processes);
+            for claim in &allocation.claims {
+                let parts = format!("{} of {} parts", claim.parts, allocation.parts.max(1));
+                findings.good(&format!("  allocated ({parts}): {}", describe(&claim.owner)));
+            }
+            for Holder { pid, owner, .. } in holders {
+                let holds = allocation.claims.is_empty()
+                    || allocation.claims.iter().any(|claim| claim.owner == owner);
+                if !holds && owner.kind != OwnerKind::Unowned {
+                    findings.note(&format!(
+                        "  pid {pid}: {}, an intruder: the GPU is allocated to others",
+                        describe(&owner)
+                    ));
+                } else if owner.kind == OwnerKind::Unowned {
                     findings.note(&format!(
                         "  pid {pid}: whose it is cannot be known; its time will be shown as unowned"
                     ));
@@ -165,13 +223,65 @@ fn gpu(
     }
 }
 
+/// What the kubelet says, if there is one.
+async fn kubelet(config: &Config, findings: &mut Findings) -> Option<KubeletState> {
+    let socket = &config.kubelet_socket;
+    if !socket.exists() {
+        findings.note(&format!(
+            "{} is not there: without a kubelet's word a pod holds a GPU only while it has a process on it. On \
+             Kubernetes mount the folder (not the socket), and name it with --kubelet.socket",
+            socket.display()
+        ));
+        return None;
+    }
+    match ask_once(socket).await {
+        Ok(state) => {
+            findings.good(&format!("the kubelet lists {} pods with devices", state.pods.len()));
+            Some(state)
+        }
+        Err(reason) => {
+            findings.problem(&format!(
+                "the kubelet at {}: {reason}. The agent needs to read and write that socket, as root",
+                socket.display()
+            ));
+            None
+        }
+    }
+}
+
+fn allocations(counts: AllocationCounts, findings: &mut Findings) {
+    if counts.unconfirmed > 0 {
+        findings.note(&format!(
+            "{} pods hold GPUs without proof that they live, or which uid they have: mount the host's cgroups \
+             (--path.cgroup) and its pod logs (--path.pod-logs). Their time is marked held_inferred",
+            counts.unconfirmed
+        ));
+    }
+    if counts.unresolved > 0 {
+        findings.note(&format!(
+            "{} device ids in the kubelet's list are no GPU of this node: their pods hold only while they have a \
+             process on a GPU",
+            counts.unresolved
+        ));
+    }
+    if counts.hami > 0 {
+        findings.note(&format!(
+            "{} device ids are HAMi's, which do not say which GPU is used: owners come from processes",
+            counts.hami
+        ));
+    }
+}
+
 fn describe(owner: &crate::model::Owner) -> String {
     let parts = [
         ("namespace", &owner.namespace),
         ("pod", &owner.pod),
         ("pod uid", &owner.pod_uid),
         ("container", &owner.container_id),
+        ("container name", &owner.container),
         ("job", &owner.job_id),
+        ("account", &owner.account),
+        ("partition", &owner.partition),
         ("step", &owner.step),
         ("unit", &owner.unit),
         ("user", &owner.user),

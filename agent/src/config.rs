@@ -4,8 +4,6 @@
 //! Unknown flags and unknown keys of the file are errors. Unknown environment is not: Kubernetes injects
 //! `TONNAGE_..._PORT` and the like for a Service of that name, so no name here ends like those.
 
-pub mod slurm;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,13 +13,24 @@ use serde::Deserialize;
 use tonic::transport::Endpoint;
 use tonnage_proto::limits::NAME_BYTES_MAX;
 use tonnage_proto::token;
+use tonnage_runtime::notify::Supervisor;
 use tonnage_runtime::settings::{self, SettingsError, parsed, wrong};
 use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{ClientFiles, IdentityFiles, is_server_name};
 use tracing::level_filters::LevelFilter;
 
+use crate::cloud;
 use crate::driver::nvml::DEFAULT_LIBRARY;
+use crate::facts::Machine;
+use crate::kubelet;
 use crate::uplink::tls::{self, is_loopback};
+
+mod machine;
+mod paths;
+pub mod slurm;
+
+use machine::MachineArgs;
+use paths::PathArgs;
 
 /// Meters the GPUs of this node: whose seconds they were, kept on disk until the ledger has them.
 #[derive(Debug, Parser)]
@@ -97,17 +106,12 @@ pub struct RunArgs {
     /// Milliseconds that a stop may take to deliver what is left [default: 10000]
     #[arg(long, value_name = "MS", env = "TONNAGE_DRAIN_MS")]
     drain_ms: Option<u32>,
-    /// The host's /proc [default: /proc]
-    #[arg(long = "path.procfs", value_name = "DIR", env = "TONNAGE_PATH_PROCFS")]
-    path_procfs: Option<PathBuf>,
-    /// The kubelet's pod logs, whose folder names tell pods' names [default: /var/log/pods]
-    #[arg(long = "path.pod-logs", value_name = "DIR", env = "TONNAGE_PATH_POD_LOGS")]
-    path_pod_logs: Option<PathBuf>,
-    /// The host's passwd file, for users' names [default: /etc/passwd]
-    #[arg(long = "path.passwd", value_name = "FILE", env = "TONNAGE_PATH_PASSWD")]
-    path_passwd: Option<PathBuf>,
+    #[command(flatten)]
+    paths: PathArgs,
     #[command(flatten)]
     slurm: slurm::SlurmArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
     /// For the price book: the node's instance type
     #[arg(long, value_name = "TYPE", env = "TONNAGE_INSTANCE_TYPE")]
     instance_type: Option<String>,
@@ -156,9 +160,16 @@ struct File {
     period_ms: Option<u32>,
     drain_ms: Option<u32>,
     path_procfs: Option<PathBuf>,
+    path_cgroup: Option<PathBuf>,
+    kubelet_socket: Option<PathBuf>,
+    path_dra_checkpoint: Option<PathBuf>,
     path_pod_logs: Option<PathBuf>,
     path_passwd: Option<PathBuf>,
-    path_cgroup: Option<PathBuf>,
+    path_docker: Option<PathBuf>,
+    path_podman: Option<PathBuf>,
+    cloud_metadata: Option<String>,
+    cloud_metadata_address: Option<String>,
+    path_dmi: Option<PathBuf>,
     slurm_conf: Option<PathBuf>,
     slurm_gres_conf: Option<PathBuf>,
     slurm_gpu_map: Option<String>,
@@ -200,11 +211,13 @@ pub struct Config {
     pub drain: std::time::Duration,
     pub paths: crate::attribution::Paths,
     pub slurm: slurm::SlurmConfig,
-    pub instance_type: String,
-    pub region: String,
-    pub zone: String,
-    pub capacity_type: String,
-    pub node_labels: BTreeMap<String, String>,
+    pub kubelet_socket: PathBuf,
+    /// Which cloud to ask what this machine is, if any.
+    pub cloud: Option<cloud::Settings>,
+    pub path_dmi: PathBuf,
+    /// What the settings say of it.
+    pub machine: Machine,
+    pub supervisor: Supervisor,
     pub log_level: LevelFilter,
     pub log_format: Format,
     pub simulated_clock: Option<PathBuf>,
@@ -215,8 +228,12 @@ impl RunArgs {
     ///
     /// # Errors
     /// If the file cannot be used, or a setting is wrong.
-    pub fn resolve(self) -> Result<Config, SettingsError> {
-        let file: File = settings::read(self.config.as_deref())?;
+    pub fn resolve(mut self) -> Result<Config, SettingsError> {
+        let mut file: File = settings::read(self.config.as_deref())?;
+        let kubelet_socket = self.paths.kubelet_socket.take().or(file.kubelet_socket.take());
+        let kubelet_socket = kubelet_socket.unwrap_or_else(|| kubelet::DEFAULT_SOCKET.into());
+        let paths = paths::resolve(self.paths, &mut file);
+        let slurm = slurm::resolve(self.slurm, &mut file, &paths.procfs, &hostname())?;
         let insecure = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let url = self.aggregator.or(file.aggregator).unwrap_or_else(|| "http://127.0.0.1:7787".into());
         let token_file = self.token_file.or(file.token_file);
@@ -232,16 +249,6 @@ impl RunArgs {
         let identity = identity(self.tls_cert.or(file.tls_cert), self.tls_key.or(file.tls_key))?;
         let has_credential = token_file.is_some() || identity.is_some();
         let server_name = self.tls_server_name.or(file.tls_server_name);
-        let procfs = path(self.path_procfs, file.path_procfs, "/proc");
-        let slurm_file = slurm::SlurmArgs {
-            slurm_conf: file.slurm_conf,
-            slurm_gres_conf: file.slurm_gres_conf,
-            slurm_gpu_map: file.slurm_gpu_map,
-            slurm_jobs_dir: file.slurm_jobs_dir,
-            slurm_job_mapping_dir: file.slurm_job_mapping_dir,
-            slurm_node: file.slurm_node,
-            path_cgroup: file.path_cgroup,
-        };
         let drain_ms = self.drain_ms.or(file.drain_ms).unwrap_or(10_000);
         Ok(Config {
             aggregator: endpoint(&url, insecure, has_credential)?,
@@ -256,17 +263,23 @@ impl RunArgs {
             driver: driver(self.driver.or(file.driver), self.nvml_library.or(file.nvml_library))?,
             period_ns: i64::from(within("period_ms", period_ms, 100, 5_000)?) * 1_000_000,
             drain: std::time::Duration::from_millis(u64::from(within("drain_ms", drain_ms, 0, 600_000)?)),
-            paths: crate::attribution::Paths {
-                procfs: procfs.clone(),
-                pod_logs: path(self.path_pod_logs, file.path_pod_logs, "/var/log/pods"),
-                passwd: path(self.path_passwd, file.path_passwd, "/etc/passwd"),
+            slurm,
+            kubelet_socket,
+            paths,
+            cloud: machine::cloud(
+                self.machine.cloud_metadata.or(file.cloud_metadata),
+                self.machine.cloud_metadata_address.or(file.cloud_metadata_address),
+            )?,
+            path_dmi: path(self.machine.path_dmi, file.path_dmi, "/sys/class/dmi/id"),
+            machine: Machine {
+                instance_id: String::new(),
+                instance_type: self.instance_type.or(file.instance_type).unwrap_or_default(),
+                region: self.region.or(file.region).unwrap_or_default(),
+                zone: self.zone.or(file.zone).unwrap_or_default(),
+                capacity_type: self.capacity_type.or(file.capacity_type).unwrap_or_default(),
+                labels: node_labels,
             },
-            slurm: slurm::resolve(self.slurm, slurm_file, procfs, &hostname())?,
-            instance_type: self.instance_type.or(file.instance_type).unwrap_or_default(),
-            region: self.region.or(file.region).unwrap_or_default(),
-            zone: self.zone.or(file.zone).unwrap_or_default(),
-            capacity_type: self.capacity_type.or(file.capacity_type).unwrap_or_default(),
-            node_labels,
+            supervisor: self.machine.supervisor.resolve(),
             log_level: parsed("log_level", self.log_level.or(file.log_level))?.unwrap_or(LevelFilter::INFO),
             log_format: parsed("log_format", self.log_format.or(file.log_format))?.unwrap_or(Format::Text),
             simulated_clock: self.simulated_clock,
@@ -394,6 +407,11 @@ mod tests {
             (vec!["--insecure-loopback", "--driver", "rocm"], ["driver", "rocm"]),
             (vec!["--insecure-loopback", "--aggregator", "http://10.0.0.1:1"], ["aggregator", "10.0.0.1"]),
             (vec!["--insecure-loopback", "--log-level", "loud"], ["log_level", "loud"]),
+            (vec!["--insecure-loopback", "--cloud-metadata", "ovh"], ["cloud_metadata: \"ovh\"", "azure"]),
+            (
+                vec!["--insecure-loopback", "--cloud-metadata-address", "10.0.0.1"],
+                ["cloud_metadata_address: \"10.0.0.1\"", "169.254.0.0/16"],
+            ),
             (vec![], ["token_file", "token"]),
             (vec!["--insecure-loopback", "--aggregator", "ftp://127.0.0.1:1"], ["aggregator", "ftp"]),
             (vec!["--token-file", "t", "--aggregator", "https://a:1"], ["tls_ca", "no other CA"]),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! driver -> sampler -> attribution -> metering -> seal -> spool -> uplink
-//!                                         '-> metrics
+//!           kubelet -------^              '-> metrics
 //! ```
 //!
 //! Neighbouring stages do not import each other; they share [`model`] and meet in [`pump`] and [`node`].
@@ -12,6 +12,7 @@ pub mod model;
 
 pub mod attribution;
 pub mod driver;
+pub mod kubelet;
 pub mod ledger_clock;
 pub mod metering;
 pub mod sampler;
@@ -21,6 +22,10 @@ pub mod uplink;
 
 pub mod metrics;
 pub mod pump;
+
+pub mod cloud;
+pub mod dmi;
+pub mod facts;
 
 pub mod check;
 pub mod config;

@@ -1,8 +1,8 @@
 //! Sums samples into windows: how long each owner held each device, and how much of that was use.
 //!
 //! The rules are those of `docs/ledger.md`, "Samples and windows". In short: a tick covers the interval back to the
-//! tick before, for each device that was read at it. An interval is cut at the window grid and at process starts,
-//! split equally among holders, and closed into windows without a gap. Time is in slice-nanoseconds.
+//! tick before, for each device that was read at it. An interval is cut at the window grid and where holders begin and
+//! end, split among them, and closed into windows without a gap. Time is in slice-nanoseconds.
 //!
 //! Invariants of every window: `sum(held) + idle = duration * slices`, `busy <= held`, within one cell of the grid,
 //! and windows of one device never overlap (within an epoch of ledger time).

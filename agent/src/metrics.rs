@@ -10,8 +10,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::TextEncoder;
+use tonnage_proto::method;
 
-use crate::model::{DeviceInfo, Gauges, Owner, OwnerKind, Window};
+use crate::kubelet;
+use crate::model::{AllocationCounts, DeviceInfo, Gauges, Owner, OwnerKind, Usage, Window};
 use crate::uplink;
 
 mod families;
@@ -19,7 +21,7 @@ mod process;
 
 pub use process::OwnUse;
 
-/// (device, owner) entries; each is four series.
+/// (device, owner) entries of holders, and as many of intruders; each is a few series.
 const SERIES_MAX: usize = 2_000;
 /// An owner without a window for this long is finished.
 const EXPIRY_NS: i64 = 600_000_000_000;
@@ -52,10 +54,28 @@ pub struct Own {
 #[derive(Debug, Default, Clone, Copy)]
 struct Totals {
     held_ns: u64,
+    /// Of that, by allocation and not busy, where use can be seen.
+    held_idle_ns: u64,
+    is_allocated: bool,
     busy_ns: u64,
     memory_byte_seconds: u64,
     energy_uj: u64,
     last_ns: i64,
+}
+
+impl Totals {
+    fn add(&mut self, usage: &Usage, end_ns: i64) {
+        self.held_ns += usage.held_ns;
+        let idle = method::HELD_ALLOCATION | method::BUSY_PROCESS;
+        if usage.method & idle == idle {
+            self.is_allocated = true;
+            self.held_idle_ns += usage.held_ns - usage.busy_ns.min(usage.held_ns);
+        }
+        self.busy_ns += usage.busy_ns;
+        self.memory_byte_seconds += usage.memory_byte_seconds;
+        self.energy_uj += usage.energy_uj;
+        self.last_ns = end_ns;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -70,10 +90,15 @@ struct Device {
     energy_unobserved_uj: u64,
 }
 
+type Owners = HashMap<(Arc<str>, Arc<Owner>), Totals>;
+
 #[derive(Debug, Default)]
 struct State {
-    owners: HashMap<(Arc<str>, Arc<Owner>), Totals>,
+    owners: Owners,
     devices: HashMap<Arc<str>, Device>,
+    /// As above, of owners that used what others hold.
+    intruders: Owners,
+    allocations: AllocationCounts,
     own: Own,
 }
 
@@ -82,14 +107,20 @@ struct State {
 pub struct Metrics {
     state: Mutex<State>,
     uplink: Arc<Mutex<uplink::State>>,
+    kubelet: kubelet::View,
     version: &'static str,
     node: String,
 }
 
 impl Metrics {
     #[must_use]
-    pub fn new(version: &'static str, node: String, uplink: Arc<Mutex<uplink::State>>) -> Self {
-        Self { state: Mutex::default(), uplink, version, node }
+    pub fn new(
+        version: &'static str,
+        node: String,
+        uplink: Arc<Mutex<uplink::State>>,
+        kubelet: kubelet::View,
+    ) -> Self {
+        Self { state: Mutex::default(), uplink, kubelet, version, node }
     }
 
     /// Adds closed windows.
@@ -107,15 +138,20 @@ impl Metrics {
             device.energy_idle_uj += window.energy_idle_uj;
             device.energy_unobserved_uj += window.energy_unobserved_uj;
             for (owner, usage) in &window.usages {
-                let totals = entry(&mut state.owners, &mut state.own, &window.info.uuid, owner);
-                totals.held_ns += usage.held_ns;
-                totals.busy_ns += usage.busy_ns;
-                totals.memory_byte_seconds += usage.memory_byte_seconds;
-                totals.energy_uj += usage.energy_uj;
-                totals.last_ns = end_ns;
+                entry(&mut state.owners, &mut state.own, &window.info.uuid, owner).add(usage, end_ns);
+            }
+            for (owner, usage) in &window.intruders {
+                entry(&mut state.intruders, &mut state.own, &window.info.uuid, owner).add(usage, end_ns);
             }
         }
-        state.owners.retain(|_, totals| totals.last_ns > now_ns.saturating_sub(EXPIRY_NS));
+        let lives = |totals: &Totals| totals.last_ns > now_ns.saturating_sub(EXPIRY_NS);
+        state.owners.retain(|_, totals| lives(totals));
+        state.intruders.retain(|_, totals| lives(totals));
+    }
+
+    /// Notes how many allocations count.
+    pub fn allocations(&self, allocations: AllocationCounts) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).allocations = allocations;
     }
 
     /// Notes the values of the moment.
@@ -142,25 +178,39 @@ impl Metrics {
     pub fn render(&self, process: Option<OwnUse>) -> String {
         let uplink = self.uplink.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let families = families::all(&state, &uplink, process, self.version, &self.node);
+        let families =
+            families::all(&state, &uplink, &self.kubelet.seen(), process, self.version, &self.node);
         drop(state);
         TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| format!("# {error}\n"))
     }
 }
 
 /// The entry of this owner, or the one that all share once there are too many.
-fn entry<'a>(
-    owners: &'a mut HashMap<(Arc<str>, Arc<Owner>), Totals>,
-    own: &mut Own,
-    device: &Arc<str>,
-    owner: &Arc<Owner>,
-) -> &'a mut Totals {
-    let mut key = (Arc::clone(device), Arc::clone(owner));
+fn entry<'a>(owners: &'a mut Owners, own: &mut Own, device: &Arc<str>, owner: &Arc<Owner>) -> &'a mut Totals {
+    let mut key = (Arc::clone(device), shown(owner));
     if owners.len() >= SERIES_MAX && !owners.contains_key(&key) {
         own.series_dropped += 1;
         key.1 = Arc::new(other());
     }
     owners.entry(key).or_default()
+}
+
+/// The owner as its labels show it. Pods that differ in nothing that is shown (a StatefulSet's name is used again) are
+/// one series, which goes on.
+fn shown(owner: &Arc<Owner>) -> Arc<Owner> {
+    let hides_uid = !owner.pod.is_empty() && !owner.pod_uid.is_empty();
+    let hides_id = !owner.container.is_empty() && !owner.container_id.is_empty();
+    if !hides_uid && !hides_id {
+        return Arc::clone(owner);
+    }
+    let mut shown = Owner::clone(owner);
+    if hides_uid {
+        shown.pod_uid.clear();
+    }
+    if hides_id {
+        shown.container_id.clear();
+    }
+    Arc::new(shown)
 }
 
 /// Stands for the owners beyond the limit. No real owner looks like it: an unowned one has no user.
@@ -173,7 +223,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::model::Usage;
 
     fn window(start_ns: i64, pods: std::ops::Range<usize>) -> Window {
         let info = DeviceInfo {
@@ -196,6 +245,7 @@ mod tests {
             duration_ns: 10_000_000_000,
             idle_ns: 2_500_000_000,
             usages,
+            intruders: BTreeMap::new(),
             busy_unattributed_ns: 0,
             energy_idle_uj: 0,
             energy_unobserved_uj: 0,
@@ -204,7 +254,7 @@ mod tests {
     }
 
     fn metrics() -> Metrics {
-        Metrics::new("0", "n".into(), Arc::default())
+        Metrics::new("0", "n".into(), Arc::default(), kubelet::View::default())
     }
 
     #[test]
@@ -234,6 +284,23 @@ mod tests {
         let sum: f64 = held.iter().sum();
         assert!((sum - (SERIES_MAX as f64 + 50.0)).abs() < 1e-6, "{sum}");
         assert!(text.contains("tonnage_agent_series_dropped_total 50"));
+    }
+
+    #[test]
+    fn pods_of_one_name_are_one_series_that_goes_on() {
+        let metrics = metrics();
+        for uid in ["", "uid-1", "uid-2"] {
+            let mut window = window(0, 1..2);
+            let mut owner = Owner::clone(window.usages.first_key_value().unwrap().0);
+            owner.pod_uid = uid.to_owned();
+            let usage = Usage { held_ns: 1_000_000_000, ..Usage::default() };
+            window.usages = BTreeMap::from([(Arc::new(owner), usage)]);
+            metrics.windows(&[window]);
+        }
+        let text = metrics.render(None);
+        let held = |line: &&str| line.starts_with("tonnage_gpu_held_seconds_total{");
+        let series: Vec<&str> = text.lines().filter(held).collect();
+        assert!(series.len() == 1 && series[0].ends_with(" 3"), "{series:?}");
     }
 
     #[test]

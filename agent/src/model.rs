@@ -20,6 +20,10 @@ pub struct DeviceInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceReading {
     pub info: Arc<DeviceInfo>,
+    /// NVML's index now. It changes with what is plugged in; some schedulers name devices by it.
+    pub index: u32,
+    /// Where the GPU is partitioned.
+    pub mig_devices: Vec<MigDevice>,
     /// Every process with a context on the device, each pid once. `Err`: the call failed this time, so nobody
     /// knows who held the device: the interval is unobserved.
     pub processes: Result<Vec<DeviceProcess>, String>,
@@ -28,6 +32,51 @@ pub struct DeviceReading {
     /// Energy since the driver was loaded.
     pub energy_mj: Option<u64>,
     pub gauges: Gauges,
+}
+
+/// What the kubelet said of who has which devices.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KubeletState {
+    pub pods: Vec<PodDevices>,
+    /// Everything that could be allocated.
+    pub allocatable: Vec<PluginDevice>,
+}
+
+/// A pod and its devices. It may have ended: the kubelet goes on listing it for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodDevices {
+    pub namespace: String,
+    pub pod: String,
+    pub containers: Vec<ContainerDevices>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ContainerDevices {
+    pub container: String,
+    pub devices: Vec<PluginDevice>,
+    pub claimed: Vec<ClaimedDevice>,
+}
+
+/// A device of a device plugin, e.g. `nvidia.com/gpu` and `GPU-...::3`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PluginDevice {
+    pub resource: String,
+    pub id: String,
+}
+
+/// A device of a `ResourceClaim` (DRA), e.g. `gpu.nvidia.com` and `gpu-0`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClaimedDevice {
+    pub driver: String,
+    pub device: String,
+}
+
+/// A MIG device that the driver shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigDevice {
+    pub uuid: String,
+    /// Compute slices, where the driver says.
+    pub slices: Option<u32>,
 }
 
 /// Values of the moment, for metrics only: nothing is billed by them.
@@ -124,6 +173,21 @@ pub enum OwnerKind {
     Container,
 }
 
+/// How many of the kubelet's allocations count, and why the others do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AllocationCounts {
+    /// Pods that hold GPUs by the kubelet's word.
+    pub held: usize,
+    /// Pods in the list that have ended, or not begun.
+    pub gone: usize,
+    /// Pods of which it could not be checked whether they live, or which uid they have.
+    pub unconfirmed: usize,
+    /// Ids that look like a GPU's and are none of this node's, or in no known form.
+    pub unresolved: usize,
+    /// Ids of `HAMi`, which do not say which GPU is used.
+    pub hami: usize,
+}
+
 /// A live process on a device, with its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -132,6 +196,31 @@ pub struct Holder {
     /// When the process started, in ledger time, if known: a new owner's time begins there.
     pub started_ns: Option<i64>,
     pub memory_bytes: Option<u64>,
+    /// Whose it is rests on weaker evidence than usual (`method::HELD_INFERRED`).
+    pub inferred: bool,
+}
+
+/// Somebody to whom a device, or a part of it, is allocated: by the kubelet, or by Slurm's hooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Its processes on the device have the same owner.
+    pub owner: Arc<Owner>,
+    /// Of [`Allocation::parts`]; at least 1.
+    pub parts: u64,
+    /// When it began and ended, in ledger time, where the evidence says.
+    pub from_ns: Option<i64>,
+    pub until_ns: Option<i64>,
+    /// As [`Holder::inferred`].
+    pub inferred: bool,
+}
+
+/// To whom a device is allocated. Without claims it is held by those who have a process on it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Allocation {
+    pub claims: Vec<Claim>,
+    /// Into how many equal parts the device is divided for allocation (replicas, shards, slices); parts that nobody
+    /// claims are idle. What is claimed beyond that makes the parts smaller.
+    pub parts: u64,
 }
 
 /// One device at one tick, owners resolved: what metering works on.
@@ -139,6 +228,7 @@ pub struct Holder {
 pub struct Observation {
     pub info: Arc<DeviceInfo>,
     pub holders: Vec<Holder>,
+    pub allocation: Allocation,
     pub utilisation: Option<Vec<UtilisationSample>>,
     pub energy_mj: Option<u64>,
 }
@@ -152,6 +242,8 @@ pub struct Window {
     pub duration_ns: u64,
     pub idle_ns: u64,
     pub usages: BTreeMap<Arc<Owner>, Usage>,
+    /// Who used the device while it was allocated to others. They hold nothing.
+    pub intruders: BTreeMap<Arc<Owner>, Usage>,
     pub busy_unattributed_ns: u64,
     pub energy_idle_uj: u64,
     pub energy_unobserved_uj: u64,

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tonnage_proto::metering::NodeFacts;
 use tonnage_runtime::admin::{self, Admin};
 use tonnage_runtime::clock::{Clock, ClockError};
 use tonnage_runtime::shutdown::Shutdown;
@@ -21,6 +21,8 @@ use crate::attribution::Attribution;
 use crate::config::{Config, DriverChoice};
 use crate::driver::nvml::NvmlDriver;
 use crate::driver::{Driver, NoDriver};
+use crate::facts::{Known, Provider, Sources};
+use crate::kubelet::{self, Kubelet};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
 use crate::pump::{Before, Pump, Status};
@@ -29,9 +31,14 @@ use crate::seal::NodeState;
 use crate::spool::{Identity, Keeper, Limits, SpoolError, Tended};
 use crate::uplink::session::Peer;
 use crate::uplink::{Target, Uplink};
+use crate::{cloud, dmi};
 
 /// A driver that has not answered for this long is called hung.
 const HUNG_NS: i64 = 30_000_000_000;
+/// Readings that nobody has taken up for this long: not a slow disk any more.
+const STUCK_NS: i64 = 120_000_000_000;
+/// How long the first windows wait to hear from the cloud which instance this is.
+const LIFE_WAIT: Duration = Duration::from_secs(5);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The agent could not start, or its stages ended by themselves.
@@ -71,10 +78,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
     let (spool, before) = open_spool(&config, &clock).await?;
     let (more, uplink_state) = (Arc::new(Notify::new()), Arc::default());
-    let metrics = Arc::new(Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state)));
+    let kubelet = kubelet::View::default();
+    let metrics = Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state), kubelet.clone());
+    let metrics = Arc::new(metrics);
     let health = Arc::new(Health {
         clock: clock.clone(),
         alive_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
+        taken_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
         status: Arc::default(),
         metrics: Arc::clone(&metrics),
     });
@@ -82,13 +92,28 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let admin_stop = Shutdown::new();
     tokio::spawn(admin::serve(listener, Arc::clone(&health) as Arc<dyn Admin>, admin_stop.clone()));
 
-    let node = node_state(&config);
+    let boot_id = boot_id(&config.paths.procfs).unwrap_or_default();
+    let node = NodeState { boot_id, ..NodeState::default() };
     let here = before.as_ref().filter(|before| before.boot_id == node.boot_id);
     let expected = here.map_or(0, |before| before.devices.len());
+    let machine = machine(&config, here.map(|before| before.instance_id.clone()));
+    let attribution = Attribution::new(config.paths.clone());
+    if attribution.has_foreign_pids() {
+        tracing::warn!(
+            "{} is of another pid namespace than the host's: owners are found by pids that may be others, and \
+             are marked held_inferred. In a pod set hostPID: true",
+            config.paths.procfs.display()
+        );
+    }
+    let asking =
+        Kubelet { socket: config.kubelet_socket.clone(), clock: clock.clone(), view: kubelet.clone() };
+    tokio::spawn(asking.run(stop.clone()));
     let pump = Pump {
-        attribution: Attribution::new(config.paths.clone()),
+        attribution,
+        kubelet,
         meter: Meter::new(config.period_ns),
         node,
+        machine,
         spool: spool.clone(),
         more: Arc::clone(&more),
         metrics: Arc::clone(&metrics),
@@ -101,8 +126,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         period_ns: config.period_ns,
         metrics,
         alive_ns: Arc::clone(&health.alive_ns),
+        taken_ns: Arc::clone(&health.taken_ns),
     };
     let metered = start_metering(sampler, pump, stop.clone())?;
+    let (status, healthy) = (Arc::clone(&health.status), Arc::clone(&health));
+    // Begun is also who waits for a driver: a node without one would else hold up whoever starts it.
+    let begun = move || status.get().is_some();
+    tokio::spawn(config.supervisor.tend(begun, move || healthy.health(), stop.clone()));
     let peer = Peer { cluster: config.cluster, node: config.node, agent_version: VERSION.to_owned() };
     let target = Target { endpoint: config.aggregator, tls: config.tls, token_file: config.token_file, peer };
     let uplink = Uplink { target, spool, more, clock, state: uplink_state };
@@ -166,19 +196,34 @@ pub fn driver(config: &Config, clock: &Clock, expected: usize) -> Box<dyn Driver
     }
 }
 
-fn node_state(config: &Config) -> NodeState {
-    NodeState {
-        boot_id: boot_id(&config.paths.procfs).unwrap_or_default(),
-        instance_id: String::new(),
-        facts: NodeFacts {
-            instance_type: config.instance_type.clone(),
-            region: config.region.clone(),
-            zone: config.zone.clone(),
-            capacity_type: config.capacity_type.clone(),
-            labels: config.node_labels.clone().into_iter().collect(),
-        },
-        driver_version: String::new(),
+/// What is known of the machine by itself; asks the cloud for the rest, where it may. `remembered`: the instance id by
+/// which an earlier run of this boot went.
+fn machine(config: &Config, remembered: Option<String>) -> Known {
+    let found = dmi::read(&config.path_dmi);
+    let sources = Sources { settings: config.machine.clone(), dmi: found.machine, ..Sources::default() };
+    let known = Known::new(sources, remembered);
+    match config.cloud.clone() {
+        None => known.decide(),
+        Some(settings) => drop(tokio::spawn(ask(settings, found.provider, known.clone()))),
     }
+    known
+}
+
+/// Asks the cloud, and lets the first windows wait for its answer no longer than they should.
+async fn ask(settings: cloud::Settings, likely: Option<Provider>, known: Known) {
+    let answer = cloud::find(&settings, likely);
+    tokio::pin!(answer);
+    let answer = match tokio::time::timeout(LIFE_WAIT, &mut answer).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            known.decide();
+            answer.await
+        }
+    };
+    if answer.is_some_and(|machine| known.answered(machine)) {
+        tracing::info!("The instance's id came too late for this boot, which goes on as it began.");
+    }
+    known.decide();
 }
 
 /// The kernel's id of this boot.
@@ -189,17 +234,25 @@ pub(crate) fn boot_id(procfs: &Path) -> std::io::Result<String> {
 
 struct Health {
     clock: Clock,
+    /// Monotonic time at which the last reading began, and at which one was last taken up.
     alive_ns: Arc<AtomicI64>,
+    taken_ns: Arc<AtomicI64>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
 }
 
 impl Admin for Health {
     fn health(&self) -> Result<(), String> {
-        let silent_ns = self.clock.monotonic_ns() - self.alive_ns.load(Ordering::Relaxed);
+        let now_ns = self.clock.monotonic_ns();
+        let silent_ns = now_ns - self.alive_ns.load(Ordering::Relaxed);
         if silent_ns > HUNG_NS {
             let seconds = silent_ns / 1_000_000_000;
             return Err(format!("no sample for {seconds} s: a call into the driver hangs"));
+        }
+        let stuck_ns = now_ns - self.taken_ns.load(Ordering::Relaxed);
+        if stuck_ns > STUCK_NS {
+            let seconds = stuck_ns / 1_000_000_000;
+            return Err(format!("no sample was taken up for {seconds} s: /proc or the spool's disk hangs"));
         }
         Ok(())
     }

@@ -13,7 +13,9 @@ use tokio::sync::Notify;
 use tonnage_runtime::clock::Reading;
 use tonnage_runtime::telemetry::chain;
 
-use crate::attribution::Attribution;
+use crate::attribution::{Attribution, Now};
+use crate::facts::Known;
+use crate::kubelet;
 use crate::ledger_clock::LedgerClock;
 use crate::metering::Meter;
 use crate::metrics::Metrics;
@@ -34,8 +36,11 @@ const WINDOWS_PER_DRAFT_MAX: usize = 512;
 /// See the module.
 pub struct Pump {
     pub attribution: Attribution,
+    pub kubelet: kubelet::View,
     pub meter: Meter,
     pub node: NodeState,
+    /// What is known of the machine by now; goes into `node` with each parcel.
+    pub machine: Known,
     pub spool: Keeper,
     /// Rung when there is something new to send.
     pub more: Arc<Notify>,
@@ -52,6 +57,8 @@ pub struct Before {
     pub until_ns: Option<i64>,
     /// The node's devices, and the boot in which they were seen.
     pub boot_id: String,
+    /// By which that boot went; empty: by its boot id.
+    pub instance_id: String,
     pub devices: Vec<Arc<DeviceInfo>>,
     /// Appends that the spool has seen.
     pub appended: u64,
@@ -61,8 +68,11 @@ impl Before {
     /// # Errors
     /// If the disk fails.
     pub fn read(spool: &Spool) -> Result<Self, SpoolError> {
-        let (boot_id, devices) = seal::read_devices(&spool.devices()?);
-        Ok(Self { until_ns: spool.last_window_end_ns()?, boot_id, devices, appended: spool.appended() })
+        let remembered = spool.devices()?;
+        let (boot_id, devices) = seal::read_devices(&remembered);
+        let instance_id = seal::read_instance_id(&remembered);
+        let until_ns = spool.last_window_end_ns()?;
+        Ok(Self { until_ns, boot_id, instance_id, devices, appended: spool.appended() })
     }
 }
 
@@ -189,20 +199,7 @@ impl Pump {
     }
 
     fn tick(&mut self, run: &mut Run, tick: Tick, at: Reading, devices: Vec<DeviceReading>) {
-        let mut observations = Vec::with_capacity(devices.len());
-        for device in devices {
-            let holders = match &device.processes {
-                Ok(processes) => self.attribution.resolve(processes, tick.now_ns, at),
-                Err(_) => continue,
-            };
-            self.metrics.gauges(&device.info, device.gauges, holders.len());
-            observations.push(Observation {
-                info: device.info,
-                holders,
-                utilisation: device.utilisation,
-                energy_mj: device.energy_mj,
-            });
-        }
+        let observations = self.attribute(devices, Now { reading: at, ledger_ns: tick.now_ns });
         let windows = self.meter.observe(tick, observations);
         run.pending.add(windows, self.meter.take_gaps(), tick.overlap_ns);
         if tick.new_epoch {
@@ -217,15 +214,46 @@ impl Pump {
         if self.before.is_none() {
             run.late_since_ns = run.late_since_ns.or(Some(tick.now_ns));
         }
-        if let Some(parcel) = run.pending.due(tick.now_ns) {
+        // The first parcel waits, for a few seconds at most, until it is known which life of the node it is of.
+        let due = self.machine.is_decided().then(|| run.pending.due(tick.now_ns));
+        if let Some(parcel) = due.flatten() {
             self.keep(run, parcel);
         }
         self.metrics.own(|own| own.metered_until_ns = tick.now_ns);
     }
 
+    /// Whose the devices are. What the kubelet's list lacks it is asked for; the answer is for a later tick.
+    fn attribute(&mut self, devices: Vec<DeviceReading>, now: Now) -> Vec<Observation> {
+        let kubelet = self.kubelet.seen();
+        let list = kubelet.list.as_ref().map(|list| (list, kubelet.listed_at_ns));
+        self.attribution.allocate(&devices, list, now);
+        let mut observations = Vec::with_capacity(devices.len());
+        for device in devices {
+            let Ok(processes) = &device.processes else { continue };
+            let (holders, allocation) = self.attribution.resolve(&device.info, processes, now);
+            self.metrics.gauges(&device.info, device.gauges, holders.len());
+            observations.push(Observation {
+                info: device.info,
+                holders,
+                allocation,
+                utilisation: device.utilisation,
+                energy_mj: device.energy_mj,
+            });
+        }
+        if kubelet.list.is_some() {
+            self.attribution.unlisted().iter().for_each(|pod| self.kubelet.ask(pod.clone()));
+            if self.attribution.pods_changed(now) {
+                self.kubelet.refresh();
+            }
+        }
+        self.metrics.allocations(self.attribution.counts());
+        observations
+    }
+
     /// Puts a parcel into the spool, and what waited before it. What the spool cannot take is unobserved: counted,
     /// said, and told the ledger with what is kept next.
     fn keep(&mut self, run: &mut Run, parcel: Parcel) {
+        (self.node.instance_id, self.node.facts) = self.machine.now();
         if let Some(since_ns) = run.late_since_ns {
             let late = self.late(run, since_ns);
             self.failed(late.err());

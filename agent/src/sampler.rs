@@ -38,6 +38,8 @@ pub struct Sampler {
     pub metrics: Arc<Metrics>,
     /// Monotonic time of the last sign of life, for `/healthz`.
     pub alive_ns: Arc<AtomicI64>,
+    /// Monotonic time at which the next stage last had room for a reading.
+    pub taken_ns: Arc<AtomicI64>,
 }
 
 impl Sampler {
@@ -53,7 +55,7 @@ impl Sampler {
             self.alive_ns.store(at.monotonic_ns, Ordering::Relaxed);
             let sampled = self.sample(at, &mut introduced);
             match sender.try_send(sampled) {
-                Ok(()) => {}
+                Ok(()) => self.taken_ns.store(self.clock.monotonic_ns(), Ordering::Relaxed),
                 Err(TrySendError::Full(_)) => self.metrics.own(|own| own.samples_dropped += 1),
                 Err(TrySendError::Disconnected(_)) => return,
             }

@@ -59,20 +59,7 @@ pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overl
             start_ns: window.start_ns,
             duration_ns: window.duration_ns,
             idle_ns: window.idle_ns,
-            usages: window
-                .usages
-                .iter()
-                .map(|(name, usage)| pb::Usage {
-                    owner: owners.of(owner(name)),
-                    kind: pb::usage::Kind::Held.into(),
-                    held_ns: usage.held_ns,
-                    busy_ns: usage.busy_ns,
-                    memory_byte_seconds: usage.memory_byte_seconds,
-                    energy_uj: usage.energy_uj,
-                    method: usage.method,
-                    ..pb::Usage::default()
-                })
-                .collect(),
+            usages: usages(window, &mut owners),
             busy_unattributed_ns: window.busy_unattributed_ns,
             energy_idle_uj: window.energy_idle_uj,
             energy_unobserved_uj: window.energy_unobserved_uj,
@@ -111,7 +98,8 @@ pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overl
 #[must_use]
 pub fn devices(infos: &[Arc<DeviceInfo>], node: &NodeState) -> Vec<u8> {
     let devices = infos.iter().map(|info| device(info, &node.driver_version)).collect();
-    pb::Batch { boot_id: node.boot_id.clone(), devices, ..pb::Batch::default() }.encode_to_vec()
+    let (boot_id, instance_id) = (node.boot_id.clone(), node.instance_id.clone());
+    pb::Batch { boot_id, instance_id, devices, ..pb::Batch::default() }.encode_to_vec()
 }
 
 /// The boot in which these devices were seen, and the devices; none where the bytes are not what [`devices`] gave.
@@ -127,6 +115,12 @@ pub fn read_devices(encoded: &[u8]) -> (String, Vec<Arc<DeviceInfo>>) {
         pci_bus_id: device.pci_bus_id,
     };
     (boot_id, devices.into_iter().map(|device| Arc::new(info(device))).collect())
+}
+
+/// The instance id by which that boot went; empty: by its boot id.
+#[must_use]
+pub fn read_instance_id(encoded: &[u8]) -> String {
+    pb::Batch::decode(encoded).unwrap_or_default().instance_id
 }
 
 /// Joins as many leading drafts as belong together and fit into one batch. Gives its bytes and how many drafts it
@@ -190,6 +184,23 @@ pub fn unseal(payload: &[u8]) -> Option<Vec<u8>> {
         ..batch
     };
     Some(draft.encode_to_vec())
+}
+
+fn usages(window: &Window, owners: &mut Positions<pb::Owner>) -> Vec<pb::Usage> {
+    let held = window.usages.iter().map(|usage| (pb::usage::Kind::Held, usage));
+    let intruders = window.intruders.iter().map(|usage| (pb::usage::Kind::Intruder, usage));
+    held.chain(intruders)
+        .map(|(kind, (name, usage))| pb::Usage {
+            owner: owners.of(owner(name)),
+            kind: kind.into(),
+            held_ns: usage.held_ns,
+            busy_ns: usage.busy_ns,
+            memory_byte_seconds: usage.memory_byte_seconds,
+            energy_uj: usage.energy_uj,
+            method: usage.method,
+            ..pb::Usage::default()
+        })
+        .collect()
 }
 
 fn join(
@@ -330,6 +341,7 @@ mod tests {
             duration_ns: 10,
             idle_ns: 4,
             usages: BTreeMap::from([(Arc::new(owner), usage)]),
+            intruders: BTreeMap::new(),
             busy_unattributed_ns: 0,
             energy_idle_uj: 0,
             energy_unobserved_uj: 0,

@@ -42,6 +42,7 @@ fn cell(devices: &[Arc<DeviceInfo>], n: i64) -> Vec<u8> {
                 duration_ns: WINDOW_NS.unsigned_abs(),
                 idle_ns: 0,
                 usages: BTreeMap::from([(Arc::new(owner), usage)]),
+                intruders: BTreeMap::new(),
                 busy_unattributed_ns: 0,
                 energy_idle_uj: 0,
                 energy_unobserved_uj: 0,

@@ -11,7 +11,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonnage_agent::metering::Meter;
 use tonnage_agent::model::{
-    DeviceInfo, GapReason, Holder, Observation, Owner, OwnerKind, Tick, UtilisationSample, Window,
+    Allocation, Claim, DeviceInfo, GapReason, Holder, Observation, Owner, OwnerKind, Tick, UtilisationSample,
+    Window,
 };
 use tonnage_proto::limits::WINDOW_NS;
 
@@ -27,6 +28,7 @@ type Sums = BTreeMap<(String, i64, String), u64>;
 struct Gpu {
     info: Arc<DeviceInfo>,
     processes: Vec<Holder>,
+    allocation: Allocation,
     before: BTreeSet<(u32, Option<i64>)>,
     known: bool,
     energy_mj: u64,
@@ -58,6 +60,7 @@ impl World {
                     pci_bus_id: String::new(),
                 }),
                 processes: Vec::new(),
+                allocation: Allocation::default(),
                 before: BTreeSet::new(),
                 known: false,
                 energy_mj: rng.random_range(0..1_000_000),
@@ -118,9 +121,11 @@ impl World {
             let pod_uid = format!("pod-{}", rng.random_range(0..5));
             let owner = Arc::new(Owner { kind: OwnerKind::Pod, pod_uid, ..Owner::default() });
             let memory_bytes = rng.random_bool(0.8).then(|| rng.random_range(0..80 << 30));
-            gpu.processes.push(Holder { pid: self.next_pid, owner, started_ns, memory_bytes });
+            let inferred = rng.random_bool(0.1);
+            gpu.processes.push(Holder { pid: self.next_pid, owner, started_ns, memory_bytes, inferred });
             self.next_pid += 1;
         }
+        allocate(rng, &mut gpu.allocation, from_ns, self.now_ns);
         gpu.energy_mj += rng.random_range(0..800_000);
         if rng.random_bool(0.01) {
             gpu.energy_mj = 0;
@@ -143,6 +148,7 @@ impl World {
         Observation {
             info: Arc::clone(&gpu.info),
             holders: gpu.processes.clone(),
+            allocation: gpu.allocation.clone(),
             utilisation: rng.random_bool(0.9).then_some(samples),
             energy_mj,
         }
@@ -153,10 +159,46 @@ fn cell(at_ns: i64) -> i64 {
     at_ns - at_ns.rem_euclid(WINDOW_NS)
 }
 
+/// Claims come with or without a start, end within an interval or by being gone from the next reading.
+fn allocate(rng: &mut StdRng, allocation: &mut Allocation, from_ns: i64, now_ns: i64) {
+    allocation.claims.retain(|claim| claim.until_ns.is_none() && rng.random_bool(0.95));
+    for claim in &mut allocation.claims {
+        claim.until_ns = rng.random_bool(0.05).then(|| rng.random_range(from_ns - 10..=now_ns + 10));
+    }
+    if rng.random_bool(0.1) {
+        allocation.parts = rng.random_range(0..9);
+        let pod_uid = format!("pod-{}", rng.random_range(0..5));
+        allocation.claims.push(Claim {
+            owner: Arc::new(Owner { kind: OwnerKind::Pod, pod_uid, ..Owner::default() }),
+            parts: rng.random_range(1..5),
+            from_ns: rng.random_bool(0.7).then(|| rng.random_range(from_ns - 10..=now_ns)),
+            until_ns: None,
+            inferred: rng.random_bool(0.1),
+        });
+    }
+}
+
+/// Largest remainders, one by one.
+fn deal(whole: u64, parts: &[(String, u64)]) -> Vec<u64> {
+    let total: u64 = parts.iter().map(|(_, parts)| parts).sum();
+    let exact = |parts: u64| u128::from(whole) * u128::from(parts);
+    let mut dealt: Vec<u64> = parts.iter().map(|(_, n)| (exact(*n) / u128::from(total)) as u64).collect();
+    let mut left: Vec<u128> = parts.iter().map(|(_, n)| exact(*n) % u128::from(total)).collect();
+    while dealt.iter().sum::<u64>() < whole {
+        let most = left.iter().max().unwrap();
+        let winner = left.iter().position(|remainder| remainder == most).unwrap();
+        dealt[winner] += 1;
+        left[winner] = 0;
+    }
+    dealt
+}
+
 /// The rules of `docs/ledger.md` for held time, in the plainest form.
 fn book(sums: &mut Sums, gpu: &Gpu, from_ns: i64, to_ns: i64) {
     let mut moments = BTreeSet::from([from_ns, to_ns]);
     moments.extend(gpu.processes.iter().filter_map(|p| p.started_ns));
+    let claims = &gpu.allocation.claims;
+    moments.extend(claims.iter().flat_map(|claim| [claim.from_ns, claim.until_ns]).flatten());
     moments.extend((1..5).map(|n| cell(from_ns) + n * WINDOW_NS));
     moments.retain(|at_ns| (from_ns..=to_ns).contains(at_ns));
     let moments: Vec<i64> = moments.into_iter().collect();
@@ -164,16 +206,32 @@ fn book(sums: &mut Sums, gpu: &Gpu, from_ns: i64, to_ns: i64) {
         let started = |p: &&Holder| {
             gpu.before.contains(&(p.pid, p.started_ns)) || p.started_ns.is_none_or(|at_ns| at_ns <= pair[0])
         };
+        let whole = (pair[1] - pair[0]).unsigned_abs() * u64::from(gpu.info.slices);
+        let mut claimed: BTreeMap<String, u64> = BTreeMap::new();
+        let in_force = |claim: &&Claim| {
+            claim.from_ns.unwrap_or(i64::MIN) <= pair[0] && pair[0] < claim.until_ns.unwrap_or(i64::MAX)
+        };
+        for claim in claims.iter().filter(in_force) {
+            *claimed.entry(claim.owner.pod_uid.clone()).or_default() += claim.parts;
+        }
+        let mut book = |owner: String, part: u64| {
+            *sums.entry((gpu.info.uuid.to_string(), cell(pair[0]), owner)).or_default() += part;
+        };
+        if !claimed.is_empty() {
+            let free = gpu.allocation.parts.saturating_sub(claimed.values().sum());
+            let parts: Vec<(String, u64)> = claimed.into_iter().chain([(String::new(), free)]).collect();
+            let dealt = deal(whole, &parts);
+            parts.into_iter().zip(dealt).for_each(|((owner, _), part)| book(owner, part));
+            continue;
+        }
         let mut owners: BTreeSet<String> =
             gpu.processes.iter().filter(started).map(|p| p.owner.pod_uid.clone()).collect();
         if owners.is_empty() {
             owners.insert(String::new());
         }
-        let whole = (pair[1] - pair[0]).unsigned_abs() * u64::from(gpu.info.slices);
         let n = owners.iter().fold(0, |n, _| n + 1);
         for (rank, owner) in (0..).zip(owners) {
-            let part = whole / n + u64::from(rank < whole % n);
-            *sums.entry((gpu.info.uuid.to_string(), cell(pair[0]), owner)).or_default() += part;
+            book(owner, whole / n + u64::from(rank < whole % n));
         }
     }
 }
@@ -186,6 +244,10 @@ fn check(window: &Window) {
     assert!(window.duration_ns > 0 && window.samples > 0, "{window:?}");
     for usage in window.usages.values() {
         assert!(usage.busy_ns <= usage.held_ns, "busy over held in {window:?}");
+    }
+    for intruder in window.intruders.values() {
+        assert_eq!(intruder.held_ns, 0, "an intruder holds in {window:?}");
+        assert!(intruder.busy_ns <= whole, "busier than there was time in {window:?}");
     }
     let last_ns = end_ns(window) - 1;
     assert_eq!(cell(window.start_ns), cell(last_ns), "over the grid: {window:?}");
@@ -207,7 +269,8 @@ fn add_up(windows: &[Window]) -> Sums {
 }
 
 fn energy_uj(window: &Window) -> u64 {
-    let owners: u64 = window.usages.values().map(|usage| usage.energy_uj).sum();
+    let usages = window.usages.values().chain(window.intruders.values());
+    let owners: u64 = usages.map(|usage| usage.energy_uj).sum();
     owners + window.energy_idle_uj + window.energy_unobserved_uj
 }
 

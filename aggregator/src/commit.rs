@@ -5,6 +5,7 @@
 //! journalled as refused; if a group fails all the same, each of it is tried alone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
@@ -145,6 +146,8 @@ pub struct Committer {
     holder: String,
     /// For how long detail is kept.
     pub retention: Retention,
+    /// The machine's monotonic time, whatever clock the ledger lives by, at which it last took up work.
+    pub alive_ns: Arc<AtomicI64>,
     working: Working,
     live: Arc<Live>,
     metrics: Arc<Metrics>,
@@ -180,6 +183,7 @@ impl Committer {
             due: false,
             holder,
             retention: Retention::default(),
+            alive_ns: Arc::default(),
             working,
             live,
             metrics,
@@ -210,6 +214,7 @@ impl Committer {
                     Err(mpsc::error::TryRecvError::Disconnected) => break,
                 }
             }
+            self.alive_ns.store(Clock::system().monotonic_ns(), Ordering::Relaxed);
             if !group.is_empty() {
                 self.commit(group);
             }

@@ -4,11 +4,13 @@
 //! Unknown flags and unknown keys of the file are errors. Unknown environment is not: Kubernetes injects
 //! `TONNAGE_..._PORT` and the like for a Service of that name, so no name here ends like those.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
+use tonnage_runtime::notify::Supervisor;
 use tonnage_runtime::settings::{self, SettingsError, parsed, wrong};
 use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
@@ -151,6 +153,25 @@ pub struct ServeArgs {
     /// For tests: a clock that stands in this file.
     #[arg(long, value_name = "FILE", hide = true)]
     simulated_clock: Option<PathBuf>,
+    #[command(flatten)]
+    supervisor: SupervisorArgs,
+}
+
+/// What systemd sets in the environment of a service of `Type=notify`.
+#[derive(Debug, Args)]
+struct SupervisorArgs {
+    #[arg(long, env = "NOTIFY_SOCKET", hide = true)]
+    notify_socket: Option<OsString>,
+    #[arg(long, env = "WATCHDOG_USEC", hide = true)]
+    watchdog_usec: Option<u64>,
+    #[arg(long, env = "WATCHDOG_PID", hide = true)]
+    watchdog_pid: Option<u32>,
+}
+
+impl SupervisorArgs {
+    fn resolve(self) -> Supervisor {
+        Supervisor::new(self.notify_socket, self.watchdog_usec, self.watchdog_pid)
+    }
 }
 
 /// The file's keys. The same settings; none is required.
@@ -192,6 +213,7 @@ pub struct Config {
     pub log_level: LevelFilter,
     pub log_format: Format,
     pub simulated_clock: Option<PathBuf>,
+    pub supervisor: Supervisor,
 }
 
 impl ServeArgs {
@@ -221,6 +243,7 @@ impl ServeArgs {
             log_level: self.log_level.or(log_level).unwrap_or(LevelFilter::INFO),
             log_format: self.log_format.or(log_format).unwrap_or(Format::Text),
             simulated_clock: self.simulated_clock,
+            supervisor: self.supervisor.resolve(),
         };
         let forever = |days: u32| if days == 0 { u32::MAX } else { days };
         for (field, days, least) in [

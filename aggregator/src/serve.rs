@@ -2,6 +2,7 @@
 //! stops them in the order in which data flows: streams, commits, then the API. The only file that names every part.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -34,6 +35,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Longest time between two ticks of the commit thread, and how often the clock is asked.
 const TICK_NS: u64 = 60_000_000_000;
 const TICK_POLL: Duration = Duration::from_millis(200);
+/// A commit that takes this long while others wait is not a slow disk any more.
+const STUCK_NS: i64 = 120_000_000_000;
 /// Room for a message's frame around a batch.
 const FRAME_BYTES: usize = 4096;
 
@@ -90,6 +93,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         hours_days: config.keep_hours_days,
         days_days: config.keep_days_days,
     };
+    let alive_ns = Arc::clone(&committer.alive_ns);
     let (queue, mut ended) = commit(committer)?;
     if let Some(watcher) = watcher {
         tokio::spawn(watcher.run(clock.clone(), stop.clone()));
@@ -106,7 +110,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         streams: Arc::default(),
         stop: stop.clone(),
     };
-    let healthy = healthy(queue.downgrade());
+    let healthy = healthy(queue.downgrade(), alive_ns);
     let acceptor = Acceptor { tls, clock: clock.clone(), metrics: Arc::clone(&metrics) };
     let state = ApiState {
         clock,
@@ -122,13 +126,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             Arc::new(move || Ok(verify::verify(&mut store.reader()?)?.answer()))
         },
         health: Arc::clone(&healthy),
-        ready: healthy,
+        ready: Arc::clone(&healthy),
     };
     tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
     let uplinks = tokio::spawn(serve_grpc(grpc, acceptor, ingest, stop.clone()));
     let api_stop = Shutdown::new();
     let rest = tokio::spawn(serve_http(http, state, api_stop.clone()));
+    tokio::spawn(config.supervisor.tend(|| true, move || healthy(), stop.clone()));
 
     let bug = tokio::select! {
         () = stop.wait() => false,
@@ -159,11 +164,19 @@ fn commit(committer: Committer) -> std::io::Result<(mpsc::Sender<Submission>, on
     Ok((queue, ended))
 }
 
-/// Well as long as the commit thread takes what is submitted.
-fn healthy(queue: mpsc::WeakSender<Submission>) -> Check {
-    Arc::new(move || match queue.upgrade() {
-        Some(queue) if !queue.is_closed() => Ok(()),
-        _ => Err("the commit thread ended".to_owned()),
+/// Well as long as the commit thread takes what is submitted. There is a tick at least once a minute.
+fn healthy(queue: mpsc::WeakSender<Submission>, alive_ns: Arc<AtomicI64>) -> Check {
+    let clock = Clock::system();
+    alive_ns.store(clock.monotonic_ns(), Ordering::Relaxed);
+    Arc::new(move || {
+        let queue = queue.upgrade().filter(|queue| !queue.is_closed());
+        let queue = queue.ok_or_else(|| "the commit thread ended".to_owned())?;
+        let busy_ns = clock.monotonic_ns() - alive_ns.load(Ordering::Relaxed);
+        if queue.capacity() < queue.max_capacity() && busy_ns > STUCK_NS {
+            let seconds = busy_ns / 1_000_000_000;
+            return Err(format!("nothing was taken up for commit for {seconds} s: the disk hangs"));
+        }
+        Ok(())
     })
 }
 

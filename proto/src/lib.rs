@@ -2,6 +2,7 @@
 //!
 //! - [`metering`]: the uplink between agent and ledger, generated from `metering.proto`, whose comments are
 //!   the contract's text.
+//! - [`podresources`]: what an agent asks its kubelet, generated from `podresources.proto`.
 //! - [`limits`]: sizes, versions and the grid of time that both ends keep.
 //! - [`method`]: the bits that say how a figure was obtained.
 //! - [`rest`]: the types of the REST API, shared by the aggregator and the command line.
@@ -13,6 +14,12 @@ pub mod limits;
 pub mod method;
 pub mod rest;
 pub mod token;
+
+/// The kubelet's pod-resources API, version 1. Generated; `podresources.proto` says what is in it.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod podresources {
+    tonic::include_proto!("v1");
+}
 
 /// The uplink, version 1. Generated; the text of the contract is in `metering.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -156,7 +156,7 @@ fn add(buckets: &mut BTreeMap<Key, Bucket>, key: BucketKey, bucket: Bucket) {
 
 fn folded(batch: &pb::Batch, window: &pb::Window) -> anyhow::Result<Folded> {
     let mut held_ns = BTreeMap::new();
-    for usage in &window.usages {
+    for usage in window.usages.iter().filter(|usage| usage.kind() == pb::usage::Kind::Held) {
         let owner = truth::of_wire(&batch.owners[usage.owner as usize]);
         *held_ns.entry(owner).or_default() += i64::try_from(usage.held_ns)?;
     }

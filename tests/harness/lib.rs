@@ -16,6 +16,8 @@ pub mod certificates;
 pub mod comparison;
 pub mod forged;
 pub mod http;
+pub mod kubelet;
+pub mod netns;
 pub mod network;
 pub mod node;
 pub mod process;

@@ -59,6 +59,11 @@ pub struct Node {
     pub extra_args: Vec<String>,
     /// Set in its agent's environment.
     pub extra_env: Vec<(String, String)>,
+    /// In place of the made-up ones: the machine's own `/proc` and cgroups.
+    pub procfs: Option<PathBuf>,
+    pub cgroup: Option<PathBuf>,
+    /// Put before its agent's command, e.g. `ip netns exec <name>`.
+    pub wrapper: Vec<String>,
     /// The driver's library.
     pub nvml: PathBuf,
     /// Sent if there is one.
@@ -87,6 +92,9 @@ impl Node {
         Ok(Self {
             dir: dir.to_owned(),
             agent_binary: binaries.agent.clone(),
+            procfs: None,
+            cgroup: None,
+            wrapper: Vec::new(),
             nvml: binaries.nvml.clone(),
             port,
             http: http(),
@@ -139,7 +147,14 @@ impl Node {
     /// How its agent is started (`run`), or another of its commands: the one place that knows the arguments.
     #[must_use]
     pub fn command(&self, what: &str) -> Command {
-        let mut command = Command::new(&self.agent_binary);
+        let mut command = match self.wrapper.split_first() {
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(&self.agent_binary);
+                command
+            }
+            None => Command::new(&self.agent_binary),
+        };
         command
             .arg(what)
             .args(["--cluster", &self.spec.cluster])
@@ -151,7 +166,7 @@ impl Node {
             .arg("--nvml-library")
             .arg(&self.nvml)
             .arg("--path.procfs")
-            .arg(self.dir.join("proc"))
+            .arg(self.procfs.clone().unwrap_or_else(|| self.dir.join("proc")))
             .arg("--path.pod-logs")
             .arg(self.dir.join("pod-logs"))
             .arg("--path.passwd")
@@ -159,7 +174,19 @@ impl Node {
             .arg("--slurm.conf")
             .arg(self.dir.join("slurm.conf"))
             .arg("--slurm.jobs-dir")
-            .arg(self.dir.join("jobs"));
+            .arg(self.dir.join("jobs"))
+            .arg("--path.docker")
+            .arg(self.dir.join("docker"))
+            .arg("--path.podman")
+            .arg(self.dir.join("containers.json"))
+            .arg("--path.dmi")
+            .arg(self.dir.join("dmi"))
+            .arg("--path.cgroup")
+            .arg(self.cgroup.clone().unwrap_or_else(|| self.dir.join("cgroup")))
+            .arg("--kubelet.socket")
+            .arg(self.kubelet_socket())
+            .arg("--path.dra-checkpoint")
+            .arg(self.dir.join("dra-checkpoint.json"));
         match &self.token_file {
             Some(path) => command.arg("--token-file").arg(path),
             None if self.insecure => command.arg("--insecure-loopback"),
@@ -336,6 +363,12 @@ impl Node {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Where its agent looks for a kubelet.
+    #[must_use]
+    pub fn kubelet_socket(&self) -> PathBuf {
+        self.dir.join("pod-resources/kubelet.sock")
     }
 
     #[must_use]

@@ -6,6 +6,12 @@ use harness::books;
 /// The agent against a simulated driver: what is missing, what it says, how it stops.
 mod agent;
 
+/// Processes in real cgroups, as the kernel shows them.
+mod cgroups;
+
+/// A kubelet that says who has which GPUs.
+mod kubelet;
+
 /// A ledger as a whole: backups and restores, and what people have it do.
 mod ledgers;
 
@@ -15,8 +21,14 @@ mod crash_points;
 /// Agents and aggregator killed and started again: the ledger equals the reference.
 mod ledger;
 
+/// What an agent knows of its machine, and what systemd hears of it.
+mod machine;
+
 /// Samples to prices in one process, against a naive reference that shares nothing with the product.
 mod model;
+
+/// Units and manifests as they are installed.
+mod packaging;
 
 /// A real Slurm, the hooks that it runs, and what is billed for its jobs.
 mod slurm;

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use tonnage_agent::ledger_clock::LedgerClock;
 use tonnage_agent::metering::Meter;
 use tonnage_agent::model::{
-    DeviceInfo, Holder, Observation, Owner, OwnerKind, UtilisationSample, Window as AgentWindow,
+    Allocation, DeviceInfo, Holder, Observation, Owner, OwnerKind, UtilisationSample, Window as AgentWindow,
 };
 use tonnage_agent::seal::{self, Header, NodeState};
 use tonnage_aggregator::commit::Verdict;
@@ -222,10 +222,12 @@ impl Model {
             owner: Arc::clone(&self.owners[process.owner]),
             started_ns: process.started_ns.map(|at| i64::try_from(at).unwrap()),
             memory_bytes: Some(u64::from(process.pid) << 20),
+            inferred: false,
         };
         Observation {
             info: Arc::clone(&self.infos[gpu]),
             holders: self.processes[gpu].iter().map(holder).collect(),
+            allocation: Allocation::default(),
             utilisation: rng.random_bool(0.9).then(|| self.processes[gpu].iter().map(sample).collect()),
             energy_mj: rng.random_bool(0.9).then_some(self.energy_mj),
         }

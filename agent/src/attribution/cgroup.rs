@@ -99,6 +99,16 @@ fn slurm(within: &[&str]) -> Option<Place> {
     Some(Place::Slurm { job: job.to_owned(), step: step.to_owned(), uid })
 }
 
+/// The uid of the pod whose folder this is, or the folder of a container of which.
+pub(super) fn pod_uid(component: &str) -> Option<String> {
+    pod(component)
+}
+
+/// What a user may write to stands below it.
+pub(super) fn is_of_a_user(component: &str) -> bool {
+    user_slice(component).is_some()
+}
+
 fn is_unit(component: &str) -> bool {
     component.ends_with(".service") || component.ends_with(".scope")
 }

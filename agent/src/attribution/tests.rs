@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::model::Gauges;
 
 const S: i64 = 1_000_000_000;
 const UID: &str = "0b3f4b3e-8a0c-4b6e-9a55-0123456789ab";
@@ -18,8 +19,10 @@ impl Node {
     }
 
     fn attribution(&self) -> Attribution {
-        let [procfs, pod_logs, passwd] = ["proc", "pods", "passwd"].map(|name| self.0.path().join(name));
-        Attribution::new(Paths { procfs, pod_logs, passwd })
+        let [procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman] =
+            ["proc", "cgroup", "pods", "passwd", "checkpoint", "docker", "podman"]
+                .map(|name| self.0.path().join(name));
+        Attribution::new(Paths { procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman })
     }
 
     /// A process that began `start_s` after boot, of user 1000.
@@ -57,7 +60,28 @@ fn reading(at_s: i64) -> Reading {
 
 fn resolve(attribution: &mut Attribution, pid: u32, at_s: i64) -> Holder {
     let process = DeviceProcess { pid, memory_bytes: Some(5) };
-    attribution.resolve(&[process], (1_000 + at_s) * S, reading(at_s)).remove(0)
+    let now = Now { reading: reading(at_s), ledger_ns: (1_000 + at_s) * S };
+    attribution.resolve(&device().info, &[process], now).0.remove(0)
+}
+
+fn device() -> DeviceReading {
+    let info = DeviceInfo {
+        uuid: "GPU-a".into(),
+        model: "NVIDIA H100".into(),
+        memory_bytes: 0,
+        slices: 1,
+        minor: Some(0),
+        pci_bus_id: String::new(),
+    };
+    DeviceReading {
+        info: Arc::new(info),
+        index: 0,
+        mig_devices: Vec::new(),
+        processes: Ok(Vec::new()),
+        utilisation: None,
+        energy_mj: None,
+        gauges: Gauges::default(),
+    }
 }
 
 #[test]
@@ -149,7 +173,8 @@ fn a_start_stays_the_same_while_ledger_time_is_slewed_and_follows_a_step() {
     node.process(7, 20, "/system.slice/a.service");
     let at = |attribution: &mut Attribution, at_s: i64, off_ns: i64| {
         let process = DeviceProcess { pid: 7, memory_bytes: None };
-        attribution.resolve(&[process], (1_000 + at_s) * S + off_ns, reading(at_s)).remove(0).started_ns
+        let now = Now { reading: reading(at_s), ledger_ns: (1_000 + at_s) * S + off_ns };
+        attribution.resolve(&device().info, &[process], now).0.remove(0).started_ns
     };
     assert_eq!(at(&mut attribution, 100, 0), Some(1_020 * S));
     assert_eq!(at(&mut attribution, 101, 500_000), Some(1_020 * S));
@@ -168,4 +193,15 @@ fn a_process_that_is_not_seen_for_a_minute_is_forgotten() {
     resolve(&mut attribution, 1, 159);
     resolve(&mut attribution, 1, 170);
     assert_eq!(attribution.lives.len(), 1);
+}
+
+#[test]
+fn a_container_of_no_pod_has_the_name_that_docker_gave_it() {
+    let node = Node::new();
+    let folder = node.0.path().join("docker").join(ID);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.v2.json"), r#"{"Name":"/trainer"}"#).unwrap();
+    node.process(7, 20, &format!("/system.slice/docker-{ID}.scope"));
+    let owner = resolve(&mut node.attribution(), 7, 100).owner;
+    assert_eq!((owner.container.as_str(), owner.container_id.as_str()), ("trainer", ID));
 }

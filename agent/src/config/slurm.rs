@@ -1,11 +1,12 @@
 //! Settings of Slurm nodes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tonnage_runtime::settings::{SettingsError, wrong};
 
+use super::File;
 use crate::attribution::slurm::Paths;
 
 /// The group's flags; the file's keys are the same.
@@ -30,42 +31,38 @@ pub struct SlurmArgs {
     /// What Slurm calls this node [default: the host's name up to its first dot]
     #[arg(long = "slurm.node", value_name = "NAME", env = "TONNAGE_SLURM_NODE")]
     pub(super) slurm_node: Option<String>,
-    /// Where the host's cgroups are mounted [default: /sys/fs/cgroup]
-    #[arg(long = "path.cgroup", value_name = "DIR", env = "TONNAGE_PATH_CGROUP")]
-    pub(super) path_cgroup: Option<PathBuf>,
 }
 
 /// Validated settings.
 #[derive(Debug, Clone)]
 pub struct SlurmConfig {
     pub conf: PathBuf,
-    pub cgroups: PathBuf,
     pub paths: Paths,
 }
 
 /// Flags outweigh the file. `procfs` and `hostname` are the node's.
 pub(super) fn resolve(
     flags: SlurmArgs,
-    file: SlurmArgs,
-    procfs: PathBuf,
+    file: &mut File,
+    procfs: &Path,
     hostname: &str,
 ) -> Result<SlurmConfig, SettingsError> {
-    let conf = flags.slurm_conf.or(file.slurm_conf).unwrap_or_else(|| "/etc/slurm/slurm.conf".into());
-    let gres_conf = flags.slurm_gres_conf.or(file.slurm_gres_conf);
-    let jobs = flags.slurm_jobs_dir.or(file.slurm_jobs_dir).unwrap_or_else(|| "/run/tonnage/jobs".into());
+    let conf = flags.slurm_conf.or(file.slurm_conf.take()).unwrap_or_else(|| "/etc/slurm/slurm.conf".into());
+    let gres_conf = flags.slurm_gres_conf.or(file.slurm_gres_conf.take());
+    let jobs =
+        flags.slurm_jobs_dir.or(file.slurm_jobs_dir.take()).unwrap_or_else(|| "/run/tonnage/jobs".into());
     let short = || hostname.split('.').next().unwrap_or_default().to_owned();
-    let gpu_map = flags.slurm_gpu_map.or(file.slurm_gpu_map).unwrap_or_default();
+    let gpu_map = flags.slurm_gpu_map.or(file.slurm_gpu_map.take()).unwrap_or_default();
     Ok(SlurmConfig {
         paths: Paths {
             jobs,
             gres_conf: gres_conf.unwrap_or_else(|| conf.with_file_name("gres.conf")),
             gpu_map: map(&gpu_map)?,
-            job_mapping: flags.slurm_job_mapping_dir.or(file.slurm_job_mapping_dir),
-            procfs,
-            node: flags.slurm_node.or(file.slurm_node).unwrap_or_else(short),
+            job_mapping: flags.slurm_job_mapping_dir.or(file.slurm_job_mapping_dir.take()),
+            procfs: procfs.to_owned(),
+            node: flags.slurm_node.or(file.slurm_node.take()).unwrap_or_else(short),
         },
         conf,
-        cgroups: flags.path_cgroup.or(file.path_cgroup).unwrap_or_else(|| "/sys/fs/cgroup".into()),
     })
 }
 
@@ -89,8 +86,8 @@ mod tests {
 
     fn resolved(map: &str) -> Result<SlurmConfig, SettingsError> {
         let flags = SlurmArgs { slurm_gpu_map: Some(map.to_owned()), ..SlurmArgs::default() };
-        let file = SlurmArgs { slurm_conf: Some("/opt/slurm/slurm.conf".into()), ..SlurmArgs::default() };
-        resolve(flags, file, "/proc".into(), "gpu1.example.org")
+        let mut file = File { slurm_conf: Some("/opt/slurm/slurm.conf".into()), ..File::default() };
+        resolve(flags, &mut file, Path::new("/proc"), "gpu1.example.org")
     }
 
     #[test]

@@ -162,6 +162,7 @@ unsafe impl Send for Handle {}
 
 struct Slot {
     handle: Handle,
+    index: u32,
     info: Arc<DeviceInfo>,
     missing: Missing,
     lost: bool,
@@ -185,7 +186,7 @@ impl Slot {
         }
         // SAFETY: kept beside the library that gave it, see `Handle`.
         let handle = Handle(unsafe { device.handle() });
-        Ok(Self { handle, info: same.unwrap_or_else(|| Arc::new(info)), missing, lost: false })
+        Ok(Self { handle, index, info: same.unwrap_or_else(|| Arc::new(info)), missing, lost: false })
     }
 
     fn read(&mut self, nvml: &Nvml, buffers: &mut Buffers, seen: &mut Seen, now_us: u64) -> DeviceReading {
@@ -206,7 +207,15 @@ impl Slot {
             power_mw: ask(missing, "power", || device.power_usage()),
             temperature_celsius: ask(missing, "temperature", || device.temperature(TemperatureSensor::Gpu)),
         };
-        DeviceReading { info: Arc::clone(&self.info), processes, utilisation, energy_mj, gauges }
+        DeviceReading {
+            info: Arc::clone(&self.info),
+            index: self.index,
+            mig_devices: Vec::new(),
+            processes,
+            utilisation,
+            energy_mj,
+            gauges,
+        }
     }
 
     fn processes(&mut self, lib: &NvmlLib, buffers: &mut Buffers) -> Result<Vec<DeviceProcess>, NvmlError> {

@@ -56,15 +56,19 @@ impl Busy {
     }
 }
 
-/// Lays use on the parts: to the owner of its process if that owner held anything, else unattributed.
+/// Lays use on the parts: to the owner of its process if that owner held the device or was seen on it, else
+/// unattributed.
 ///
-/// An owner's use is spread in proportion to what it held in each part, what nobody owns in proportion to time.
+/// An owner's use is spread in proportion to what it held, and to the time for which it was an intruder; what nobody
+/// owns in proportion to time.
 pub(super) fn lay(parts: &mut [Part], used: &PercentNs, slices: u64, holders: &[Holder]) {
-    let held = interval::held_by_owner(parts);
-    let holds = |owner: &Arc<Owner>| held.get(owner).is_some_and(|held_ns| *held_ns > 0);
+    let mut room: BTreeMap<Arc<Owner>, u64> = BTreeMap::new();
+    for ((_, owner), room_ns) in interval::sums(parts, |share| share.room_ns) {
+        *room.entry(owner).or_default() += room_ns;
+    }
     let owners: HashMap<u32, &Arc<Owner>> = holders
         .iter()
-        .filter(|holder| holds(&holder.owner))
+        .filter(|holder| room.get(&holder.owner).is_some_and(|room_ns| *room_ns > 0))
         .map(|holder| (holder.pid, &holder.owner))
         .collect();
     let mut busy: BTreeMap<&Arc<Owner>, u64> = BTreeMap::new();
@@ -74,12 +78,13 @@ pub(super) fn lay(parts: &mut [Part], used: &PercentNs, slices: u64, holders: &[
         let sum = owners.get(pid).map_or(&mut unattributed_ns, |owner| busy.entry(owner).or_default());
         *sum = sum.saturating_add(busy_ns);
     }
-    for (owner, held_ns) in &held {
+    for (owner, room_ns) in &room {
         let busy_ns = busy.get(owner).copied().unwrap_or(0);
-        let scaled = if busy_ns > *held_ns { method::BUSY_SCALED } else { 0 };
-        let mut spread = Spread::new(busy_ns.min(*held_ns), *held_ns);
-        for share in parts.iter_mut().filter_map(|part| part.shares.get_mut(owner)) {
-            share.busy_ns = spread.next(share.held_ns);
+        let scaled = if busy_ns > *room_ns { method::BUSY_SCALED } else { 0 };
+        let mut spread = Spread::new(busy_ns.min(*room_ns), *room_ns);
+        let shares = parts.iter_mut().flat_map(|part| &mut part.shares);
+        for (_, share) in shares.filter(|((_, of), _)| of == owner) {
+            share.busy_ns = spread.next(share.room_ns);
             share.method |= method::BUSY_PROCESS | scaled;
         }
     }

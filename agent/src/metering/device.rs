@@ -7,10 +7,10 @@ use tonnage_proto::limits;
 
 use crate::metering::busy::Busy;
 use crate::metering::energy::Energy;
-use crate::metering::interval::{self, ProcessKey};
+use crate::metering::interval::{self, Present, ProcessKey};
 use crate::metering::window::Open;
 use crate::metering::{busy, energy};
-use crate::model::{DeviceInfo, Holder, Observation, Owner, Window};
+use crate::model::{DeviceInfo, Observation, Owner, Window};
 
 /// An interval `(from_ns, to_ns]` of ledger time that a sample covers.
 #[derive(Debug, Clone, Copy)]
@@ -71,10 +71,11 @@ impl Device {
     /// Books a covered interval by the reading at its end.
     pub(super) fn cover(&mut self, covered: Covered, mut observation: Observation, closed: &mut Vec<Window>) {
         self.keep_info(&observation.info, closed);
-        limit_owners(&mut observation.holders);
-        let holders = &observation.holders;
+        limit_owners(&mut observation);
+        let Observation { holders, allocation, .. } = &observation;
         let slices = u64::from(self.info.slices.max(1));
-        let mut parts = interval::cut(covered.from_ns, covered.to_ns, slices, holders, &self.present);
+        let present = Present { holders, allocation, before: &self.present };
+        let mut parts = interval::cut(covered.from_ns, covered.to_ns, slices, present);
         if let Some(samples) = &observation.utilisation {
             let used = self.busy.take(samples, covered.length_ns());
             busy::lay(&mut parts, &used, slices, holders);
@@ -144,22 +145,28 @@ impl Device {
     }
 }
 
-/// A window names at most `USAGES_PER_WINDOW_MAX` owners. Where a single reading has more, the last in their order
-/// become one that is unowned: no time is lost, and it shows that it could not be said whose it was.
-fn limit_owners(holders: &mut [Holder]) {
-    let max = limits::USAGES_PER_WINDOW_MAX;
-    if holders.len() <= max {
+/// A window has at most `USAGES_PER_WINDOW_MAX` usages. Where a single reading would make more, the last owners in
+/// their order become one that is unowned: no time is lost, and it shows that it could not be said whose it was.
+fn limit_owners(observation: &mut Observation) {
+    let Observation { holders, allocation, .. } = observation;
+    // Who holds one piece of an interval may be an intruder in the next.
+    let roles = if allocation.claims.is_empty() { 1 } else { 2 };
+    let max = limits::USAGES_PER_WINDOW_MAX / roles;
+    if holders.len() + allocation.claims.len() <= max {
         return;
     }
-    let owners: BTreeSet<Arc<Owner>> = holders.iter().map(|holder| Arc::clone(&holder.owner)).collect();
+    let claimed = allocation.claims.iter().map(|claim| &claim.owner);
+    let owners: BTreeSet<Arc<Owner>> =
+        claimed.chain(holders.iter().map(|holder| &holder.owner)).map(Arc::clone).collect();
     if owners.len() <= max {
         return;
     }
     let named: BTreeSet<Arc<Owner>> = owners.into_iter().take(max - 1).collect();
     let nobody = Arc::new(Owner::default());
-    for holder in holders {
-        if !named.contains(&holder.owner) {
-            holder.owner = Arc::clone(&nobody);
+    let claimed = allocation.claims.iter_mut().map(|claim| &mut claim.owner);
+    for owner in claimed.chain(holders.iter_mut().map(|holder| &mut holder.owner)) {
+        if !named.contains(owner) {
+            *owner = Arc::clone(&nobody);
         }
     }
 }

@@ -1,13 +1,9 @@
 //! Energy: the device's counter, whose delta over an interval is split by use, else by holding.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use tonnage_proto::method;
 
 use crate::metering::interval::{self, Part};
 use crate::metering::split::{self, Spread};
-use crate::model::Owner;
 
 /// More than any device draws, 100 kW. A counter that says so has jumped.
 const POWER_MAX_UJ_PER_NS: u64 = 100;
@@ -63,27 +59,25 @@ impl Energy {
 
 /// Lays a delta on the parts: by busy time if there is any, else by held time with the idle part to idle.
 pub(super) fn lay(parts: &mut [Part], delta_uj: u64) {
-    let held = interval::held_by_owner(parts);
-    let mut busy: BTreeMap<&Arc<Owner>, u64> = BTreeMap::new();
-    for owner in held.keys() {
-        let shares = parts.iter().filter_map(|part| part.shares.get(owner));
-        busy.insert(owner, shares.map(|share| share.busy_ns).sum());
-    }
+    let busy = interval::sums(parts, |share| share.busy_ns);
+    let room = interval::sums(parts, |share| share.room_ns);
     let idle_ns: u64 = parts.iter().map(|part| part.idle_ns).sum();
     let by_busy = busy.values().any(|busy_ns| *busy_ns > 0);
     let (mut weights, method): (Vec<u64>, u32) = if by_busy {
-        (busy.values().copied().collect(), method::ENERGY_BY_BUSY)
+        (busy.into_values().collect(), method::ENERGY_BY_BUSY)
     } else {
-        (held.values().copied().collect(), method::ENERGY_BY_HELD)
+        // Intruders hold nothing.
+        let held = interval::sums(parts, |share| share.held_ns);
+        (held.into_values().collect(), method::ENERGY_BY_HELD)
     };
     weights.push(if by_busy { 0 } else { idle_ns });
     let mut energies = split::by_largest_remainder(delta_uj, &weights);
 
     let mut idle = Spread::new(energies.pop().unwrap_or(0), idle_ns);
-    for ((owner, held_ns), energy_uj) in held.iter().zip(energies) {
-        let mut spread = Spread::new(energy_uj, *held_ns);
-        for share in parts.iter_mut().filter_map(|part| part.shares.get_mut(owner)) {
-            share.energy_uj = spread.next(share.held_ns);
+    for ((who, room_ns), energy_uj) in room.iter().zip(energies) {
+        let mut spread = Spread::new(energy_uj, *room_ns);
+        for share in parts.iter_mut().filter_map(|part| part.shares.get_mut(who)) {
+            share.energy_uj = spread.next(share.room_ns);
             share.method |= method;
         }
     }

@@ -1,4 +1,4 @@
-//! One covered interval of one device, cut at the window grid and at process starts, and split among holders.
+//! One covered interval of one device, cut at the window grid and where holders begin and end, and split among them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonnage_proto::{limits, method};
 
 use crate::metering::split;
-use crate::model::{Holder, Owner, OwnerKind};
+use crate::model::{Allocation, Claim, Holder, Owner, OwnerKind};
 
 /// What tells two lives of a pid apart.
 pub(super) type ProcessKey = (u32, Option<i64>);
@@ -15,21 +15,33 @@ pub(super) fn key(holder: &Holder) -> ProcessKey {
     (holder.pid, holder.started_ns)
 }
 
+/// Whether an owner holds the device, or uses what others hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    Holder,
+    Intruder,
+}
+
+/// Holders first, then intruders, each in the order of owners.
+pub(super) type Who = (Role, Arc<Owner>);
+
 /// The part of an interval that lies in one cell of the window grid.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Part {
     pub(super) start_ns: i64,
     pub(super) duration_ns: u64,
     pub(super) idle_ns: u64,
-    pub(super) shares: BTreeMap<Arc<Owner>, Share>,
+    pub(super) shares: BTreeMap<Who, Share>,
     pub(super) busy_unattributed_ns: u64,
     pub(super) energy_idle_uj: u64,
 }
 
-/// One owner's share of a part. Only owners who held something have one.
+/// One owner's share of a part. Only owners who held or used something have one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Share {
     pub(super) held_ns: u64,
+    /// Most that it can have been busy: what it held, or for an intruder the time that it was there.
+    pub(super) room_ns: u64,
     pub(super) busy_ns: u64,
     /// Finer than a window's byte-seconds, so that rounding happens once per window.
     pub(super) memory_byte_ns: u128,
@@ -37,18 +49,22 @@ pub(super) struct Share {
     pub(super) method: u32,
 }
 
-/// Cuts `(from_ns, to_ns]` and splits each piece equally among the owners who held the device at its beginning.
-///
-/// `present` are the processes of the reading before: they had started, whatever their start time says.
-pub(super) fn cut(
-    from_ns: i64,
-    to_ns: i64,
-    slices: u64,
-    holders: &[Holder],
-    present: &HashSet<ProcessKey>,
-) -> Vec<Part> {
+/// What the reading at an interval's end, and the one before, say of who is on the device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Present<'a> {
+    pub(super) holders: &'a [Holder],
+    pub(super) allocation: &'a Allocation,
+    /// Processes of the reading before: they had started, whatever their start time says.
+    pub(super) before: &'a HashSet<ProcessKey>,
+}
+
+/// Cuts `(from_ns, to_ns]` and splits each piece among those who held the device at its beginning: by the parts
+/// that are allocated to each, and where nothing is, equally among the owners with a process.
+pub(super) fn cut(from_ns: i64, to_ns: i64, slices: u64, present: Present<'_>) -> Vec<Part> {
     let within = |at_ns: &i64| *at_ns > from_ns && *at_ns < to_ns;
-    let mut edges: Vec<i64> = holders.iter().filter_map(|holder| holder.started_ns).filter(within).collect();
+    let starts = present.holders.iter().filter_map(|holder| holder.started_ns);
+    let claims = present.allocation.claims.iter().flat_map(|claim| [claim.from_ns, claim.until_ns]);
+    let mut edges: Vec<i64> = starts.chain(claims.flatten()).filter(within).collect();
     let first_cell_ends = limits::window_start(from_ns).saturating_add(limits::WINDOW_NS);
     let mut cell_edge = first_cell_ends;
     while cell_edge < to_ns {
@@ -62,58 +78,136 @@ pub(super) fn cut(
     let mut parts = vec![Part { start_ns: from_ns, ..Part::default() }];
     let mut piece_ns = from_ns;
     for edge_ns in edges {
-        let started = holders.iter().filter(|holder| {
-            present.contains(&key(holder)) || holder.started_ns.is_none_or(|start_ns| start_ns <= piece_ns)
-        });
         let length_ns = edge_ns.saturating_sub(piece_ns).max(0).unsigned_abs();
         if limits::window_start(piece_ns) == piece_ns && piece_ns > from_ns {
             parts.push(Part { start_ns: piece_ns, ..Part::default() });
         }
         if let Some(part) = parts.last_mut() {
-            part.add_piece(length_ns, slices, started);
+            part.add_piece(length_ns, slices, &Piece::at(piece_ns, present));
         }
         piece_ns = edge_ns;
     }
     parts
 }
 
-impl Part {
-    fn add_piece<'a>(&mut self, length_ns: u64, slices: u64, started: impl Iterator<Item = &'a Holder>) {
-        let mut owners: BTreeMap<&Arc<Owner>, Option<u128>> = BTreeMap::new();
-        for holder in started {
-            let memory = owners.entry(&holder.owner).or_default();
+/// Who is there from one edge to the next.
+struct Piece<'a> {
+    processes: BTreeMap<&'a Arc<Owner>, Processes>,
+    claims: BTreeMap<&'a Arc<Owner>, Claimed>,
+    parts: u64,
+}
+
+/// One owner's processes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Processes {
+    memory_bytes: Option<u128>,
+    inferred: bool,
+}
+
+/// One owner's claims.
+#[derive(Debug, Clone, Copy, Default)]
+struct Claimed {
+    parts: u64,
+    inferred: bool,
+}
+
+impl<'a> Piece<'a> {
+    fn at(at_ns: i64, present: Present<'a>) -> Self {
+        let started = |holder: &&Holder| {
+            present.before.contains(&key(holder))
+                || holder.started_ns.is_none_or(|start_ns| start_ns <= at_ns)
+        };
+        let mut processes: BTreeMap<&Arc<Owner>, Processes> = BTreeMap::new();
+        for holder in present.holders.iter().filter(started) {
+            let known = processes.entry(&holder.owner).or_default();
+            known.inferred |= holder.inferred;
             if let Some(bytes) = holder.memory_bytes {
-                *memory = Some(memory.unwrap_or(0) + u128::from(bytes));
+                known.memory_bytes = Some(known.memory_bytes.unwrap_or(0) + u128::from(bytes));
             }
         }
+        let in_force = |claim: &&Claim| {
+            claim.from_ns.is_none_or(|from_ns| from_ns <= at_ns)
+                && claim.until_ns.is_none_or(|until_ns| until_ns > at_ns)
+        };
+        let mut claims: BTreeMap<&Arc<Owner>, Claimed> = BTreeMap::new();
+        for claim in present.allocation.claims.iter().filter(in_force) {
+            let known = claims.entry(&claim.owner).or_default();
+            known.parts = known.parts.saturating_add(claim.parts.max(1));
+            known.inferred |= claim.inferred;
+        }
+        Self { processes, claims, parts: present.allocation.parts }
+    }
+}
+
+impl Part {
+    fn add_piece(&mut self, length_ns: u64, slices: u64, piece: &Piece<'_>) {
         self.duration_ns += length_ns;
         let whole_ns = length_ns * slices;
-        if owners.is_empty() {
+        if !piece.claims.is_empty() {
+            self.add_claimed(whole_ns, piece);
+        } else if piece.processes.is_empty() {
             self.idle_ns += whole_ns;
-            return;
+        } else {
+            self.add_shared(whole_ns, piece);
         }
-        let split = if owners.len() > 1 { method::HELD_SPLIT } else { 0 };
-        let parts = split::equally(whole_ns, owners.len());
-        for ((owner, memory), held_ns) in owners.into_iter().zip(parts) {
-            let share = self.shares.entry(Arc::clone(owner)).or_default();
-            share.held_ns += held_ns;
-            share.method |= split;
-            if owner.kind != OwnerKind::Unowned {
-                share.method |= method::HELD_CGROUP;
+        for (owner, processes) in &piece.processes {
+            let holds = piece.claims.is_empty() || piece.claims.contains_key(owner);
+            if !holds && owner.kind == OwnerKind::Unowned {
+                // Nobody to name as an intruder: its use is unattributed.
+                continue;
             }
-            if let Some(bytes) = memory {
+            let role = if holds { Role::Holder } else { Role::Intruder };
+            let share = self.shares.entry((role, Arc::clone(owner))).or_default();
+            if !holds {
+                share.room_ns += whole_ns;
+            }
+            if let Some(bytes) = processes.memory_bytes {
                 share.memory_byte_ns = share.memory_byte_ns.saturating_add(bytes * u128::from(length_ns));
                 share.method |= method::MEMORY_PROCESS;
             }
         }
     }
+
+    /// Equally among the owners with a process.
+    fn add_shared(&mut self, whole_ns: u64, piece: &Piece<'_>) {
+        let split = if piece.processes.len() > 1 { method::HELD_SPLIT } else { 0 };
+        let parts = split::equally(whole_ns, piece.processes.len());
+        for ((owner, processes), held_ns) in piece.processes.iter().zip(parts) {
+            let evidence = if owner.kind == OwnerKind::Unowned { 0 } else { method::HELD_CGROUP };
+            self.hold(owner, held_ns, split | evidence | inferred(processes.inferred));
+        }
+    }
+
+    /// By the parts that each claims; what nobody claims is idle.
+    fn add_claimed(&mut self, whole_ns: u64, piece: &Piece<'_>) {
+        let claimed = piece.claims.values().fold(0_u64, |sum, claim| sum.saturating_add(claim.parts));
+        let free = piece.parts.saturating_sub(claimed);
+        let weights: Vec<u64> = piece.claims.values().map(|claim| claim.parts).chain([free]).collect();
+        let parts = split::by_largest_remainder(whole_ns, &weights);
+        let split = if piece.claims.len() > 1 || free > 0 { method::HELD_SPLIT } else { 0 };
+        for ((owner, claim), held_ns) in piece.claims.iter().zip(&parts) {
+            self.hold(owner, *held_ns, split | method::HELD_ALLOCATION | inferred(claim.inferred));
+        }
+        self.idle_ns += parts.last().copied().unwrap_or(0);
+    }
+
+    fn hold(&mut self, owner: &Arc<Owner>, held_ns: u64, method: u32) {
+        let share = self.shares.entry((Role::Holder, Arc::clone(owner))).or_default();
+        share.held_ns += held_ns;
+        share.room_ns += held_ns;
+        share.method |= method;
+    }
 }
 
-/// What each owner held over all parts.
-pub(super) fn held_by_owner(parts: &[Part]) -> BTreeMap<Arc<Owner>, u64> {
-    let mut held = BTreeMap::new();
-    for (owner, share) in parts.iter().flat_map(|part| &part.shares) {
-        *held.entry(Arc::clone(owner)).or_insert(0) += share.held_ns;
+fn inferred(inferred: bool) -> u32 {
+    if inferred { method::HELD_INFERRED } else { 0 }
+}
+
+/// The sum of a figure over all parts, for each share.
+pub(super) fn sums(parts: &[Part], figure: impl Fn(&Share) -> u64) -> BTreeMap<Who, u64> {
+    let mut sums = BTreeMap::new();
+    for (who, share) in parts.iter().flat_map(|part| &part.shares) {
+        *sums.entry(who.clone()).or_insert(0) += figure(share);
     }
-    held
+    sums
 }

@@ -1,7 +1,9 @@
 use tonnage_proto::method;
 
 use super::*;
-use crate::model::{DeviceInfo, Holder, Owner, OwnerKind, Usage, UtilisationSample};
+use crate::model::{Allocation, DeviceInfo, Holder, Owner, OwnerKind, Usage, UtilisationSample};
+
+mod claims;
 
 const MS: i64 = 1_000_000;
 const S: i64 = 1_000 * MS;
@@ -24,11 +26,12 @@ fn owner(pod_uid: &str) -> Arc<Owner> {
 }
 
 fn holder(pid: u32, pod_uid: &str, started_ns: i64) -> Holder {
-    Holder { pid, owner: owner(pod_uid), started_ns: Some(started_ns), memory_bytes: None }
+    Holder { pid, owner: owner(pod_uid), started_ns: Some(started_ns), memory_bytes: None, inferred: false }
 }
 
 fn reading(holders: &[Holder]) -> Observation {
-    Observation { info: info(1), holders: holders.to_vec(), utilisation: None, energy_mj: None }
+    let (holders, allocation) = (holders.to_vec(), Allocation::default());
+    Observation { info: info(1), holders, allocation, utilisation: None, energy_mj: None }
 }
 
 fn at(now_ns: i64) -> Tick {
@@ -104,7 +107,8 @@ fn a_new_process_holds_from_its_start_and_one_seen_before_from_the_beginning() {
 
 #[test]
 fn a_process_of_unknown_start_holds_the_whole_interval_and_nobody_vouches_for_it() {
-    let unowned = Holder { pid: 9, owner: Arc::default(), started_ns: None, memory_bytes: None };
+    let unowned =
+        Holder { pid: 9, owner: Arc::default(), started_ns: None, memory_bytes: None, inferred: false };
     let mut meter = started(reading(&[]));
     meter.observe(at(T0 + S), vec![reading(&[unowned])]);
     let window = only(meter.finish());

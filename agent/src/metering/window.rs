@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use tonnage_proto::limits;
 
-use crate::metering::interval::{Part, Share};
-use crate::model::{DeviceInfo, Owner, Usage, Window};
+use crate::metering::interval::{Part, Role, Share, Who};
+use crate::model::{DeviceInfo, Usage, Window};
 
 const NS_PER_SECOND: u128 = 1_000_000_000;
 
 #[derive(Debug)]
 pub(super) struct Open {
     end_ns: i64,
-    /// Its `usages` stay empty until it closes.
+    /// Its `usages` and `intruders` stay empty until it closes.
     sums: Window,
-    shares: BTreeMap<Arc<Owner>, Share>,
+    shares: BTreeMap<Who, Share>,
 }
 
 impl Open {
@@ -26,6 +26,7 @@ impl Open {
             duration_ns: 0,
             idle_ns: 0,
             usages: BTreeMap::new(),
+            intruders: BTreeMap::new(),
             busy_unattributed_ns: 0,
             energy_idle_uj: 0,
             energy_unobserved_uj: 0,
@@ -34,12 +35,12 @@ impl Open {
         Self { end_ns: start_ns, sums, shares: BTreeMap::new() }
     }
 
-    /// Whether `part` follows without a gap, in the same cell, and leaves the window within its limit of owners.
+    /// Whether `part` follows without a gap, in the same cell, and leaves the window within its limit of usages.
     pub(super) fn takes(&self, part: &Part) -> bool {
-        let new_owners = part.shares.keys().filter(|owner| !self.shares.contains_key(*owner)).count();
+        let new = part.shares.keys().filter(|who| !self.shares.contains_key(*who)).count();
         part.start_ns == self.end_ns
             && !self.is_full()
-            && self.shares.len() + new_owners <= limits::USAGES_PER_WINDOW_MAX
+            && self.shares.len() + new <= limits::USAGES_PER_WINDOW_MAX
     }
 
     pub(super) fn add(&mut self, part: Part, energy_unobserved_uj: u64) {
@@ -50,8 +51,8 @@ impl Open {
         sums.energy_idle_uj = sums.energy_idle_uj.saturating_add(part.energy_idle_uj);
         sums.energy_unobserved_uj = sums.energy_unobserved_uj.saturating_add(energy_unobserved_uj);
         sums.samples = sums.samples.saturating_add(1);
-        for (owner, more) in part.shares {
-            let share = self.shares.entry(owner).or_default();
+        for (who, more) in part.shares {
+            let share = self.shares.entry(who).or_default();
             share.held_ns += more.held_ns;
             share.busy_ns += more.busy_ns;
             share.memory_byte_ns = share.memory_byte_ns.saturating_add(more.memory_byte_ns);
@@ -67,8 +68,15 @@ impl Open {
     }
 
     pub(super) fn close(self) -> Window {
-        let usages = self.shares.into_iter().map(|(owner, share)| (owner, usage(share))).collect();
-        Window { usages, ..self.sums }
+        let mut window = self.sums;
+        for ((role, owner), share) in self.shares {
+            let usages = match role {
+                Role::Holder => &mut window.usages,
+                Role::Intruder => &mut window.intruders,
+            };
+            usages.insert(owner, usage(share));
+        }
+        window
     }
 }
 

@@ -2,8 +2,9 @@
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::{Device, OwnUse, State, other};
-use crate::model::{Owner, OwnerKind};
+use super::{Device, OwnUse, Owners, State, other};
+use crate::kubelet::{Health, Seen};
+use crate::model::{AllocationCounts, Owner, OwnerKind};
 use crate::uplink;
 
 const NANO: f64 = 1e-9;
@@ -11,6 +12,7 @@ const NANO: f64 = 1e-9;
 pub(super) fn all(
     state: &State,
     uplink: &uplink::State,
+    kubelet: &Seen,
     process: Option<OwnUse>,
     version: &str,
     node: &str,
@@ -19,6 +21,7 @@ pub(super) fn all(
     families.extend(devices(state));
     families.extend(own(state, uplink));
     families.extend(spool(&state.own));
+    families.extend(allocations(&state.allocations, kubelet));
     if let Some(process) = process {
         let resident = process.resident_bytes as f64;
         families.push(one(
@@ -49,16 +52,20 @@ enum Kind {
 
 type Sample = (Vec<LabelPair>, f64);
 
-fn owners(state: &State) -> [MetricFamily; 4] {
-    let counter = |name: &str, help: &str, value: fn(&super::Totals) -> f64| {
-        let samples =
-            state.owners.iter().map(|((gpu, owner), totals)| (owner_labels(gpu, owner), value(totals)));
+fn owners(state: &State) -> [MetricFamily; 6] {
+    let of = |owners: &Owners, name: &str, help: &str, value: fn(&super::Totals) -> f64| {
+        let samples = owners.iter().map(|((gpu, owner), totals)| (owner_labels(gpu, owner), value(totals)));
         family(name, help, Kind::Counter, samples)
     };
+    let counter =
+        |name: &str, help: &str, value: fn(&super::Totals) -> f64| of(&state.owners, name, help, value);
+    let allocated = state.owners.iter().filter(|(_, totals)| totals.is_allocated);
+    let held_idle =
+        allocated.map(|((gpu, owner), totals)| (owner_labels(gpu, owner), totals.held_idle_ns as f64 * NANO));
     [
         counter(
             "tonnage_gpu_held_seconds_total",
-            "Time that an owner held the GPU, split among those that held it together. Source: driver's process list and cgroups.",
+            "Time that an owner held the GPU, split among those that held it together. Source: kubelet's allocations and Slurm's hooks, else driver's process list and cgroups.",
             |totals| totals.held_ns as f64 * NANO,
         ),
         counter(
@@ -76,7 +83,55 @@ fn owners(state: &State) -> [MetricFamily; 4] {
             "An owner's part of the GPU's energy, by busy time, else by held time. Source: driver's energy counter.",
             |totals| totals.energy_uj as f64 * 1e-6,
         ),
+        family(
+            "tonnage_gpu_held_idle_seconds_total",
+            "Time for which a GPU was allocated to an owner that did not use it. Source: allocations, and driver's utilisation samples per process.",
+            Kind::Counter,
+            held_idle,
+        ),
+        of(
+            &state.intruders,
+            "tonnage_gpu_intruder_busy_seconds_total",
+            "Use of the GPU by processes of an owner while it was allocated to others. Source: allocations, driver's process list and utilisation samples.",
+            |totals| totals.busy_ns as f64 * NANO,
+        ),
     ]
+}
+
+/// The kubelet, and what its allocations are worth.
+fn allocations(counts: &AllocationCounts, kubelet: &Seen) -> Vec<MetricFamily> {
+    let mut families = vec![family(
+        "tonnage_agent_allocations",
+        "Allocations by the kubelet's list: pods that are held, gone (ended, and still listed) or unconfirmed (held, without proof on the node that the pod lives or which uid it has), and device ids that are unresolved or HAMi's.",
+        Kind::Gauge,
+        [
+            ("held", counts.held),
+            ("gone", counts.gone),
+            ("unconfirmed", counts.unconfirmed),
+            ("unresolved", counts.unresolved),
+            ("hami", counts.hami),
+        ]
+        .map(|(state, count)| (vec![label("state", state)], count as f64)),
+    )];
+    if kubelet.health != Health::Absent || kubelet.answers > 0 {
+        let up = f64::from(u8::from(kubelet.health == Health::Up));
+        families.extend([
+            one("tonnage_agent_kubelet_up", "1 if the kubelet answered the last call.", Kind::Gauge, up),
+            one(
+                "tonnage_agent_kubelet_answers_total",
+                "Calls that the kubelet answered.",
+                Kind::Counter,
+                kubelet.answers as f64,
+            ),
+            one(
+                "tonnage_agent_kubelet_failures_total",
+                "Calls that the kubelet did not answer, or refused.",
+                Kind::Counter,
+                kubelet.failures as f64,
+            ),
+        ]);
+    }
+    families
 }
 
 fn owner_labels(gpu: &str, owner: &Owner) -> Vec<LabelPair> {
@@ -93,11 +148,13 @@ fn owner_labels(gpu: &str, owner: &Owner) -> Vec<LabelPair> {
     let pod = if owner.pod.is_empty() { &owner.pod_uid } else { &owner.pod };
     let container = if owner.container.is_empty() { &owner.container_id } else { &owner.container };
     [
-        ("container", container.as_str()),
+        ("account", owner.account.as_str()),
+        ("container", container),
         ("gpu", gpu),
         ("job", &owner.job_id),
         ("namespace", &owner.namespace),
         ("owner_kind", kind),
+        ("partition", &owner.partition),
         ("pod", pod),
         ("step", &owner.step),
         ("unit", &owner.unit),

@@ -137,6 +137,7 @@ mod tests {
             duration_ns: (end_ns - start_ns).unsigned_abs(),
             idle_ns: 0,
             usages: BTreeMap::new(),
+            intruders: BTreeMap::new(),
             busy_unattributed_ns: 0,
             energy_idle_uj: 0,
             energy_unobserved_uj: 0,

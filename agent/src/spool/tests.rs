@@ -256,6 +256,7 @@ fn cell(n: i64) -> Vec<u8> {
         duration_ns: WINDOW_NS.unsigned_abs(),
         idle_ns: WINDOW_NS.unsigned_abs(),
         usages: std::collections::BTreeMap::new(),
+        intruders: std::collections::BTreeMap::new(),
         busy_unattributed_ns: 0,
         energy_idle_uj: 1,
         energy_unobserved_uj: 0,

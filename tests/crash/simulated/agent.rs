@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonnage_agent::ledger_clock::LedgerClock;
 use tonnage_agent::metering::Meter;
-use tonnage_agent::model::{DeviceInfo, Holder, Observation, Owner, OwnerKind, Window};
+use tonnage_agent::model::{Allocation, DeviceInfo, Holder, Observation, Owner, OwnerKind, Window};
 use tonnage_agent::seal::{self, NodeState};
 use tonnage_agent::spool::memory::{Fault, Memory};
 use tonnage_agent::spool::{Identity, Limits, Spool, SpoolError};
@@ -314,10 +314,12 @@ fn observation(device: &Device) -> Observation {
         owner: Arc::clone(owner),
         started_ns: None,
         memory_bytes: None,
+        inferred: false,
     };
     Observation {
         info: Arc::clone(&device.info),
         holders: device.owner.iter().map(holder).collect(),
+        allocation: Allocation::default(),
         utilisation: None,
         energy_mj: None,
     }

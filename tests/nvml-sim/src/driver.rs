@@ -99,6 +99,11 @@ pub fn answer(
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let driver = &mut loaded.as_mut().ok_or(Refusal::Uninitialized)?.driver;
     let now = driver.clock.read();
+    if driver.story.hangs(now.wall_ns) {
+        loop {
+            std::thread::park();
+        }
+    }
     let mut call = Call { driver, now, record: Record::new(now, name, 0), probe: false };
     let result = call.fault(name).and_then(|()| body(&mut call));
     call.record.ret = code(result);

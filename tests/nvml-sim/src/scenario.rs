@@ -102,6 +102,8 @@ pub struct Faults {
     pub function_not_found: Vec<String>,
     /// Utilisation comes with stale samples, samples of the dead, impossible values and duplicates.
     pub garbage_utilisation: bool,
+    /// From then on every call hangs, with the driver's lock, for ever.
+    pub hang_from_s: Option<f64>,
 }
 
 /// A scenario cannot be used.

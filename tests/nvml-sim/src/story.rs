@@ -15,6 +15,7 @@ pub use utilisation::Sample;
 pub struct Story {
     pub scenario: Scenario,
     epoch_ns: i64,
+    hang_from_ns: Option<i64>,
     /// Per device, the wall times between which it is gone.
     missing: Vec<(i64, i64)>,
     actors: Vec<Actor>,
@@ -46,7 +47,14 @@ impl Story {
             .collect();
         let actors =
             scenario.process.iter().map(|process| Actor::new(process, epoch_ns, scenario.speed)).collect();
-        Self { epoch_ns, missing, actors, scenario }
+        let hang_from_ns = scenario.faults.hang_from_s.map(at);
+        Self { epoch_ns, hang_from_ns, missing, actors, scenario }
+    }
+
+    /// True if a call at this time never ends.
+    #[must_use]
+    pub fn hangs(&self, now_ns: i64) -> bool {
+        self.hang_from_ns.is_some_and(|from_ns| now_ns >= from_ns)
     }
 
     /// Whether the device is out of the node's reach.

@@ -53,6 +53,7 @@ fn window(rng: &mut StdRng, gpu: u32, start_ns: i64, duration_ns: u64) -> Window
         duration_ns,
         idle_ns: left_ns,
         usages,
+        intruders: BTreeMap::new(),
         busy_unattributed_ns: rng.random_range(0..1 << 30),
         energy_idle_uj: rng.random_range(0..1 << 30),
         energy_unobserved_uj: rng.random_range(0..1 << 30),

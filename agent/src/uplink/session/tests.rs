@@ -40,6 +40,7 @@ fn second(n: i64) -> Vec<u8> {
         duration_ns: 1_000_000_000,
         idle_ns: 1_000_000_000,
         usages: BTreeMap::new(),
+        intruders: BTreeMap::new(),
         busy_unattributed_ns: 0,
         energy_idle_uj: 0,
         energy_unobserved_uj: 0,

@@ -18,6 +18,7 @@ impl Scenario {
             return Err(invalid("sample_period_ms", 0, "must not be 0"));
         }
         let mut uuids = BTreeSet::new();
+        check_time(self.faults.hang_from_s.unwrap_or(0.0), "faults.hang_from_s")?;
         for (at, device) in self.device.iter().enumerate() {
             check_device(device, &format!("device[{at}]"))?;
             if !uuids.insert(device.uuid.as_str()) {

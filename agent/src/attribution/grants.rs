@@ -1,0 +1,157 @@
+//! Allocations as metering takes them: for each device its claims, as parts of one whole; and the processes' owners
+//! joined with them.
+//!
+//! Pure. Not for: where allocations come from (`kubelet`, `slurm`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::attribution::devices::{Fraction, common};
+use crate::model::{Allocation, Claim, Holder, Owner, OwnerKind};
+
+/// A device, or a part of it, that somebody was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Grant {
+    pub(super) device: Arc<str>,
+    pub(super) owner: Arc<Owner>,
+    pub(super) part: Fraction,
+    /// In ledger time.
+    pub(super) from_ns: Option<i64>,
+    pub(super) until_ns: Option<i64>,
+    pub(super) inferred: bool,
+}
+
+/// Grants by device.
+pub(super) fn by_device(grants: Vec<Grant>) -> BTreeMap<Arc<str>, Allocation> {
+    let mut of_device: BTreeMap<Arc<str>, Vec<Grant>> = BTreeMap::new();
+    for grant in grants {
+        of_device.entry(Arc::clone(&grant.device)).or_default().push(grant);
+    }
+    let allocation = |grants: Vec<Grant>| {
+        let fractions: Vec<Fraction> = grants.iter().map(|grant| grant.part).collect();
+        let (parts, of) = common(&fractions);
+        let claim = |(grant, parts): (Grant, u64)| {
+            let Grant { owner, from_ns, until_ns, inferred, .. } = grant;
+            Claim { owner, parts, from_ns, until_ns, inferred }
+        };
+        Allocation { claims: grants.into_iter().zip(parts).map(claim).collect(), parts: of }
+    };
+    of_device.into_iter().map(|(device, grants)| (device, allocation(grants))).collect()
+}
+
+/// Gives each process that is of somebody with a claim on this device that claim's owner: so they are one row.
+///
+/// Where a pod's name and uid could not be joined, and one such pod has a claim and processes of one nameless pod are on
+/// the device, they are taken to be the same, which is marked.
+pub(super) fn join(holders: &mut [Holder], allocation: &Allocation) {
+    let nameless = |owner: &Owner| owner.kind == OwnerKind::Pod && owner.pod.is_empty();
+    let mut unjoined = allocation
+        .claims
+        .iter()
+        .filter(|claim| claim.owner.kind == OwnerKind::Pod && claim.owner.pod_uid.is_empty());
+    let only_claim = unjoined.next().filter(|first| unjoined.all(|other| other.owner == first.owner));
+    let mut uids = holders.iter().filter(|holder| nameless(&holder.owner)).map(|h| h.owner.pod_uid.as_str());
+    let only_uid = uids.next().filter(|first| uids.all(|other| other == *first)).map(str::to_owned);
+    for holder in holders {
+        if let Some(claim) = allocation.claims.iter().find(|claim| is_of(&holder.owner, &claim.owner)) {
+            holder.owner = Arc::clone(&claim.owner);
+        } else if let (Some(claim), Some(uid)) = (only_claim, &only_uid)
+            && nameless(&holder.owner)
+            && holder.owner.pod_uid == *uid
+        {
+            (holder.owner, holder.inferred) = (Arc::clone(&claim.owner), true);
+        }
+    }
+}
+
+/// Whether a process of `process` is of the one to whom `claim` was given.
+fn is_of(process: &Owner, claim: &Owner) -> bool {
+    if process.kind != claim.kind {
+        return false;
+    }
+    match claim.kind {
+        OwnerKind::Pod if claim.pod_uid.is_empty() => {
+            !process.pod.is_empty() && (&process.namespace, &process.pod) == (&claim.namespace, &claim.pod)
+        }
+        OwnerKind::Pod => process.pod_uid == claim.pod_uid,
+        OwnerKind::SlurmJob => process.job_id == claim.job_id,
+        OwnerKind::Unowned | OwnerKind::SystemdUnit | OwnerKind::User | OwnerKind::Container => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(pod: &str, pod_uid: &str) -> Arc<Owner> {
+        let (pod, pod_uid) = (pod.to_owned(), pod_uid.to_owned());
+        Arc::new(Owner { kind: OwnerKind::Pod, namespace: "ml".into(), pod, pod_uid, ..Owner::default() })
+    }
+
+    fn grant(owner: &Arc<Owner>, parts: u64, of: u64) -> Grant {
+        let part = Fraction { parts, of };
+        let (device, owner) = ("GPU-a".into(), Arc::clone(owner));
+        Grant { device, owner, part, from_ns: None, until_ns: None, inferred: false }
+    }
+
+    fn process(owner: Owner) -> Holder {
+        let owner = Arc::new(owner);
+        Holder { pid: 1, owner, started_ns: None, memory_bytes: None, inferred: false }
+    }
+
+    /// The owners after joining.
+    fn joined(processes: Vec<Owner>, claims: &[&Arc<Owner>]) -> Vec<(String, bool)> {
+        let grants = claims.iter().map(|owner| grant(owner, 1, 1)).collect();
+        let allocation = by_device(grants).remove("GPU-a").unwrap_or_default();
+        let mut holders: Vec<Holder> = processes.into_iter().map(process).collect();
+        join(&mut holders, &allocation);
+        holders.into_iter().map(|holder| (holder.owner.pod.clone(), holder.inferred)).collect()
+    }
+
+    fn nameless(uid: &str) -> Owner {
+        Owner { kind: OwnerKind::Pod, pod_uid: uid.into(), container_id: "c".into(), ..Owner::default() }
+    }
+
+    #[test]
+    fn parts_of_different_kinds_are_brought_to_one_whole() {
+        let [a, b] = [pod("a", "1"), pod("b", "2")];
+        let allocation = by_device(vec![grant(&a, 1, 4), grant(&b, 2, 7)]).remove("GPU-a").unwrap();
+        let parts: Vec<u64> = allocation.claims.iter().map(|claim| claim.parts).collect();
+        assert_eq!((parts, allocation.parts), (vec![7, 8], 28));
+    }
+
+    #[test]
+    fn a_process_is_joined_by_uid_or_by_name_and_a_strangers_is_not() {
+        let claim = pod("a", "1");
+        assert_eq!(
+            joined(vec![nameless("1"), nameless("2")], &[&claim]),
+            [("a".into(), false), (String::new(), false)]
+        );
+        let by_name = Owner { pod_uid: "9".into(), ..(*pod("a", "")).clone() };
+        assert_eq!(joined(vec![by_name], &[&pod("a", "")]), [("a".into(), false)]);
+    }
+
+    #[test]
+    fn one_nameless_pod_is_taken_for_the_one_claim_without_a_uid_and_marked() {
+        let [a, b] = [pod("a", ""), pod("b", "")];
+        assert_eq!(joined(vec![nameless("1"), nameless("1")], &[&a]), vec![("a".into(), true); 2]);
+        assert_eq!(joined(vec![nameless("1"), nameless("2")], &[&a]), vec![(String::new(), false); 2]);
+        assert_eq!(joined(vec![nameless("1")], &[&a, &b]), [(String::new(), false)]);
+    }
+
+    #[test]
+    fn steps_and_sessions_of_a_job_are_the_jobs() {
+        let job = |step: &str, user: &str| Owner {
+            kind: OwnerKind::SlurmJob,
+            job_id: "12".into(),
+            step: step.into(),
+            user: user.into(),
+            ..Owner::default()
+        };
+        let claim = Arc::new(Owner { account: "physics".into(), ..job("", "ada") });
+        let allocation = by_device(vec![grant(&claim, 1, 1)]).remove("GPU-a").unwrap();
+        let mut holders = vec![process(job("0", "1000")), process(job("extern", "1000"))];
+        join(&mut holders, &allocation);
+        assert!(holders.iter().all(|holder| holder.owner == claim));
+    }
+}

@@ -1,0 +1,227 @@
+//! The agent beside a kubelet: pods hold what they were given, from their beginning to their end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use harness::kubelet::{self, Kubelet, Manners};
+use harness::scenario::{self, Whose};
+use harness::wait::wait_until;
+use harness::world::{DEADLINE, World};
+use nvidia_ml::scenario::Scenario;
+use tonic::Code;
+use tonnage_aggregator::model::RowKind;
+use tonnage_proto::method;
+
+use crate::books::Books;
+
+const S: i128 = 1_000_000_000;
+
+/// A node with a kubelet, and an agent that has seen its list before it metered anything.
+fn world(scenario: Scenario, pods: &[(&str, u32)], listed: Vec<Listed>) -> anyhow::Result<(World, Kubelet)> {
+    let mut world = World::new(1)?;
+    let at = world.add_node("n", scenario)?;
+    let kubelet = Kubelet::start(&world.nodes[at].kubelet_socket())?;
+    for (name, n) in pods {
+        kubelet::begin_pod(world.nodes[at].dir(), name, &scenario::pod_uid(*n))?;
+    }
+    kubelet.set_pods(listed);
+    world.start()?;
+    wait_listed(&mut world, &kubelet)?;
+    Ok((world, kubelet))
+}
+
+type Listed = tonnage_proto::podresources::PodResources;
+
+/// Waits until the agent has everything that the kubelet has to say. Time moves by whole seconds if need be.
+fn wait_listed(world: &mut World, kubelet: &Kubelet) -> anyhow::Result<()> {
+    let answers = "tonnage_agent_kubelet_answers_total";
+    for _ in 0..8 {
+        let patience = Duration::from_millis(500);
+        let node = &world.nodes[0];
+        let seen = wait_until(patience, "the kubelet's list", String::new, || {
+            let scrape = node.metrics()?;
+            let all = kubelet.answers_of_all();
+            Ok(all.filter(|all| scrape.sum(answers) == Some(*all as f64)).map(|_| ()))
+        });
+        if seen.is_ok() {
+            return Ok(());
+        }
+        world.live(1)?;
+    }
+    anyhow::bail!("the agent does not ask its kubelet")
+}
+
+/// Stops the agent, and reads the time of each owner on a device (or all) with the bits of how.
+fn held(world: &mut World, device: Option<u32>) -> anyhow::Result<BTreeMap<String, i128>> {
+    if world.nodes[0].process().is_some() {
+        world.nodes[0].stop(DEADLINE)?;
+    }
+    let uuid = device.map(scenario::uuid);
+    Ok(Books::read(&world.aggregator.data_dir())?.time(RowKind::Held, uuid.as_deref()))
+}
+
+fn word(pod: u32) -> String {
+    format!("pod:{}/", scenario::pod_uid(pod))
+}
+
+fn in_pod(pod: u32) -> Whose {
+    scenario::pod_systemd(&scenario::pod_uid(pod), &scenario::container_id(pod))
+}
+
+fn up(world: &World) -> anyhow::Result<Option<f64>> {
+    Ok(world.nodes[0].metrics()?.sum("tonnage_agent_kubelet_up"))
+}
+
+#[test]
+fn a_pod_holds_what_it_was_given_without_any_process_until_it_ends_whatever_the_list_says()
+-> anyhow::Result<()> {
+    let uuid = scenario::uuid(0);
+    let (mut world, kubelet) =
+        world(scenario::node(1), &[("train-0", 7)], vec![kubelet::pod("train-0", &[&uuid])])?;
+    world.live(20)?;
+    kubelet::end_pod(world.nodes[0].dir(), &scenario::pod_uid(7))?;
+    world.live(10)?;
+    assert!(kubelet.counts().list > 1, "it is listed again and again");
+    assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(7), 20 * S)]));
+    let books = Books::read(&world.aggregator.data_dir())?;
+    assert_eq!(books.time(RowKind::Idle, None).values().sum::<i128>(), 10 * S);
+    let methods = books.folded()?[&uuid].iter().fold(0, |bits, window| bits | window.method);
+    assert_eq!(methods, method::HELD_ALLOCATION | method::BUSY_PROCESS | method::ENERGY_BY_HELD);
+    Ok(())
+}
+
+#[test]
+fn replicas_split_a_gpu_by_what_each_pod_has_of_all_there_are() -> anyhow::Result<()> {
+    let uuid = scenario::uuid(0);
+    let ids: Vec<String> = (0..4).map(|n| format!("{uuid}::{n}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let resource = "nvidia.com/gpu.shared";
+    let mut world = World::new(1)?;
+    world.add_node("n", scenario::node(1))?;
+    let kubelet = Kubelet::start(&world.nodes[0].kubelet_socket())?;
+    kubelet.set_allocatable(vec![kubelet::devices(resource, &ids)]);
+    kubelet.set_pods(vec![
+        kubelet::pod_of("a", resource, &ids[..2]),
+        kubelet::pod_of("b", resource, &ids[2..3]),
+    ]);
+    for (name, n) in [("a", 1), ("b", 2)] {
+        kubelet::begin_pod(world.nodes[0].dir(), name, &scenario::pod_uid(n))?;
+    }
+    world.start()?;
+    wait_listed(&mut world, &kubelet)?;
+    world.live(20)?;
+    assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(1), 10 * S), (word(2), 5 * S)]));
+    let idle = Books::read(&world.aggregator.data_dir())?.time(RowKind::Idle, None);
+    assert_eq!(idle.values().sum::<i128>(), 5 * S);
+    Ok(())
+}
+
+#[test]
+fn every_way_of_naming_a_gpu_finds_the_same_gpu() -> anyhow::Result<()> {
+    // Minors in another order than indices.
+    let mut scenario = scenario::node(5);
+    for (device, minor) in scenario.device.iter_mut().zip([4, 3, 2, 1, 0]) {
+        device.minor = minor;
+    }
+    let listed = vec![
+        kubelet::pod("by-uuid", &[&scenario::uuid(0)]),
+        kubelet::pod("by-index", &["1"]),
+        kubelet::pod_of("by-minor", "cloud.example/gpu", &["nvidia2"]),
+        kubelet::pod_with_claim("by-claim", &["gpu-1"]),
+        kubelet::pod_of("by-replica", "example.org/a100", &[&format!("{}::0", scenario::uuid(4))]),
+        kubelet::pod("on-another-vendors", &["0000:03:00.0"]),
+    ];
+    let pods = [("by-uuid", 0), ("by-index", 1), ("by-minor", 2), ("by-claim", 3), ("by-replica", 4)];
+    let (mut world, _kubelet) = world(scenario, &pods, listed)?;
+    world.live(10)?;
+    for n in 0..5 {
+        assert_eq!(held(&mut world, Some(n))?, BTreeMap::from([(word(n), 10 * S)]), "GPU {n}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_name_that_is_used_again_is_the_pod_that_lives() -> anyhow::Result<()> {
+    let pods = [("train-0", 1), ("train-0", 2)];
+    let listed = vec![kubelet::pod("train-0", &[&scenario::uuid(0)])];
+    let mut world_and = world(scenario::node(1), &pods, listed)?;
+    let world = &mut world_and.0;
+    world.live(5)?;
+    kubelet::end_pod(world.nodes[0].dir(), &scenario::pod_uid(1))?;
+    world.live(10)?;
+    // While both lived it was one of the two, and nobody could say which.
+    assert_eq!(held(world, None)?, BTreeMap::from([("pod:/".into(), 5 * S), (word(2), 10 * S)]));
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_begins_is_held_at_once_and_its_process_asks_for_it() -> anyhow::Result<()> {
+    let mut scenario = scenario::node(2);
+    scenario.process.push(scenario::process(7, &in_pod(2), &[1], 0.0));
+    let (mut world, kubelet) = world(scenario, &[("there", 2)], Vec::new())?;
+    world.live(1)?;
+    let gets = kubelet.counts().get;
+    kubelet.set_pods(vec![
+        kubelet::pod("there", &[&scenario::uuid(1)]),
+        kubelet::pod("new", &[&scenario::uuid(0)]),
+    ]);
+    world.live(2)?;
+    wait_until(DEADLINE, "a call for the one pod", String::new, || {
+        Ok((kubelet.counts().get > gets).then_some(()))
+    })?;
+    kubelet::begin_pod(world.nodes[0].dir(), "new", &scenario::pod_uid(1))?;
+    wait_listed(&mut world, &kubelet)?;
+    world.live(10)?;
+    let new = held(&mut world, Some(0))?[&word(1)];
+    assert!(new >= 10 * S, "{new}");
+    // Before the kubelet's word it held by its process, as the container that the process is in.
+    let there = held(&mut world, Some(1))?;
+    assert!(there[&word(2)] >= 10 * S && there.len() == 2, "{there:?}");
+    Ok(())
+}
+
+#[test]
+fn without_a_kubelets_word_processes_hold_and_it_is_said() -> anyhow::Result<()> {
+    let uuid = scenario::uuid(0);
+    let mut scenario = scenario::node(1);
+    scenario.process.push(scenario::process(7, &in_pod(7), &[0], 0.0));
+    let mut world = World::new(1)?;
+    world.add_node("n", scenario)?;
+    kubelet::begin_pod(world.nodes[0].dir(), "train-0", &scenario::pod_uid(7))?;
+    world.start()?;
+    assert_eq!(up(&world)?, None, "no socket, no kubelet");
+    world.live(10)?;
+    let mut kubelet = Kubelet::start(&world.nodes[0].kubelet_socket())?;
+    kubelet.set_manners(Manners {
+        refuse: Some((Code::ResourceExhausted, "rejected by rate limit".into())),
+        ..Manners::default()
+    });
+    kubelet.set_pods(vec![kubelet::pod("train-0", &[&uuid])]);
+    let wait_up = |world: &mut World, value: f64| {
+        for _ in 0..60 {
+            world.live(1)?;
+            if up(world)? == Some(value) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("tonnage_agent_kubelet_up is {:?}, not {value}", up(world)?)
+    };
+    wait_up(&mut world, 0.0)?;
+    kubelet.set_manners(Manners { old: true, ..Manners::default() });
+    wait_up(&mut world, 1.0)?;
+    // A restart takes the socket away; the pod goes on, by the last list.
+    kubelet.stop();
+    wait_up(&mut world, 0.0)?;
+    world.live(10)?;
+    kubelet.resume()?;
+    wait_up(&mut world, 1.0)?;
+    let log = std::fs::read_to_string(world.nodes[0].log())?;
+    let held = held(&mut world, None)?;
+    let by_process = format!("pod:{}/{}", scenario::pod_uid(7), scenario::container_id(7));
+    assert!(held[&by_process] >= 10 * S && held[&word(7)] >= 10 * S, "{held:?}");
+    let books = Books::read(&world.aggregator.data_dir())?;
+    assert_eq!(books.time(RowKind::Idle, None).values().sum::<i128>(), 0);
+    assert!(log.contains("turns calls away because they are too many"), "{log}");
+    assert!(log.contains("The kubelet says who has which devices."), "{log}");
+    Ok(())
+}
