@@ -51,6 +51,8 @@ fn device(uuid: &str, minor: u32) -> DeviceReading {
     DeviceReading {
         info: Arc::new(info),
         processes: Ok(Vec::new()),
+        index: 0,
+        mig_devices: Vec::new(),
         utilisation: None,
         energy_mj: None,
         gauges: Gauges::default(),
