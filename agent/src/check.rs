@@ -170,7 +170,8 @@ async fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) -> Vec<De
     if devices.is_empty() {
         findings.note("the driver knows of no GPU");
     }
-    let mut attribution = Attribution::new(config.paths.clone());
+    let mut attribution =
+        Attribution::new(config.paths.clone(), node::boot_id(&config.paths.procfs).unwrap_or_default());
     let reading = clock.read();
     let now = Now { reading, ledger_ns: reading.wall_ns };
     let list = kubelet(config, findings).await.map(Arc::new);

@@ -93,11 +93,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tokio::spawn(admin::serve(listener, Arc::clone(&health) as Arc<dyn Admin>, admin_stop.clone()));
 
     let boot_id = boot_id(&config.paths.procfs).unwrap_or_default();
-    let node = NodeState { boot_id, ..NodeState::default() };
+    let node = NodeState { boot_id: boot_id.clone(), ..NodeState::default() };
     let here = before.as_ref().filter(|before| before.boot_id == node.boot_id);
     let expected = here.map_or(0, |before| before.devices.len());
     let machine = machine(&config, here.map(|before| before.instance_id.clone()));
-    let attribution = Attribution::new(config.paths.clone());
+    let attribution = Attribution::new(config.paths.clone(), boot_id.clone());
     if attribution.has_foreign_pids() {
         tracing::warn!(
             "{} is of another pid namespace than the host's: owners are found by pids that may be others, and \

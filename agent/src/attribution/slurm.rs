@@ -8,7 +8,7 @@
 //! Constraints: files that others than root could have written are not believed (`folder`); what is not understood is
 //! left out and said once, in the log and in [`Jobs::problems`]; nothing grows without a limit.
 //!
-//! Not for: processes, which have their cgroups, and what a user's environment says.
+//! What a job has of devices becomes claims in `grants`. Not for: processes, which have their cgroups, and what a user's environment says.
 
 pub mod gres;
 pub mod hostlist;
@@ -16,6 +16,7 @@ pub mod job_file;
 pub mod sluid;
 
 mod folder;
+mod grants;
 mod index;
 mod mapping_dir;
 
@@ -26,6 +27,7 @@ use tracing::warn;
 
 use crate::attribution::slurm::folder::Folder;
 pub(crate) use crate::attribution::slurm::folder::safe_folder;
+pub(super) use crate::attribution::slurm::grants::grants;
 use crate::attribution::slurm::index::Indices;
 pub use crate::attribution::slurm::index::Located;
 use crate::attribution::slurm::job_file::{JobFile, Part, PartKind};

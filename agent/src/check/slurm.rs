@@ -22,16 +22,16 @@ const AT_ALLOCATION: [&str; 4] = ["alloc", "contain", "x11", "runinjob"];
 type Conf = HashMap<String, Vec<String>>;
 
 pub(super) fn slurm(config: &Config, devices: &[DeviceReading], findings: &mut Findings) {
-    let slurm = &config.slurm;
-    let path = slurm.conf.display();
+    let (slurm, slurm_conf) = (&config.paths.slurm, &config.slurm_conf);
+    let path = slurm_conf.display();
     let mut conf = Conf::new();
-    match fs::metadata(&slurm.conf) {
+    match fs::metadata(slurm_conf) {
         Ok(_) => {
-            read(&slurm.conf, &mut conf, &mut 0);
+            read(slurm_conf, &mut conf, &mut 0);
             findings.good(&format!("Slurm is configured by {path}"));
             hooks(&conf, config, findings);
         }
-        Err(_) if slurm.paths.jobs.exists() || slurm.paths.job_mapping.is_some() => findings.note(&format!(
+        Err(_) if slurm.jobs.exists() || slurm.job_mapping.is_some() => findings.note(&format!(
             "{path} is not there, so Slurm's settings cannot be looked at: name it with --slurm.conf"
         )),
         Err(_) => {
@@ -40,11 +40,11 @@ pub(super) fn slurm(config: &Config, devices: &[DeviceReading], findings: &mut F
             ));
         }
     }
-    let hooked = folder(&slurm.paths.jobs, findings);
-    if !hooked && slurm.paths.job_mapping.is_none() {
+    let hooked = folder(&slurm.jobs, findings);
+    if !hooked && slurm.job_mapping.is_none() {
         return;
     }
-    let mut jobs = Jobs::new(slurm.paths.clone());
+    let mut jobs = Jobs::new(slurm.clone());
     if let Ok(boot_id) = node::boot_id(&config.paths.procfs) {
         let many = jobs.read(&boot_id).iter().filter(|job| job.until_wall_ns.is_none()).count();
         findings.good(&format!("{many} jobs hold GPUs"));
@@ -71,7 +71,7 @@ fn hooks(conf: &Conf, config: &Config, findings: &mut Findings) {
         let ours = values.iter().flat_map(|value| files(value)).find(|file| mentions_tonnage(file));
         match ours {
             Some(file) => findings.good(&format!("{key}: {}", file.display())),
-            None if config.slurm.paths.job_mapping.is_some() => findings.note(&format!(
+            None if config.paths.slurm.job_mapping.is_some() => findings.note(&format!(
                 "{key} does not run Tonnage's {hook}: when jobs begin and end is seen only at the next sample"
             )),
             None => findings.problem(&format!(

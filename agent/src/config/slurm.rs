@@ -1,7 +1,7 @@
 //! Settings of Slurm nodes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use tonnage_runtime::settings::{SettingsError, wrong};
@@ -11,7 +11,7 @@ use crate::attribution::slurm::Paths;
 
 /// The group's flags; the file's keys are the same.
 #[derive(Debug, Default, Args)]
-pub struct SlurmArgs {
+pub(super) struct SlurmArgs {
     /// Slurm's configuration, which `check` looks at [default: /etc/slurm/slurm.conf]
     #[arg(long = "slurm.conf", value_name = "FILE", env = "TONNAGE_SLURM_CONF")]
     pub(super) slurm_conf: Option<PathBuf>,
@@ -35,31 +35,30 @@ pub struct SlurmArgs {
 
 /// Validated settings.
 #[derive(Debug, Clone)]
-pub struct SlurmConfig {
+pub(super) struct SlurmConfig {
     pub conf: PathBuf,
     pub paths: Paths,
 }
 
-/// Flags outweigh the file. `procfs` and `hostname` are the node's.
+/// Flags outweigh the file. `hostname` is the node's.
 pub(super) fn resolve(
     flags: SlurmArgs,
     file: &mut File,
-    procfs: &Path,
     hostname: &str,
 ) -> Result<SlurmConfig, SettingsError> {
     let conf = flags.slurm_conf.or(file.slurm_conf.take()).unwrap_or_else(|| "/etc/slurm/slurm.conf".into());
     let gres_conf = flags.slurm_gres_conf.or(file.slurm_gres_conf.take());
-    let jobs =
-        flags.slurm_jobs_dir.or(file.slurm_jobs_dir.take()).unwrap_or_else(|| "/run/tonnage/jobs".into());
+    let jobs = flags.slurm_jobs_dir.or(file.slurm_jobs_dir.take());
     let short = || hostname.split('.').next().unwrap_or_default().to_owned();
     let gpu_map = flags.slurm_gpu_map.or(file.slurm_gpu_map.take()).unwrap_or_default();
     Ok(SlurmConfig {
         paths: Paths {
-            jobs,
+            jobs: jobs.unwrap_or_else(|| "/run/tonnage/jobs".into()),
             gres_conf: gres_conf.unwrap_or_else(|| conf.with_file_name("gres.conf")),
             gpu_map: map(&gpu_map)?,
             job_mapping: flags.slurm_job_mapping_dir.or(file.slurm_job_mapping_dir.take()),
-            procfs: procfs.to_owned(),
+            // The paths' to say.
+            procfs: PathBuf::new(),
             node: flags.slurm_node.or(file.slurm_node.take()).unwrap_or_else(short),
         },
         conf,
@@ -87,7 +86,7 @@ mod tests {
     fn resolved(map: &str) -> Result<SlurmConfig, SettingsError> {
         let flags = SlurmArgs { slurm_gpu_map: Some(map.to_owned()), ..SlurmArgs::default() };
         let mut file = File { slurm_conf: Some("/opt/slurm/slurm.conf".into()), ..File::default() };
-        resolve(flags, &mut file, Path::new("/proc"), "gpu1.example.org")
+        resolve(flags, &mut file, "gpu1.example.org")
     }
 
     #[test]

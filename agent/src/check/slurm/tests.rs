@@ -49,10 +49,10 @@ fn device(uuid: &str, minor: u32) -> DeviceReading {
         pci_bus_id: String::new(),
     };
     DeviceReading {
-        info: Arc::new(info),
-        processes: Ok(Vec::new()),
         index: 0,
         mig_devices: Vec::new(),
+        info: Arc::new(info),
+        processes: Ok(Vec::new()),
         utilisation: None,
         energy_mj: None,
         gauges: Gauges::default(),
