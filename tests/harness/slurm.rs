@@ -102,9 +102,9 @@ impl Slurm {
         for _ in 1..gres.len() {
             node_ports.extend(free_ports::<1>()?);
         }
-        for node in gres {
+        for (name, node) in names.iter().zip(gres) {
             for minor in &node.minors {
-                make_device(&config::device(dir, *minor), *minor)?;
+                make_device(&config::device(dir, name, *minor), *minor)?;
             }
         }
         let slurm = Self {
@@ -202,17 +202,27 @@ impl Slurm {
         text.trim().split(';').next().unwrap_or_default().parse().with_context(|| text.clone())
     }
 
-    /// Waits until a job is in this state by sacct, ended ones with their end.
+    /// Waits until a job runs.
+    ///
+    /// # Errors
+    /// If it does not at the deadline.
+    pub fn wait_running(&self, job: u32) -> anyhow::Result<()> {
+        // Not by sacct, which learns of it seconds later.
+        self.wait(&format!("job {job} to run"), |slurm| {
+            let state = slurm.run("squeue", &["-h", "-o", "%T", "-j", &job.to_string()])?;
+            Ok((state.trim() == "RUNNING").then_some(()))
+        })
+    }
+
+    /// Waits until a job has ended in this state by sacct.
     ///
     /// # Errors
     /// If it is not at the deadline.
-    pub fn wait_state(&self, job: u32, state: &str) -> anyhow::Result<Accounted> {
+    pub fn wait_ended(&self, job: u32, state: &str) -> anyhow::Result<Accounted> {
         self.wait(&format!("job {job} to be {state}"), |slurm| {
             let jobs = slurm.sacct(job)?;
             Ok(jobs.into_iter().rfind(|accounted| {
-                accounted.job == job
-                    && accounted.state.starts_with(state)
-                    && (state == "RUNNING" || accounted.end_s.is_some())
+                accounted.job == job && accounted.state.starts_with(state) && accounted.end_s.is_some()
             }))
         })
     }
@@ -270,7 +280,7 @@ impl Slurm {
 impl Drop for Slurm {
     fn drop(&mut self) {
         // Steps outlive slurmd: they are asked to end first, and what is left is found by its cgroup.
-        let _ = self.run("scancel", &["--user=root", "--user=nobody"]);
+        let _ = self.run("scancel", &["--user=root"]);
         let _ = self.run("scancel", &["--user=nobody"]);
         let _ = self.wait("the end of all jobs", |slurm| {
             Ok(slurm.run("squeue", &["-h"]).map_or(true, |left| left.trim().is_empty()).then_some(()))
@@ -292,9 +302,6 @@ fn program(name: &str) -> PathBuf {
 }
 
 fn make_device(path: &Path, minor: u32) -> anyhow::Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
     fs::create_dir_all(path.parent().unwrap_or(path))?;
     let mode = Mode::from_raw_mode(0o666);
     mknodat(rustix::fs::CWD, path, FileType::CharacterDevice, mode, makedev(NVIDIA_MAJOR, minor))

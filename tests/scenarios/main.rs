@@ -29,6 +29,7 @@ mod model;
 
 /// Units and manifests as they are installed.
 mod packaging;
+
 /// A real Slurm, the hooks that it runs, and what is billed for its jobs.
 mod slurm;
 

@@ -78,12 +78,13 @@ fn job(slurm: &Slurm, node: usize, id: u32) -> anyhow::Result<Job> {
     found.ok_or_else(|| anyhow::anyhow!("the agent knows of no job {id}"))
 }
 
-/// Says in the job's output which device nodes its cgroup lets it open. No driver stands behind any, so opening fails in
+/// Says in the job's output which of a node's devices its cgroup lets it open. No driver stands behind any, so opening fails in
 /// one of two ways.
-fn probe(slurm: &Slurm) -> String {
+fn probe(slurm: &Slurm, node: usize) -> String {
     format!(
-        "for device in {}/dev/nvidia*; do cat $device 2>&1 | grep -q 'not permitted' || echo may $device; done",
-        slurm.dir().display()
+        "for device in {}/dev/{}/nvidia*; do cat $device 2>&1 | grep -q 'not permitted' || echo may $device; done",
+        slurm.dir().display(),
+        slurm.nodes[node]
     )
 }
 
@@ -116,13 +117,13 @@ fn what_the_hooks_note_is_what_slurm_accounts_whatever_becomes_of_a_job() -> any
     let node = slurm.nodes[0].clone();
     // Slurm looks at time limits twice a minute, so this one goes first.
     let timed_out = slurm.submit(&["--gres=gpu:1"], "sleep 300")?;
-    slurm.wait_state(timed_out, "RUNNING")?;
+    slurm.wait_running(timed_out)?;
     let update = ["update", &format!("JobId={timed_out}"), "EndTime=now+1"];
     slurm.run("scontrol", &update)?;
 
-    let script = format!("{}; sleep 1", probe(&slurm));
+    let script = format!("{}; sleep 1", probe(&slurm, 0));
     let plain = slurm.submit(&["--gres=gpu:2", "--uid=nobody"], &script)?;
-    let accounted = slurm.wait_state(plain, "COMPLETED")?;
+    let accounted = slurm.wait_ended(plain, "COMPLETED")?;
     let noted = ended(&slurm, 0, plain)?;
     equal(&noted, &accounted)?;
     for (key, value) in [("user", "nobody"), ("account", "research"), ("partition", "main"), ("node", &*node)]
@@ -133,7 +134,7 @@ fn what_the_hooks_note_is_what_slurm_accounts_whatever_becomes_of_a_job() -> any
 
     let srun = ["--account=research", "--gres=gpu:1", "sh", "-c", "echo $SLURM_JOB_ID; sleep 1"];
     let by_srun = slurm.run("srun", &srun)?.trim().parse()?;
-    equal(&ended(&slurm, 0, by_srun)?, &slurm.wait_state(by_srun, "COMPLETED")?)?;
+    equal(&ended(&slurm, 0, by_srun)?, &slurm.wait_ended(by_srun, "COMPLETED")?)?;
 
     let array = slurm.submit(&["--gres=gpu:1", "--array=0-1"], "sleep 1")?;
     slurm.wait("both tasks", |slurm| {
@@ -145,15 +146,15 @@ fn what_the_hooks_note_is_what_slurm_accounts_whatever_becomes_of_a_job() -> any
     }
 
     let cancelled = slurm.submit(&["--gres=gpu:1"], "sleep 300")?;
-    slurm.wait_state(cancelled, "RUNNING")?;
+    slurm.wait_running(cancelled)?;
     slurm.run("scancel", &[&cancelled.to_string()])?;
-    equal(&ended(&slurm, 0, cancelled)?, &slurm.wait_state(cancelled, "CANCELLED")?)?;
+    equal(&ended(&slurm, 0, cancelled)?, &slurm.wait_ended(cancelled, "CANCELLED")?)?;
 
     let none = slurm.submit(&[], "true")?;
-    slurm.wait_state(none, "COMPLETED")?;
+    slurm.wait_ended(none, "COMPLETED")?;
     assert!(self::noted(slurm.jobs_dir(0), none).is_none());
 
-    equal(&ended(&slurm, 0, timed_out)?, &slurm.wait_state(timed_out, "TIMEOUT")?)?;
+    equal(&ended(&slurm, 0, timed_out)?, &slurm.wait_ended(timed_out, "TIMEOUT")?)?;
     Ok(())
 }
 
@@ -166,7 +167,7 @@ fn a_job_keeps_its_file_through_a_restart_of_slurmd_a_drain_and_a_requeue() -> a
     let flag = slurm.dir().join("out/go");
     let until_told = format!("while [ ! -e {} ]; do sleep 0.1; done", flag.display());
     let first = slurm.submit(&["--gres=gpu:1"], &until_told)?;
-    slurm.wait_state(first, "RUNNING")?;
+    slurm.wait_running(first)?;
     let before = slurm.wait("a file", |slurm| Ok(noted(slurm.jobs_dir(0), first)))?;
     slurm.stop_slurmd(0)?;
     slurm.start_slurmd(0)?;
@@ -175,25 +176,25 @@ fn a_job_keeps_its_file_through_a_restart_of_slurmd_a_drain_and_a_requeue() -> a
     assert_eq!(noted(slurm.jobs_dir(0), first), Some(before.clone()));
     fs::write(&flag, "")?;
     let after = ended(&slurm, 0, first)?;
-    equal(&after, &slurm.wait_state(first, "COMPLETED")?)?;
+    equal(&after, &slurm.wait_ended(first, "COMPLETED")?)?;
     assert_eq!(after["start_ns"], before["start_ns"]);
     // A node that is drained begins nothing.
     assert!(noted(slurm.jobs_dir(0), waits).is_none());
     slurm.run("scontrol", &["update", &format!("NodeName={node}"), "State=RESUME"])?;
-    equal(&ended(&slurm, 0, waits)?, &slurm.wait_state(waits, "COMPLETED")?)?;
+    equal(&ended(&slurm, 0, waits)?, &slurm.wait_ended(waits, "COMPLETED")?)?;
 
     fs::remove_file(&flag)?;
     let again = slurm.submit(&["--gres=gpu:1", "--requeue"], &until_told)?;
-    slurm.wait_state(again, "RUNNING")?;
+    slurm.wait_running(again)?;
     let before = slurm.wait("a file", |slurm| Ok(noted(slurm.jobs_dir(0), again)))?;
     slurm.run("scontrol", &["requeue", &again.to_string()])?;
-    equal(&ended(&slurm, 0, again)?, &slurm.wait_state(again, "REQUEUED")?)?;
+    equal(&ended(&slurm, 0, again)?, &slurm.wait_ended(again, "REQUEUED")?)?;
     slurm.wait("its second run", |slurm| {
         Ok(noted(slurm.jobs_dir(0), again)
             .filter(|noted| !noted.contains_key("end_ns") && noted["start_ns"] != before["start_ns"]))
     })?;
     fs::write(&flag, "")?;
-    equal(&ended(&slurm, 0, again)?, &slurm.wait_state(again, "COMPLETED")?)
+    equal(&ended(&slurm, 0, again)?, &slurm.wait_ended(again, "COMPLETED")?)
 }
 
 #[test]
@@ -203,7 +204,7 @@ fn shards_mps_and_heterogeneous_jobs_hold_what_slurm_gave_them() -> anyhow::Resu
     let mps = GresNode { minors: vec![5, 0], shards: 0, mps: 200 };
     let Some(mut slurm) = Slurm::start(&dir.path().join("slurm"), &[sharded, mps])? else { return Ok(()) };
     let [first, second] = [0, 1].map(|at| format!("--nodelist={}", slurm.nodes[at]));
-    let script = format!("{}; sleep 300", probe(&slurm));
+    let scripts = [0, 1].map(|node| format!("{}; sleep 300", probe(&slurm, node)));
     let mut running = Vec::new();
     for (node, gres, parts) in [
         (0, "--gres=shard:3", Some((3, 4))),
@@ -211,8 +212,8 @@ fn shards_mps_and_heterogeneous_jobs_hold_what_slurm_gave_them() -> anyhow::Resu
         (1, "--gres=mps:25", Some((25, 100))),
         (1, "--gres=gpu:1", Some((1, 1))),
     ] {
-        let id = slurm.submit(&[[&first, &second][node], gres], &script)?;
-        slurm.wait_state(id, "RUNNING")?;
+        let id = slurm.submit(&[[&first, &second][node], gres], &scripts[node])?;
+        slurm.wait_running(id)?;
         slurm.wait("its file and its output", |slurm| {
             let there = noted(slurm.jobs_dir(node), id).is_some()
                 && !opened(slurm, id).unwrap_or_default().is_empty();

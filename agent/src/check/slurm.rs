@@ -184,7 +184,8 @@ fn files(value: &str) -> Vec<PathBuf> {
 /// A hook of ours, or one that calls ours: both have the name in their text.
 fn mentions_tonnage(path: &Path) -> bool {
     let text = fs::read(path).unwrap_or_default();
-    path.to_string_lossy().contains("tonnage") || String::from_utf8_lossy(&text).contains("tonnage")
+    let named = |text: &str| text.to_lowercase().contains("tonnage");
+    named(&path.to_string_lossy()) || named(&String::from_utf8_lossy(&text))
 }
 
 #[cfg(test)]

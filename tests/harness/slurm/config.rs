@@ -19,9 +19,9 @@ pub(super) struct Ports {
     pub(super) slurmd: Vec<u16>,
 }
 
-/// The device node of a GPU.
-pub(super) fn device(dir: &Path, minor: u32) -> PathBuf {
-    dir.join(format!("dev/nvidia{minor}"))
+/// The device node of a GPU. Each node of the cluster has a folder of its own.
+pub(super) fn device(dir: &Path, node: &str, minor: u32) -> PathBuf {
+    dir.join(format!("dev/{node}/nvidia{minor}"))
 }
 
 pub(super) fn write(dir: &Path, nodes: &[String], gres: &[GresNode], ports: &Ports) -> anyhow::Result<()> {
@@ -121,7 +121,7 @@ fn gres_conf(dir: &Path, nodes: &[String], gres: &[GresNode]) -> String {
     let mut text = "AutoDetect=off\n".to_owned();
     for (name, node) in nodes.iter().zip(gres) {
         for minor in &node.minors {
-            let _ = writeln!(text, "NodeName={name} Name=gpu File={}", device(dir, *minor).display());
+            let _ = writeln!(text, "NodeName={name} Name=gpu File={}", device(dir, name, *minor).display());
         }
         for (of, count) in [("shard", node.shards), ("mps", node.mps)] {
             if count > 0 {
