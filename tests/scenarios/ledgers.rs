@@ -7,4 +7,4 @@ mod backup;
 mod attributed;
 
 /// Quarantine, retirement and the journal, by the command line as people use it.
-mod orders;
+pub(crate) mod orders;

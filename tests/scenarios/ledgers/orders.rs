@@ -16,7 +16,7 @@ fn tonnage(world: &World, args: &[&str]) -> anyhow::Result<Output> {
     Ok(command.output()?)
 }
 
-pub(super) fn said(world: &World, args: &[&str]) -> anyhow::Result<String> {
+pub(crate) fn said(world: &World, args: &[&str]) -> anyhow::Result<String> {
     let output = tonnage(world, args)?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     anyhow::ensure!(output.status.success(), "{args:?}: {out}{err}");
