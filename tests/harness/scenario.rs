@@ -40,6 +40,7 @@ pub fn device(index: u32) -> Device {
         busy_mw: 700_000,
         missing_from_s: None,
         missing_to_s: None,
+        mig: None,
     }
 }
 

@@ -8,7 +8,11 @@
 //! anew by the next read: so a driver may be upgraded, or installed, under a running agent.
 //!
 //! Device handles are kept raw, since the wrapper's borrow the library: they live in `Session` beside it, and
-//! are used only through it. Not for: MIG instances.
+//! are used only through it.
+//!
+//! A GPU with MIG on is read as a whole. Which MIG devices are on it is listed every 10 reads, since it may be cut anew
+//! at any time. Their handles are not kept: who holds one may keep the GPU from being cut anew. Not for: what runs on a
+//! MIG device.
 #![allow(unsafe_code, reason = "NVML is C; the wrapper has no calls with a caller's buffer")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,11 +30,14 @@ use tonnage_runtime::clock::Clock;
 
 use crate::driver::utilisation::Seen;
 use crate::driver::{Driver, DriverError, DriverInfo, processes};
-use crate::model::{DeviceInfo, DeviceProcess, DeviceReading, Gauges, UtilisationSample};
+use crate::model::{DeviceInfo, DeviceProcess, DeviceReading, Gauges, MigDevice, UtilisationSample};
 
 /// Where the driver's packages put it, found by the loader.
 pub const DEFAULT_LIBRARY: &str = "libnvidia-ml.so.1";
 const ENUMERATE_EVERY: u32 = 60;
+const LIST_MIG_EVERY: u32 = 10;
+/// Slots of a GPU for MIG devices that are looked into; GPUs have seven.
+const MIG_SLOTS_MAX: u32 = 64;
 /// Entries of each buffer. A GPU runs tens of processes; MPS allows 60 clients.
 const ENTRIES: usize = 1024;
 
@@ -166,6 +173,8 @@ struct Slot {
     info: Arc<DeviceInfo>,
     missing: Missing,
     lost: bool,
+    /// Where MIG is on.
+    mig: Option<Mig>,
 }
 
 impl Slot {
@@ -179,19 +188,21 @@ impl Slot {
             minor: device.minor_number().ok(),
             pci_bus_id: device.pci_info().map(|pci| pci.bus_id).unwrap_or_default(),
         };
-        let same = known.iter().find(|slot| *slot.info == info).map(|slot| Arc::clone(&slot.info));
-        let mut missing = Missing::new();
-        if device.mig_mode().is_ok_and(|mode| mode.current == 1) {
-            missing.insert("MIG instances", "MIG is on, and the GPU is read as a whole".to_owned());
-        }
+        let same = known.iter().find(|slot| *slot.info == info);
+        let mig = device.mig_mode().is_ok_and(|mode| mode.current == 1).then(|| Mig {
+            devices: same.and_then(|slot| slot.mig.as_ref()).map_or_else(Vec::new, |mig| mig.devices.clone()),
+            reads_left: 0,
+        });
+        let info = same.map_or_else(|| Arc::new(info), |slot| Arc::clone(&slot.info));
         // SAFETY: kept beside the library that gave it, see `Handle`.
         let handle = Handle(unsafe { device.handle() });
-        Ok(Self { handle, index, info: same.unwrap_or_else(|| Arc::new(info)), missing, lost: false })
+        Ok(Self { handle, index, info, missing: Missing::new(), lost: false, mig })
     }
 
     fn read(&mut self, nvml: &Nvml, buffers: &mut Buffers, seen: &mut Seen, now_us: u64) -> DeviceReading {
         // SAFETY: the handle is of this library's current life: a session's slots are dropped with it.
         let device = unsafe { Device::new(self.handle.0, nvml) };
+        let mig_devices = self.mig.as_mut().map(|mig| mig.read(&device, &mut self.missing));
         let processes = self.processes(nvml.lib(), buffers).map_err(|error| {
             self.lost |= matches!(error, NvmlError::GpuLost | NvmlError::Uninitialized);
             list_error(&error)
@@ -210,7 +221,7 @@ impl Slot {
         DeviceReading {
             info: Arc::clone(&self.info),
             index: self.index,
-            mig_devices: Vec::new(),
+            mig_devices: mig_devices.unwrap_or_default(),
             processes,
             utilisation,
             energy_mj,
@@ -251,6 +262,67 @@ impl Slot {
             buffers.samples(lib, self.handle, since_us)
         })?;
         Some(seen.accept(samples, now_us))
+    }
+}
+
+/// The MIG devices of a GPU as they were listed last: data only, no handles.
+struct Mig {
+    devices: Vec<MigDevice>,
+    /// Reads until they are listed again.
+    reads_left: u32,
+}
+
+impl Mig {
+    /// Lists them if it is time. What fails for this once leaves what was known, and is tried again by the next read;
+    /// what is refused is tried again after the next enumeration.
+    fn read(&mut self, device: &Device<'_>, missing: &mut Missing) -> Vec<MigDevice> {
+        if self.reads_left > 0 {
+            self.reads_left -= 1;
+            return self.devices.clone();
+        }
+        let known = match Self::list(device, missing) {
+            Ok(devices) => {
+                (self.devices, self.reads_left) = (devices, LIST_MIG_EVERY - 1);
+                "MIG devices are known for allocation".to_owned()
+            }
+            Err(error) if is_lasting(&error) => {
+                (self.devices, self.reads_left) = (Vec::new(), u32::MAX);
+                format!("MIG devices are not known: {error}")
+            }
+            Err(error) => format!("MIG devices could not be listed: {error}"),
+        };
+        missing.insert("MIG instances", format!("MIG is on, and the GPU is read as a whole; {known}"));
+        self.devices.clone()
+    }
+
+    fn list(device: &Device<'_>, missing: &mut Missing) -> Result<Vec<MigDevice>, NvmlError> {
+        let mut devices = Vec::new();
+        for slot in 0..device.mig_device_count()?.min(MIG_SLOTS_MAX) {
+            match Self::open(device, slot, missing) {
+                Ok(device) => devices.push(device),
+                // An empty slot, or one that was emptied just now.
+                Err(NvmlError::NotFound | NvmlError::InvalidArg) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(devices)
+    }
+
+    fn open(device: &Device<'_>, slot: u32, missing: &mut Missing) -> Result<MigDevice, NvmlError> {
+        let mig = device.mig_device_by_index(slot)?;
+        let uuid = mig.uuid()?;
+        let slices = match mig.attributes() {
+            // A compute instance may be a part of its GPU instance.
+            Ok(of) => {
+                [of.compute_instance_slice_count, of.gpu_instance_slice_count].into_iter().find(|n| *n > 0)
+            }
+            Err(error) if is_lasting(&error) => {
+                missing.insert("compute slices of MIG devices", error.to_string());
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(MigDevice { uuid, slices })
     }
 }
 

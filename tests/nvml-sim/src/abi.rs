@@ -13,10 +13,10 @@ use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
     nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED, nvmlReturn_enum_NVML_ERROR_FUNCTION_NOT_FOUND,
     nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST, nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE,
-    nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT, nvmlReturn_enum_NVML_ERROR_NOT_FOUND,
-    nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED, nvmlReturn_enum_NVML_ERROR_OPERATING_SYSTEM,
-    nvmlReturn_enum_NVML_ERROR_UNINITIALIZED, nvmlReturn_enum_NVML_ERROR_UNKNOWN,
-    nvmlReturn_enum_NVML_SUCCESS, nvmlReturn_t,
+    nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT, nvmlReturn_enum_NVML_ERROR_NO_PERMISSION,
+    nvmlReturn_enum_NVML_ERROR_NOT_FOUND, nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED,
+    nvmlReturn_enum_NVML_ERROR_OPERATING_SYSTEM, nvmlReturn_enum_NVML_ERROR_UNINITIALIZED,
+    nvmlReturn_enum_NVML_ERROR_UNKNOWN, nvmlReturn_enum_NVML_SUCCESS, nvmlReturn_t,
 };
 
 use crate::Refusal;
@@ -24,6 +24,7 @@ use crate::driver::{self, Call};
 
 pub mod device;
 pub mod lists;
+pub mod mig;
 pub mod system;
 
 fn code(result: Result<(), Refusal>) -> nvmlReturn_t {
@@ -32,6 +33,7 @@ fn code(result: Result<(), Refusal>) -> nvmlReturn_t {
         Err(Refusal::Uninitialized) => nvmlReturn_enum_NVML_ERROR_UNINITIALIZED,
         Err(Refusal::InvalidArgument) => nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT,
         Err(Refusal::NotSupported) => nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED,
+        Err(Refusal::NoPermission) => nvmlReturn_enum_NVML_ERROR_NO_PERMISSION,
         Err(Refusal::NotFound) => nvmlReturn_enum_NVML_ERROR_NOT_FOUND,
         Err(Refusal::InsufficientSize) => nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE,
         Err(Refusal::DriverNotLoaded) => nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED,
@@ -59,19 +61,34 @@ fn about(
     body: impl FnOnce(&mut Call<'_>, usize) -> Result<(), Refusal>,
 ) -> nvmlReturn_t {
     answer(name, |call| {
-        let at = device.addr().checked_sub(1).ok_or(Refusal::InvalidArgument)?;
-        let info = call.story().scenario.device.get(at).ok_or(Refusal::InvalidArgument)?;
-        call.record.device = Some(info.uuid.clone());
-        if call.story().missing(at, call.now.wall_ns) {
-            return Err(Refusal::GpuIsLost);
-        }
-        body(call, at)
+        let (at, slot) = find(call, device)?;
+        if slot.is_some() { Err(Refusal::InvalidArgument) } else { body(call, at) }
     })
 }
 
-/// A handle is the device's place in the scenario, plus one: never null, never followed.
-fn handle(at: usize) -> nvmlDevice_t {
-    std::ptr::without_provenance_mut(at + 1)
+/// The device that a handle is of, or the one that its MIG device is on, and that one's slot.
+fn find(call: &mut Call<'_>, handle: nvmlDevice_t) -> Result<(usize, Option<usize>), Refusal> {
+    let at = (handle.addr() & DEVICE_MASK).checked_sub(1).ok_or(Refusal::InvalidArgument)?;
+    let slot = (handle.addr() >> SLOT_SHIFT).checked_sub(1);
+    let info = call.story().scenario.device.get(at).ok_or(Refusal::InvalidArgument)?;
+    call.record.device = Some(info.uuid.clone());
+    let now_ns = call.now.wall_ns;
+    if call.story().missing(at, now_ns) {
+        return Err(Refusal::GpuIsLost);
+    }
+    if slot.is_some_and(|slot| call.story().mig_device(at, slot, now_ns).is_none()) {
+        return Err(Refusal::InvalidArgument);
+    }
+    Ok((at, slot))
+}
+
+const SLOT_SHIFT: u32 = 16;
+const DEVICE_MASK: usize = (1 << SLOT_SHIFT) - 1;
+
+/// A handle is the device's place in the scenario, plus one: never null, never followed. That of a MIG device has its
+/// slot, plus one, in the bits above.
+fn handle(at: usize, slot: Option<usize>) -> nvmlDevice_t {
+    std::ptr::without_provenance_mut((at + 1) | (slot.map_or(0, |slot| slot + 1) << SLOT_SHIFT))
 }
 
 /// # Safety

@@ -159,6 +159,9 @@ impl Call<'_> {
         if listed(&faults.function_not_found) {
             return Err(Refusal::FunctionNotFound);
         }
+        if listed(&faults.no_permission) {
+            return Err(Refusal::NoPermission);
+        }
         if listed(&faults.not_supported) { Err(Refusal::NotSupported) } else { Ok(()) }
     }
 

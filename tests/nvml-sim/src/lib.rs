@@ -25,6 +25,7 @@ pub enum Refusal {
     Uninitialized,
     InvalidArgument,
     NotSupported,
+    NoPermission,
     NotFound,
     InsufficientSize,
     DriverNotLoaded,

@@ -47,6 +47,23 @@ pub struct Device {
     pub missing_from_s: Option<f64>,
     /// to here (absent = for good).
     pub missing_to_s: Option<f64>,
+    /// MIG devices by slot; absent = the device cannot be partitioned, empty = it is, and not cut into anything.
+    pub mig: Option<Vec<MigDevice>>,
+}
+
+/// A part of a device, there for a while.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigDevice {
+    pub uuid: String,
+    /// Of the compute slices of its profile.
+    pub profile_slices: u32,
+    pub gpu_instance: u32,
+    pub compute_instance: u32,
+    /// Absent = from the beginning.
+    pub from_s: Option<f64>,
+    /// Absent = for good.
+    pub to_s: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,6 +117,8 @@ pub struct Faults {
     pub not_supported: Vec<String>,
     /// These answer FUNCTION_NOT_FOUND: as near to a missing symbol as a loaded library gets.
     pub function_not_found: Vec<String>,
+    /// These answer NO_PERMISSION, as to a container that may not watch what they are about.
+    pub no_permission: Vec<String>,
     /// Utilisation comes with stale samples, samples of the dead, impossible values and duplicates.
     pub garbage_utilisation: bool,
     /// From then on every call hangs, with the driver's lock, for ever.

@@ -3,12 +3,15 @@
 //! Seconds become whole nanoseconds once, in [`Story::new`]; from there on everything is integers. Lives and steps
 //! are half open: a process is there at its start and no longer at its end.
 
-use crate::scenario::{self, List, Scenario};
+use crate::scenario::{self, List, MigDevice, Scenario};
 
 mod energy;
 mod utilisation;
 
 pub use utilisation::Sample;
+
+/// A GPU has so many slots for MIG devices, and a story that cuts it anew more.
+const MIG_SLOTS_MIN: usize = 7;
 
 /// A scenario in time.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Story {
     hang_from_ns: Option<i64>,
     /// Per device, the wall times between which it is gone.
     missing: Vec<(i64, i64)>,
+    /// Per device and MIG device, the wall times between which it is there.
+    mig: Vec<Vec<(i64, i64)>>,
     actors: Vec<Actor>,
 }
 
@@ -45,10 +50,13 @@ impl Story {
                 (device.missing_from_s.map_or(i64::MAX, at), device.missing_to_s.map_or(i64::MAX, at))
             })
             .collect();
+        let part = |part: &MigDevice| (part.from_s.map_or(i64::MIN, at), part.to_s.map_or(i64::MAX, at));
+        let mig =
+            scenario.device.iter().map(|device| device.mig.iter().flatten().map(part).collect()).collect();
         let actors =
             scenario.process.iter().map(|process| Actor::new(process, epoch_ns, scenario.speed)).collect();
         let hang_from_ns = scenario.faults.hang_from_s.map(at);
-        Self { epoch_ns, hang_from_ns, missing, actors, scenario }
+        Self { epoch_ns, hang_from_ns, missing, mig, actors, scenario }
     }
 
     /// True if a call at this time never ends.
@@ -67,6 +75,20 @@ impl Story {
     /// The devices that enumeration shows, in its order.
     pub fn present(&self, wall_ns: i64) -> impl Iterator<Item = usize> {
         (0..self.missing.len()).filter(move |&device| !self.missing(device, wall_ns))
+    }
+
+    /// How many MIG devices there may be on a device; `None` if it is not partitioned.
+    #[must_use]
+    pub fn mig_slots(&self, device: usize) -> Option<usize> {
+        self.scenario.device[device].mig.as_ref().map(|parts| parts.len().max(MIG_SLOTS_MIN))
+    }
+
+    /// The MIG device in one of a device's slots, if one is there now.
+    #[must_use]
+    pub fn mig_device(&self, device: usize, slot: usize, wall_ns: i64) -> Option<&MigDevice> {
+        let &(from_ns, to_ns) = self.mig.get(device)?.get(slot)?;
+        let parts = self.scenario.device[device].mig.as_ref()?;
+        parts.get(slot).filter(|_| (from_ns..to_ns).contains(&wall_ns))
     }
 
     /// The processes that live at a time, each with its start.

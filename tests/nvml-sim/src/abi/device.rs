@@ -7,7 +7,7 @@ use nvml_wrapper_sys::bindings::{
     nvmlUtilization_t,
 };
 
-use super::{about, answer, handle, put, put_text};
+use super::{about, answer, find, handle, put, put_text};
 use crate::Refusal;
 use crate::driver::Call;
 use crate::scenario::check::parse_pci;
@@ -30,7 +30,7 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(
         let at =
             call.story().present(call.now.wall_ns).nth(index as usize).ok_or(Refusal::InvalidArgument)?;
         // SAFETY: null or the caller's, by NVML's contract.
-        unsafe { put(device, handle(at)) }
+        unsafe { put(device, handle(at, None)) }
     })
 }
 
@@ -45,10 +45,19 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(
         }
         // SAFETY: not null, and then a C string, by NVML's contract.
         let uuid = unsafe { CStr::from_ptr(uuid) }.to_bytes();
-        let devices = &call.story().scenario.device;
-        let found = call.story().present(call.now.wall_ns).find(|&at| devices[at].uuid.as_bytes() == uuid);
+        let (story, now_ns) = (call.story(), call.now.wall_ns);
+        let mig_slot = |at| {
+            let is_it = |slot: &usize| {
+                story.mig_device(at, *slot, now_ns).is_some_and(|mig| mig.uuid.as_bytes() == uuid)
+            };
+            (0..story.mig_slots(at)?).find(is_it)
+        };
+        let found = story.present(now_ns).find_map(|at| match mig_slot(at) {
+            None => (story.scenario.device[at].uuid.as_bytes() == uuid).then(|| handle(at, None)),
+            slot => Some(handle(at, slot)),
+        });
         // SAFETY: null or the caller's, by NVML's contract.
-        unsafe { put(device, handle(found.ok_or(Refusal::NotFound)?)) }
+        unsafe { put(device, found.ok_or(Refusal::NotFound)?) }
     })
 }
 
@@ -58,9 +67,12 @@ pub unsafe extern "C" fn nvmlDeviceGetUUID(
     uuid: *mut c_char,
     length: c_uint,
 ) -> nvmlReturn_t {
-    about("nvmlDeviceGetUUID", device, |call, at| {
+    answer("nvmlDeviceGetUUID", |call| {
+        let (at, slot) = find(call, device)?;
+        let mig = slot.and_then(|slot| call.story().mig_device(at, slot, call.now.wall_ns));
+        let text = mig.map_or(&call.story().scenario.device[at].uuid, |mig| &mig.uuid);
         // SAFETY: the caller's buffer has `length` bytes, by NVML's contract.
-        unsafe { put_text(uuid, length, &call.story().scenario.device[at].uuid) }
+        unsafe { put_text(uuid, length, text) }
     })
 }
 
@@ -194,12 +206,14 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     device: nvmlDevice_t,
     utilization: *mut nvmlUtilization_t,
 ) -> nvmlReturn_t {
-    let value = |call: &mut Call<'_>, at: usize| {
+    about("nvmlDeviceGetUtilizationRates", device, |call, at| {
+        if call.story().mig_slots(at).is_some() {
+            return Err(Refusal::NotSupported);
+        }
         let gpu = call.story().percent(at, call.now.wall_ns).min(100);
-        nvmlUtilization_t { gpu, memory: gpu / 2 }
-    };
-    // SAFETY: as this function's own.
-    unsafe { get("nvmlDeviceGetUtilizationRates", device, utilization, value) }
+        // SAFETY: null or the caller's, by NVML's contract.
+        unsafe { put(utilization, nvmlUtilization_t { gpu, memory: gpu / 2 }) }
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -218,22 +232,6 @@ pub unsafe extern "C" fn nvmlDeviceGetTemperature(
     let value = |call: &mut Call<'_>, at: usize| 30 + call.story().percent(at, call.now.wall_ns).min(100) / 2;
     // SAFETY: as this function's own.
     unsafe { get("nvmlDeviceGetTemperature", device, temperature, value) }
-}
-
-/// No device of a scenario can be partitioned yet.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetMigMode(
-    device: nvmlDevice_t,
-    current: *mut c_uint,
-    pending: *mut c_uint,
-) -> nvmlReturn_t {
-    about("nvmlDeviceGetMigMode", device, |_, _| {
-        if current.is_null() || pending.is_null() {
-            Err(Refusal::InvalidArgument)
-        } else {
-            Err(Refusal::NotSupported)
-        }
-    })
 }
 
 /// A text in a field of its own; what does not fit is cut, the closing zero stays.

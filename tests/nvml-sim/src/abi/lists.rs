@@ -57,6 +57,9 @@ pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
         if count.is_null() {
             return Err(Refusal::InvalidArgument);
         }
+        if call.story().mig_slots(at).is_some() {
+            return Err(Refusal::NotSupported);
+        }
         let samples = call.story().samples(at, last_seen_us, call.now.wall_ns);
         if samples.is_empty() {
             return Err(Refusal::NotFound);

@@ -29,11 +29,12 @@ pub extern "C" fn nvmlShutdown() -> nvmlReturn_t {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlErrorString(result: nvmlReturn_t) -> *const c_char {
-    const TEXTS: [(Result<(), Refusal>, &CStr); 11] = [
+    const TEXTS: [(Result<(), Refusal>, &CStr); 12] = [
         (Ok(()), c"Success"),
         (Err(Refusal::Uninitialized), c"Uninitialized"),
         (Err(Refusal::InvalidArgument), c"Invalid Argument"),
         (Err(Refusal::NotSupported), c"Not Supported"),
+        (Err(Refusal::NoPermission), c"Insufficient Permissions"),
         (Err(Refusal::NotFound), c"Not Found"),
         (Err(Refusal::InsufficientSize), c"Insufficient Size"),
         (Err(Refusal::DriverNotLoaded), c"Driver Not Loaded"),

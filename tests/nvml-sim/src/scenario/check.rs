@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Device, Process, Scenario, ScenarioError};
+use super::{Device, MigDevice, Process, Scenario, ScenarioError};
 
 /// Further than any story goes (some 300 years), and safe to count in nanoseconds.
 const FAR_S: f64 = 9.0e9;
+/// Of the largest GPU.
+const MIG_SLICES_MAX: u32 = 7;
 
 impl Scenario {
     /// # Errors
@@ -55,6 +57,45 @@ fn check_device(device: &Device, name: &str) -> Result<(), ScenarioError> {
     }
     for (field, time) in [("missing_from_s", device.missing_from_s), ("missing_to_s", device.missing_to_s)] {
         check_time(time.unwrap_or(0.0), &format!("{name}.{field}"))?;
+    }
+    let mig = device.mig.as_deref().unwrap_or_default();
+    mig.iter()
+        .enumerate()
+        .try_for_each(|(at, part)| check_mig(part, &mig[..at], &format!("{name}.mig[{at}]")))
+}
+
+fn check_mig(part: &MigDevice, before: &[MigDevice], name: &str) -> Result<(), ScenarioError> {
+    if !part.uuid.starts_with("MIG-") || part.uuid.len() > 79 {
+        return Err(invalid(
+            format!("{name}.uuid"),
+            &part.uuid,
+            "must begin with MIG- and have at most 79 bytes",
+        ));
+    }
+    if !(1..=MIG_SLICES_MAX).contains(&part.profile_slices) {
+        return Err(invalid(format!("{name}.profile_slices"), part.profile_slices, "must be 1 to 7"));
+    }
+    let from_s = |part: &MigDevice| part.from_s.unwrap_or(0.0);
+    let to_s = |part: &MigDevice| part.to_s.unwrap_or(FAR_S);
+    check_time(from_s(part), &format!("{name}.from_s"))?;
+    if let Some(to_s) = part.to_s {
+        check_time(to_s, &format!("{name}.to_s"))?;
+        if to_s <= from_s(part) {
+            return Err(invalid(format!("{name}.to_s"), to_s, "is not after from_s"));
+        }
+    }
+    let meets = |other: &&MigDevice| from_s(other) < to_s(part) && from_s(part) < to_s(other);
+    if before.iter().filter(meets).any(|other| other.uuid == part.uuid) {
+        return Err(invalid(format!("{name}.uuid"), &part.uuid, "is there twice at one time"));
+    }
+    let slices =
+        part.profile_slices + before.iter().filter(meets).map(|other| other.profile_slices).sum::<u32>();
+    if slices > MIG_SLICES_MAX {
+        return Err(invalid(
+            format!("{name}.profile_slices"),
+            slices,
+            "of all there at one time are more than 7",
+        ));
     }
     Ok(())
 }

@@ -3,6 +3,12 @@ use super::*;
 const DEVICE: &str = "[[device]]\nuuid = 'GPU-a'\nmodel = 'H200'\nmemory_bytes = 1000\nminor = 0\n\
                       pci_bus_id = '00000000:3B:00.0'\nidle_mw = 1\nbusy_mw = 2\n";
 
+/// A device that is cut into these.
+fn mig(parts: &[&str]) -> String {
+    let part = |part: &&str| format!("{{ {part}, gpu_instance = 1, compute_instance = 0 }}");
+    format!("{DEVICE}mig = [{}]\n", parts.iter().map(part).collect::<Vec<_>>().join(", "))
+}
+
 fn refusal(text: &str) -> String {
     let error = Scenario::parse(text).unwrap_err();
     let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -27,6 +33,15 @@ fn errors_name_the_field_and_the_value() {
         ("[[process]]\npid = 7\nstart_s = 4\n[[process]]\npid = 7\nstart_s = 5", "process[1].pid", "7"),
         (&DEVICE.replace("3B:", "zz:"), "device[0].pci_bus_id", "00000000:zz:00.0"),
         (&format!("{DEVICE}{DEVICE}"), "device[1].uuid", "GPU-a"),
+        (&mig(&["uuid = 'GPU-b', profile_slices = 1"]), "device[0].mig[0].uuid", "GPU-b"),
+        (&mig(&["uuid = 'MIG-1', profile_slices = 8"]), "device[0].mig[0].profile_slices", "8"),
+        (&mig(&["uuid = 'MIG-1', profile_slices = 1, to_s = 0"]), "device[0].mig[0].to_s", "0"),
+        (&mig(&["uuid = 'MIG-1', profile_slices = 1"; 2]), "device[0].mig[1].uuid", "MIG-1"),
+        (
+            &mig(&["uuid = 'MIG-1', profile_slices = 4", "uuid = 'MIG-2', profile_slices = 4"]),
+            "device[0].mig[1].profile_slices",
+            "8",
+        ),
     ] {
         let error = refusal(text);
         assert!(error.starts_with(&format!("{field}: {value}")), "{error}");
@@ -36,9 +51,13 @@ fn errors_name_the_field_and_the_value() {
 #[test]
 fn a_scenario_survives_being_written_and_read() {
     let text = format!(
-        "epoch_ns = 5\n{DEVICE}\
+        "epoch_ns = 5\n{}\
          [[process]]\npid = 7\nstart_s = 4\nend_s = 5.5\ndevices = ['GPU-a']\nutilisation = [[0, 1], [0.5, 2]]\n\
-         lists = ['compute', 'mps']\ncgroup = ['0::/x']\nowner = 'who'"
+         lists = ['compute', 'mps']\ncgroup = ['0::/x']\nowner = 'who'",
+        mig(&[
+            "uuid = 'MIG-1', profile_slices = 3, to_s = 5",
+            "uuid = 'MIG-1', profile_slices = 7, from_s = 5"
+        ]),
     );
     let scenario = Scenario::parse(&text).unwrap();
     assert_eq!(Scenario::parse(&toml::to_string(&scenario).unwrap()).unwrap(), scenario);
