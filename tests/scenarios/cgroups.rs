@@ -140,6 +140,7 @@ fn a_process_is_as_well_known_from_within_a_cgroup_namespace() -> anyhow::Result
 }
 
 /// Every case at once, with an agent that is started by `wrapper`.
+#[allow(clippy::print_stdout, reason = "what is skipped is skipped aloud")]
 fn owners_by_cgroup(wrapper: Option<Vec<String>>) -> anyhow::Result<()> {
     let (v2, v1) = trees();
     let mut scenario = scenario::node(0);
