@@ -27,7 +27,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the aggregator.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Recompute the whole ledger from the journal's sealed bytes and compare it with what is stored.
     Verify(StoreArgs),
     /// Write a copy of the ledger to a file, all of one moment, while the aggregator may run.
