@@ -3,6 +3,12 @@
 //!
 //! Simulated time with a sample a minute, over the files that a kubelet leaves on a node, in a temporary folder.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on has failed; figures are for people"
+)]
+
 use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;

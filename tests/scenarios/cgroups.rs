@@ -2,6 +2,8 @@
 //!
 //! Needs root and a cgroup tree that can be written; where there is none it says so and proves nothing.
 
+#![allow(clippy::print_stdout, reason = "what is skipped is skipped aloud")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -140,7 +142,6 @@ fn a_process_is_as_well_known_from_within_a_cgroup_namespace() -> anyhow::Result
 }
 
 /// Every case at once, with an agent that is started by `wrapper`.
-#[allow(clippy::print_stdout, reason = "what is skipped is skipped aloud")]
 fn owners_by_cgroup(wrapper: Option<Vec<String>>) -> anyhow::Result<()> {
     let (v2, v1) = trees();
     let mut scenario = scenario::node(0);

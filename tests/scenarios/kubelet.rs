@@ -1,5 +1,7 @@
 //! The agent beside a kubelet: pods hold what they were given, from their beginning to their end.
 
+#![allow(clippy::float_cmp, reason = "counts and flags, which floats hold exactly")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
