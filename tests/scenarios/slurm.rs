@@ -10,6 +10,9 @@ use std::path::Path;
 use harness::slurm::{Accounted, GresNode, Slurm};
 use tonnage_agent::attribution::slurm::{DeviceRef, Job, Jobs, Paths};
 
+/// What the ledger says of jobs.
+mod bill;
+
 /// The hooks alone.
 mod hooks;
 
