@@ -50,7 +50,6 @@ fn world(slurm: &Slurm) -> anyhow::Result<World> {
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "whoever runs it wants to see how far apart they are")]
 fn the_ledger_bills_each_job_for_what_slurm_accounts_and_the_rest_is_idle() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let Some(mut slurm) = Slurm::start(&dir.path().join("slurm"), &[four()])? else { return Ok(()) };
