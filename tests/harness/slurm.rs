@@ -40,6 +40,8 @@ const FOLDERS: [&str; 2] = ["/usr/sbin", "/usr/bin"];
 pub struct GresNode {
     /// Minor numbers in the order of GRES indices.
     pub minors: Vec<u32>,
+    /// Their types in the same order; empty = they have none.
+    pub types: Vec<&'static str>,
     /// Shards, and parts of MPS, of all its GPUs together; 0 = none.
     pub shards: u32,
     pub mps: u32,

@@ -14,6 +14,7 @@ pub mod gres;
 pub mod hostlist;
 pub mod job_file;
 pub mod sluid;
+pub mod slurm_conf;
 
 mod folder;
 mod grants;
@@ -42,6 +43,8 @@ pub struct Paths {
     pub jobs: PathBuf,
     /// It need not exist.
     pub gres_conf: PathBuf,
+    /// Says in which order the types of GPUs are numbered; it need not exist.
+    pub slurm_conf: PathBuf,
     /// GRES index to device node, by a person; outweighs `gres_conf`.
     pub gpu_map: BTreeMap<u32, PathBuf>,
     /// What a site writes for dcgm-exporter.

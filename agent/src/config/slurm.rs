@@ -55,6 +55,7 @@ pub(super) fn resolve(
         paths: Paths {
             jobs: jobs.unwrap_or_else(|| "/run/tonnage/jobs".into()),
             gres_conf: gres_conf.unwrap_or_else(|| conf.with_file_name("gres.conf")),
+            slurm_conf: conf.clone(),
             gpu_map: map(&gpu_map)?,
             job_mapping: flags.slurm_job_mapping_dir.or(file.slurm_job_mapping_dir.take()),
             // The paths' to say.

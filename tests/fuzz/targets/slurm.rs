@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use tonnage_agent::attribution::slurm::{gres, hostlist, job_file};
+use tonnage_agent::attribution::slurm::{gres, hostlist, job_file, slurm_conf};
 
 use crate::mutate::{number, text};
 use crate::target::{Target, promise};
@@ -33,6 +33,7 @@ const GRES_WORDS: &[&str] = &[
     "Name=mps Count=200 File=/dev/nvidia0\n",
     "Name=gpu MultipleFiles=/dev/nvidia0,/dev/nvidia-caps/nvidia-cap[21-22]\n",
     "AutoDetect=nvml\n",
+    "NodeName=n[1-2] Gres=gpu:a100:1,gpu:2\n",
     "include more.conf\n",
     "[0-99999999]",
     "[0-9][0-9][0-9]",
@@ -113,7 +114,7 @@ fn job_check(bytes: &[u8]) -> Result<bool, String> {
 }
 
 fn gres_generate(rng: &mut StdRng) -> Vec<u8> {
-    (0..rng.random_range(1..6)).flat_map(|_| GRES_WORDS[rng.random_range(0..7)].bytes()).collect()
+    (0..rng.random_range(1..6)).flat_map(|_| GRES_WORDS[rng.random_range(0..8)].bytes()).collect()
 }
 
 fn gres_warp(mut bytes: Vec<u8>, rng: &mut StdRng) -> Vec<u8> {
@@ -126,7 +127,9 @@ fn gres_warp(mut bytes: Vec<u8>, rng: &mut StdRng) -> Vec<u8> {
 fn gres_check(bytes: &[u8]) -> Result<bool, String> {
     let text = String::from_utf8_lossy(bytes);
     let mut included = 0;
-    let gres = gres::parse(&text, "n1", &mut |_| {
+    let types = slurm_conf::gpu_types(&text, "n1", &mut |_| None);
+    promise(types.len() <= gres::GPUS_MAX, || format!("{} types", types.len()))?;
+    let gres = gres::parse(&text, "n1", &types, &mut |_| {
         included += 1;
         Some("Name=gpu File=/dev/nvidia9\n".to_owned())
     });

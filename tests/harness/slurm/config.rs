@@ -104,7 +104,13 @@ JobRequeue=1
 "
     );
     for ((name, node), port) in nodes.iter().zip(gres).zip(&ports.slurmd) {
-        let mut counts = vec![format!("gpu:{}", node.minors.len())];
+        let many = |of: &str| node.types.iter().filter(|known| **known == of).count();
+        let mut types = node.types.clone();
+        types.sort_unstable();
+        types.dedup();
+        types.reverse();
+        let mut counts: Vec<String> = types.iter().map(|of| format!("gpu:{of}:{}", many(of))).collect();
+        counts.extend(types.is_empty().then(|| format!("gpu:{}", node.minors.len())));
         counts.extend((node.shards > 0).then(|| format!("shard:{}", node.shards)));
         counts.extend((node.mps > 0).then(|| format!("mps:{}", node.mps)));
         let _ = writeln!(
@@ -120,8 +126,10 @@ JobRequeue=1
 fn gres_conf(dir: &Path, nodes: &[String], gres: &[GresNode]) -> String {
     let mut text = "AutoDetect=off\n".to_owned();
     for (name, node) in nodes.iter().zip(gres) {
-        for minor in &node.minors {
-            let _ = writeln!(text, "NodeName={name} Name=gpu File={}", device(dir, name, *minor).display());
+        for (at, minor) in node.minors.iter().enumerate() {
+            let of = node.types.get(at).map(|of| format!("Type={of} ")).unwrap_or_default();
+            let _ =
+                writeln!(text, "NodeName={name} Name=gpu {of}File={}", device(dir, name, *minor).display());
         }
         for (of, count) in [("shard", node.shards), ("mps", node.mps)] {
             if count > 0 {

@@ -2,14 +2,15 @@
 //!
 //! `SLURM_JOB_GPUS` counts the GPUs in the order of `gres.conf`'s lines: 22.05.8 with `File=/dev/nvidia3` before
 //! `File=/dev/nvidia1` calls the former 0, and gives the job that one in its device cgroup. That is not NVML's order.
-//! Where Slurm finds the GPUs by itself (`AutoDetect=`) the file does not say the order.
+//! Types come in the order in which slurm.conf has them (`slurm_conf`), and only within a type the lines count. Where Slurm finds the GPUs by itself (`AutoDetect=`) the file does not say the order.
 //!
 //! Shards and MPS: `Count` is of the line's files, else of all GPUs, divided evenly, the first ones getting what is
 //! left.
 //!
-//! Not for: cores, links, types: they choose a GPU, but do not number it.
+//! Not for: cores and links: they choose a GPU, but do not number it.
 
 use crate::attribution::slurm::hostlist;
+use crate::attribution::slurm::slurm_conf::GpuType;
 
 /// Bytes of a file that are read.
 pub const BYTES_MAX: usize = 1 << 20;
@@ -25,6 +26,8 @@ pub struct Gres {
     pub gpus: Vec<GresGpu>,
     /// Slurm finds GPUs by itself, besides those that are listed.
     pub auto_detect: bool,
+    /// GPUs are of several types, and slurm.conf does not say which come first.
+    pub unordered: bool,
     /// What was not understood: line, and what would be right.
     pub problems: Vec<String>,
 }
@@ -32,6 +35,8 @@ pub struct Gres {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GresGpu {
     pub files: Vec<String>,
+    /// In lower case.
+    pub of_type: Option<String>,
     /// How many shards it is divided into; 0 = none.
     pub shards: u32,
     /// How many parts of MPS.
@@ -45,9 +50,14 @@ struct Shared {
     count: u64,
 }
 
-/// Reads `text` as the node called `node`. `include` gives the text of another file by its path as written; `None`
-/// where it cannot be read.
-pub fn parse(text: &str, node: &str, include: &mut dyn FnMut(&str) -> Option<String>) -> Gres {
+/// Reads `text` as the node called `node`, whose GPUs are of these `types` by slurm.conf. `include` gives the text of
+/// another file by its path as written; `None` where it cannot be read.
+pub fn parse(
+    text: &str,
+    node: &str,
+    types: &[GpuType],
+    include: &mut dyn FnMut(&str) -> Option<String>,
+) -> Gres {
     let mut gres = Gres::default();
     let mut shared = Vec::new();
     let mut texts = vec![lines(text)];
@@ -69,6 +79,7 @@ pub fn parse(text: &str, node: &str, include: &mut dyn FnMut(&str) -> Option<Str
         }
         record(&line, node, &mut gres, &mut shared);
     }
+    gres.order(types);
     for line in shared {
         gres.share(&line);
     }
@@ -76,7 +87,7 @@ pub fn parse(text: &str, node: &str, include: &mut dyn FnMut(&str) -> Option<Str
 }
 
 /// Lines without comments, those that end in a backslash joined, the last one first.
-fn lines(text: &str) -> Vec<String> {
+pub(super) fn lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut whole = String::new();
     for line in text.lines() {
@@ -97,7 +108,7 @@ fn lines(text: &str) -> Vec<String> {
 
 /// One line of `Key=Value`.
 fn record(line: &str, node: &str, gres: &mut Gres, shared: &mut Vec<Shared>) {
-    let mut name = None;
+    let (mut name, mut of_type) = (None, None);
     let mut count = None;
     let (mut files, mut multiple) = (None, None);
     let mut auto_detect = None;
@@ -109,6 +120,7 @@ fn record(line: &str, node: &str, gres: &mut Gres, shared: &mut Vec<Shared>) {
         match key.to_ascii_lowercase().as_str() {
             "nodename" if !hostlist::contains(value, node) => return,
             "name" => name = Some(value.to_ascii_lowercase()),
+            "type" => of_type = Some(value.to_lowercase()),
             "autodetect" => auto_detect = Some(!value.eq_ignore_ascii_case("off")),
             "file" => files = Some(hostlist::expand(value)),
             "multiplefiles" => multiple = Some(hostlist::expand(value)),
@@ -129,7 +141,7 @@ fn record(line: &str, node: &str, gres: &mut Gres, shared: &mut Vec<Shared>) {
         Some("gpu") => {
             let whole = files.unwrap_or_default().into_iter().map(|file| vec![file]);
             for files in whole.chain(multiple) {
-                gres.add(line, files);
+                gres.add(line, files, of_type.clone());
             }
         }
         Some(of @ ("shard" | "mps")) => {
@@ -144,11 +156,30 @@ fn record(line: &str, node: &str, gres: &mut Gres, shared: &mut Vec<Shared>) {
 }
 
 impl Gres {
-    fn add(&mut self, line: &str, files: Vec<String>) {
+    fn add(&mut self, line: &str, files: Vec<String>, of_type: Option<String>) {
         if self.gpus.len() < GPUS_MAX {
-            self.gpus.push(GresGpu { files, ..GresGpu::default() });
+            self.gpus.push(GresGpu { files, of_type, ..GresGpu::default() });
         } else {
             self.problem(line, "one node has at most 256 GPUs");
+        }
+    }
+
+    /// Puts the GPUs in the order of types, and leaves out what slurm.conf does not count.
+    fn order(&mut self, types: &[GpuType]) {
+        if types.is_empty() {
+            self.unordered =
+                self.gpus.windows(2).any(|pair| matches!(pair, [a, b] if a.of_type != b.of_type));
+            return;
+        }
+        let mut left = std::mem::take(&mut self.gpus);
+        for (of_type, count) in types {
+            let mut many = *count;
+            let mut is_of = |gpu: &mut GresGpu| {
+                let is_of = many > 0 && (of_type.is_none() || gpu.of_type == *of_type);
+                many -= u64::from(is_of);
+                is_of
+            };
+            self.gpus.extend(left.extract_if(.., |gpu| is_of(gpu)));
         }
     }
 
@@ -172,7 +203,7 @@ impl Gres {
 }
 
 /// `16`, `4K`: with the multiples of 1024 that Slurm knows.
-fn number(text: &str) -> Option<u64> {
+pub(super) fn number(text: &str) -> Option<u64> {
     let (digits, unit) = match text.chars().last()?.to_ascii_uppercase() {
         'K' => (text.get(..text.len() - 1)?, 1 << 10),
         'M' => (text.get(..text.len() - 1)?, 1 << 20),

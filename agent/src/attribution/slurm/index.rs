@@ -1,4 +1,4 @@
-//! Which GPU a GRES index is on this node: `gres.conf` and device nodes, or what a person said.
+//! Which GPU a GRES index is on this node: `gres.conf`, `slurm.conf` and device nodes, or what a person said.
 //!
 //! A device node's minor number is the GPU's (`nvmlDeviceGetMinorNumber`). Where the node is not visible, as in a
 //! container, its name has it: `/dev/nvidia<minor>`. A part of a GPU is a file of capabilities
@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 
 use crate::attribution::slurm::folder::Stamp;
 use crate::attribution::slurm::gres::{self, Gres};
+use crate::attribution::slurm::slurm_conf;
 use crate::attribution::slurm::{DeviceRef, Paths};
 
+/// Files that are watched: both, and what they include.
+const FILES_MAX: usize = 2 * gres::FILES_MAX;
 /// Nodes that are served by one host; several slurmd on one host are for tests.
 const NODES_MAX: usize = 64;
 
@@ -30,6 +33,7 @@ pub struct Located {
 #[derive(Debug)]
 pub(super) struct Indices {
     gres_conf: PathBuf,
+    slurm_conf: PathBuf,
     map: BTreeMap<u32, PathBuf>,
     procfs: PathBuf,
     /// The files that were read, with what they then were.
@@ -41,6 +45,7 @@ impl Indices {
     pub(super) fn new(paths: &Paths) -> Self {
         Self {
             gres_conf: paths.gres_conf.clone(),
+            slurm_conf: paths.slurm_conf.clone(),
             map: paths.gpu_map.clone(),
             procfs: paths.procfs.clone(),
             read: Vec::new(),
@@ -53,7 +58,8 @@ impl Indices {
         let same = !self.read.is_empty() && self.read.iter().all(|(path, known)| stamp(path) == *known);
         if !same {
             self.by_node.clear();
-            self.read = vec![(self.gres_conf.clone(), stamp(&self.gres_conf))];
+            let both = [&self.gres_conf, &self.slurm_conf];
+            self.read = both.map(|path| (path.clone(), stamp(path))).into();
         }
         !same
     }
@@ -63,17 +69,20 @@ impl Indices {
             if self.by_node.len() >= NODES_MAX {
                 self.by_node.clear();
             }
-            let folder = self.gres_conf.parent().map(Path::to_owned).unwrap_or_default();
             let read = &mut self.read;
-            let mut include = |path: &str| {
-                let path = folder.join(path);
-                if read.len() < gres::FILES_MAX && !read.iter().any(|(known, _)| *known == path) {
+            let mut include_of = |file: &Path, path: &str| {
+                let path = file.parent().unwrap_or(Path::new("/")).join(path);
+                if read.len() < FILES_MAX && !read.iter().any(|(known, _)| *known == path) {
                     read.push((path.clone(), stamp(&path)));
                 }
                 text(&path)
             };
-            let whole = text(&self.gres_conf).unwrap_or_default();
-            self.by_node.insert(node.to_owned(), gres::parse(&whole, node, &mut include));
+            let slurm_conf = text(&self.slurm_conf).unwrap_or_default();
+            let types =
+                slurm_conf::gpu_types(&slurm_conf, node, &mut |path| include_of(&self.slurm_conf, path));
+            let gres_conf = text(&self.gres_conf).unwrap_or_default();
+            let gres = gres::parse(&gres_conf, node, &types, &mut |path| include_of(&self.gres_conf, path));
+            self.by_node.insert(node.to_owned(), gres);
         }
         self.by_node.entry(node.to_owned()).or_default()
     }
@@ -85,9 +94,10 @@ impl Indices {
     pub(super) fn locate(&mut self, index: u32, node: &str) -> Result<Located, String> {
         let path = self.gres_conf.display().to_string();
         let by_person = self.map.get(&index).map(|file| vec![file.display().to_string()]);
-        let (listed, auto_detect) = {
+        let (listed, auto_detect, unordered) = {
             let gres = self.gres(node);
-            (gres.gpus.get(usize::try_from(index).unwrap_or(usize::MAX)).cloned(), gres.auto_detect)
+            let gpu = gres.gpus.get(usize::try_from(index).unwrap_or(usize::MAX)).cloned();
+            (gpu, gres.auto_detect, gres.unordered)
         };
         let none_listed = self.gres(node).gpus.is_empty();
         let (shards, mps) = listed.as_ref().map_or((0, 0), |gpu| (gpu.shards, gpu.mps));
@@ -95,8 +105,8 @@ impl Indices {
         if let Some(files) = said {
             let at = self.device(&files)?;
             // Slurm sorts what it finds; whether it then keeps the order of the lines is not known.
-            let sorted = self.map.contains_key(&index) || !auto_detect || self.ascending(node);
-            return Ok(Located { at, shards, mps, inferred: !sorted });
+            let sorted = !unordered && (!auto_detect || self.ascending(node));
+            return Ok(Located { at, shards, mps, inferred: !self.map.contains_key(&index) && !sorted });
         }
         if !none_listed && !auto_detect {
             return Err(format!(

@@ -1,7 +1,7 @@
 use super::*;
 
 fn gres(text: &str) -> Gres {
-    parse(text, "n2", &mut |_| None)
+    parse(text, "n2", &[], &mut |_| None)
 }
 
 fn files(gres: &Gres) -> Vec<String> {
@@ -13,6 +13,21 @@ fn indices_follow_the_lines() {
     let gres = gres("AutoDetect=off\nName=gpu File=/dev/nvidia3\nname=GPU type=a100 file=/dev/nvidia[1,0]\n");
     assert_eq!(files(&gres), ["/dev/nvidia3", "/dev/nvidia1", "/dev/nvidia0"]);
     assert!(!gres.auto_detect && gres.problems.is_empty(), "{gres:?}");
+}
+
+#[test]
+fn types_come_in_the_order_of_slurm_conf_and_no_more_than_it_counts() {
+    let text = "Name=gpu Type=B File=/dev/nvidia7\nName=gpu Type=a File=/dev/nvidia6\n\
+                Name=gpu Type=b File=/dev/nvidia[4-5]\n";
+    let ordered = |types: &[(Option<&str>, u64)]| {
+        let types: Vec<_> = types.iter().map(|(of, many)| (of.map(str::to_owned), *many)).collect();
+        files(&parse(text, "n2", &types, &mut |_| None))
+    };
+    assert_eq!(ordered(&[(Some("a"), 1), (Some("b"), 2)]), ["/dev/nvidia6", "/dev/nvidia7", "/dev/nvidia4"]);
+    assert_eq!(ordered(&[(Some("b"), 9)]), ["/dev/nvidia7", "/dev/nvidia4", "/dev/nvidia5"]);
+    assert_eq!(ordered(&[(None, 2)]), ["/dev/nvidia7", "/dev/nvidia6"]);
+    // Without slurm.conf it is not known.
+    assert!(gres(text).unordered);
 }
 
 #[test]
@@ -56,13 +71,16 @@ fn shards_may_be_said_before_the_gpus() {
 fn an_included_file_stands_where_it_is_named() {
     let mut include = |path: &str| (path == "b.conf").then(|| "Name=gpu File=/dev/nvidia7".to_owned());
     let text = "Name=gpu File=/dev/nvidia5\ninclude b.conf\nName=gpu \\\n File=/dev/nvidia6\n";
-    assert_eq!(files(&parse(text, "n2", &mut include)), ["/dev/nvidia5", "/dev/nvidia7", "/dev/nvidia6"]);
+    assert_eq!(
+        files(&parse(text, "n2", &[], &mut include)),
+        ["/dev/nvidia5", "/dev/nvidia7", "/dev/nvidia6"]
+    );
 }
 
 #[test]
 fn files_that_include_themselves_end() {
     let mut include = |_: &str| Some("include a\nName=gpu File=/dev/nvidia0".to_owned());
-    let gres = parse("include a", "n2", &mut include);
+    let gres = parse("include a", "n2", &[], &mut include);
     assert!(gres.gpus.len() < FILES_MAX && gres.problems.len() == 1, "{gres:?}");
 }
 

@@ -10,6 +10,7 @@ fn given(gres_conf: &str) -> Given {
     fs::write(dir.path().join("gres.conf"), gres_conf).unwrap();
     let paths = Paths {
         gres_conf: dir.path().join("gres.conf"),
+        slurm_conf: dir.path().join("slurm.conf"),
         procfs: dir.path().join("proc"),
         ..Paths::default()
     };
@@ -92,6 +93,17 @@ fn what_is_found_and_listed_in_another_order_is_inferred() {
     assert!(!one.locate(0).unwrap().inferred);
     let other = given("AutoDetect=nvml\nName=gpu File=/no/nvidia[1,0]\n");
     assert!(other.locate(0).unwrap().inferred);
+}
+
+#[test]
+fn of_several_types_slurm_conf_says_which_come_first_and_without_it_all_is_inferred() {
+    let given = given("Name=gpu Type=b File=/no/nvidia7\nName=gpu Type=a File=/no/nvidia6\n");
+    assert_eq!(given.locate(0), Ok(at(DeviceRef::Minor(7), true)));
+    given.write("slurm.conf", "NodeName=n Gres=gpu:a:1,gpu:b:1\n");
+    assert_eq!(
+        [0, 1].map(|index| given.locate(index)),
+        [6, 7].map(|minor| Ok(at(DeviceRef::Minor(minor), false)))
+    );
 }
 
 #[test]
