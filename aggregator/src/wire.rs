@@ -7,7 +7,8 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use tonnage_proto::limits::{
     BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, LABELS_PER_NODE_MAX, NAME_BYTES_MAX,
-    OWNERS_PER_BATCH_MAX, SLICES_MAX, SLOT_NS, USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX, slot_start,
+    OWNERS_PER_BATCH_MAX, SLICES_MAX, SLOT_NS, UNATTRIBUTED_FACTOR_MAX, USAGES_PER_WINDOW_MAX,
+    WINDOWS_PER_BATCH_MAX, slot_start,
 };
 use tonnage_proto::metering as pb;
 
@@ -177,7 +178,7 @@ fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Wind
 
 /// Use by those who hold nothing is no part of the window's time: many processes may each say all of it.
 fn unheld_busy_max(capacity_ns: u64) -> u64 {
-    capacity_ns.saturating_mul(64)
+    capacity_ns.saturating_mul(UNATTRIBUTED_FACTOR_MAX)
 }
 
 fn usage(usage: &pb::Usage, owners: usize, capacity_ns: u64) -> Result<Usage, String> {

@@ -22,6 +22,9 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 pub const IN_FLIGHT_MAX: u32 = 4;
 /// Windows in one batch.
 pub const WINDOWS_PER_BATCH_MAX: usize = 4096;
+/// Use that no owner explains, in a window, is at most so many times the window's time: a device runs many processes, and
+/// drivers report some that are long gone.
+pub const UNATTRIBUTED_FACTOR_MAX: u64 = 64;
 /// Owners that share one device within one window.
 pub const USAGES_PER_WINDOW_MAX: usize = 512;
 /// Devices of one node: 16 GPUs with every MIG instance would be far below.

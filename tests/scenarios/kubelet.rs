@@ -276,3 +276,27 @@ fn a_process_on_another_pods_gpu_intrudes_and_the_holder_is_idle_with_what_that_
     assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(1), 60 * S)]));
     Ok(())
 }
+
+#[test]
+fn without_logs_a_pod_holds_until_its_gpu_is_given_to_the_next() -> anyhow::Result<()> {
+    let mut world = World::new(1)?;
+    world.add_node("n", scenario::node(1))?;
+    let kubelet = Kubelet::start(&world.nodes[0].kubelet_socket())?;
+    // Its kubelet keeps logs elsewhere.
+    kubelet::begin_pod(world.nodes[0].dir(), "old", &scenario::pod_uid(1))?;
+    std::fs::remove_dir_all(world.nodes[0].dir().join("pod-logs"))?;
+    kubelet.set_pods(vec![kubelet::pod("old", &[&scenario::uuid(0)])]);
+    world.start()?;
+    wait_listed(&mut world, &kubelet)?;
+    world.live(10)?;
+    kubelet.set_pods(["old", "new"].map(|name| kubelet::pod(name, &[&scenario::uuid(0)])).to_vec());
+    wait_listed(&mut world, &kubelet)?;
+    world.live(10)?;
+    let held = held(&mut world, None)?;
+    // Which of the two has it now cannot be known, and neither has a process.
+    assert!(held.len() == 1 && (10 * S..20 * S).contains(&held["pod:/"]), "{held:?}");
+    let books = Books::read(&world.aggregator.data_dir())?;
+    let methods = books.folded()?[&scenario::uuid(0)].iter().fold(0, |bits, window| bits | window.method);
+    assert_ne!(methods & method::HELD_INFERRED, 0);
+    Ok(())
+}

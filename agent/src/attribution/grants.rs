@@ -41,14 +41,12 @@ pub(super) fn by_device(grants: Vec<Grant>) -> BTreeMap<Arc<str>, Allocation> {
 
 /// Gives each process that is of somebody with a claim on this device that claim's owner: so they are one row.
 ///
-/// Where a pod's name and uid could not be joined, and one such pod has a claim and processes of one nameless pod are on
-/// the device, they are taken to be the same, which is marked.
+/// Where the node does not say which uid a pod's name stands for, and one such pod has a claim and processes of one nameless
+/// pod are on the device, they are taken to be the same, which is marked.
 pub(super) fn join(holders: &mut [Holder], allocation: &Allocation) {
     let nameless = |owner: &Owner| owner.kind == OwnerKind::Pod && owner.pod.is_empty();
-    let mut unjoined = allocation
-        .claims
-        .iter()
-        .filter(|claim| claim.owner.kind == OwnerKind::Pod && claim.owner.pod_uid.is_empty());
+    let unknown = |claim: &&Claim| claim.owner.kind == OwnerKind::Pod && claim.owner.pod_uid.is_empty();
+    let mut unjoined = allocation.claims.iter().filter(|claim| unknown(claim) && claim.inferred);
     let only_claim = unjoined.next().filter(|first| unjoined.all(|other| other.owner == first.owner));
     let mut uids = holders.iter().filter(|holder| nameless(&holder.owner)).map(|h| h.owner.pod_uid.as_str());
     let only_uid = uids.next().filter(|first| uids.all(|other| other == *first)).map(str::to_owned);
@@ -101,7 +99,9 @@ mod tests {
 
     /// The owners after joining.
     fn joined(processes: Vec<Owner>, claims: &[&Arc<Owner>]) -> Vec<(String, bool)> {
-        let grants = claims.iter().map(|owner| grant(owner, 1, 1)).collect();
+        let unconfirmed =
+            |owner: &&Arc<Owner>| Grant { inferred: owner.pod_uid.is_empty(), ..grant(owner, 1, 1) };
+        let grants = claims.iter().map(unconfirmed).collect();
         let allocation = by_device(grants).remove("GPU-a").unwrap_or_default();
         let mut holders: Vec<Holder> = processes.into_iter().map(process).collect();
         join(&mut holders, &allocation);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::attribution::device_ids::{self, DeviceId, NoGpu};
-use crate::attribution::devices::Devices;
+use crate::attribution::devices::{Devices, Fraction};
 use crate::attribution::grants::Grant;
 use crate::attribution::pod_names::PodName;
 use crate::attribution::pods::Standing;
@@ -136,6 +136,20 @@ impl Listed {
                 grants.push(Grant { device, owner, part, from_ns: None, until_ns: None, inferred });
             }
         }
+        drop_disputed(&mut grants);
         (grants, counts)
     }
+}
+
+/// Of a device that somebody else has too, a pod that may have ended has nothing: the list goes on naming it when the
+/// device is given to the next.
+fn drop_disputed(grants: &mut Vec<Grant>) {
+    let mut whole: BTreeMap<Arc<str>, BTreeSet<Arc<Owner>>> = BTreeMap::new();
+    for grant in grants.iter().filter(|grant| grant.part == Fraction::WHOLE) {
+        whole.entry(Arc::clone(&grant.device)).or_default().insert(Arc::clone(&grant.owner));
+    }
+    grants.retain(|grant| {
+        let holders = whole.get(&grant.device).map_or(0, BTreeSet::len);
+        !grant.inferred || grant.part != Fraction::WHOLE || holders < 2
+    });
 }

@@ -3,10 +3,12 @@
 //!
 //! The tree is walked every ten seconds, and earlier when a pod is asked for that was not there; a pod that was found is
 //! looked at each time, which costs one small read. Walks are bounded, and stop at the first pod of a path: what is within
-//! a pod is the pod's (see `cgroup`). Mounts of v1 have a tree per controller, and a hybrid one v2's beside them.
+//! a pod is the pod's (see `cgroup`). They leave out folders that are not root's, which are given to users and services to
+//! make folders of their own in. A tree with too many folders does not say who does not live. Mounts of v1 have a tree per controller, and a hybrid one v2's beside them.
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::attribution::cgroup;
@@ -24,6 +26,7 @@ pub(super) struct LivePods {
     root: PathBuf,
     walked_at_ns: Option<i64>,
     readable: bool,
+    complete: bool,
     /// Folders of each pod, by its uid: one per tree, or one per container where the runtime makes none for pods.
     folders: HashMap<String, Vec<PathBuf>>,
 }
@@ -31,14 +34,17 @@ pub(super) struct LivePods {
 impl LivePods {
     /// `root` is where cgroups are mounted, `/sys/fs/cgroup` of the host.
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, walked_at_ns: None, readable: false, folders: HashMap::new() }
+        Self { root, walked_at_ns: None, readable: false, complete: true, folders: HashMap::new() }
     }
 
-    /// Whether a pod lives; `None` where the tree cannot be read. `now_ns` is monotonic.
+    /// Whether a pod lives; `None` where the tree cannot be read, or not all of it. `now_ns` is monotonic.
     pub(super) fn is_live(&mut self, uid: &str, now_ns: i64) -> Option<bool> {
         let every = if self.folders.contains_key(uid) { WALK_EVERY_NS } else { WALK_AGAIN_NS };
         self.walk(now_ns, every);
-        self.readable.then(|| self.folders.get(uid).is_some_and(|folders| are_populated(folders)))
+        match self.folders.get(uid) {
+            Some(folders) => Some(are_populated(folders)),
+            None => (self.readable && self.complete).then_some(false),
+        }
     }
 
     /// Whether any pod lives; `None` as above.
@@ -53,33 +59,41 @@ impl LivePods {
         }
         self.walked_at_ns = Some(now_ns);
         self.folders.clear();
-        self.readable = false;
+        (self.readable, self.complete) = (false, true);
         let trees: Vec<PathBuf> = if self.root.join("cgroup.controllers").exists() {
             vec![self.root.clone()]
         } else {
             CONTROLLERS.iter().map(|name| self.root.join(name)).collect()
         };
         for tree in trees {
-            self.readable |= walk(&tree, &mut self.folders);
+            let Some(complete) = walk(&tree, &mut self.folders) else { continue };
+            self.readable = true;
+            self.complete &= complete;
         }
     }
 }
 
-/// Notes the pods of one tree; whether it could be read.
-fn walk(tree: &Path, found: &mut HashMap<String, Vec<PathBuf>>) -> bool {
+/// Notes the pods of one tree; whether it saw all of it, or `None` if it cannot be read.
+fn walk(tree: &Path, found: &mut HashMap<String, Vec<PathBuf>>) -> Option<bool> {
+    let owner = fs::metadata(tree).ok()?.uid();
+    fs::read_dir(tree).ok()?;
     let mut left = vec![(tree.to_owned(), 0)];
     let mut folders = 0;
-    let mut readable = false;
     while let Some((folder, depth)) = left.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
-        readable = true;
         for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if folders >= FOLDERS_MAX || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
+            if folders >= FOLDERS_MAX {
+                return Some(false);
+            }
             folders += 1;
+            if entry.metadata().is_ok_and(|metadata| metadata.uid() != owner) {
+                continue;
+            }
             if let Some(uid) = cgroup::pod_uid(name) {
                 found.entry(uid).or_default().push(entry.path());
             } else if depth + 1 < DEPTH_MAX && !cgroup::is_of_a_user(name) {
@@ -87,7 +101,7 @@ fn walk(tree: &Path, found: &mut HashMap<String, Vec<PathBuf>>) -> bool {
             }
         }
     }
-    readable
+    Some(true)
 }
 
 /// v2 says whether there is a process in it or below; with v1 the kubelet removes the folder of a pod that ended.
@@ -166,6 +180,23 @@ mod tests {
         assert_eq!((pods.is_live(UID, 1), pods.is_live(OTHER, 1)), (Some(false), Some(false)));
         assert_eq!(pods.is_live(OTHER, 2 * S), Some(true));
         assert_eq!(pods.any(2 * S), Some(true));
+    }
+
+    #[test]
+    fn a_folder_that_was_given_away_is_no_evidence() {
+        let given = "system.slice/own.service";
+        let root = tree(true, &[&format!("{given}/kubepods/pod{UID}")]);
+        if std::os::unix::fs::chown(root.path().join(given), Some(4_711), None).is_err() {
+            return;
+        }
+        assert_eq!(LivePods::new(root.path().to_owned()).is_live(UID, 0), Some(false));
+    }
+
+    #[test]
+    fn a_tree_with_too_many_folders_does_not_say_that_a_pod_has_ended() {
+        let root = tree(true, &[]);
+        (0..=FOLDERS_MAX).for_each(|n| fs::create_dir(root.path().join(format!("folder-{n}"))).unwrap());
+        assert_eq!(LivePods::new(root.path().to_owned()).is_live(UID, 0), None);
     }
 
     #[test]

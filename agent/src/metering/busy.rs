@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tonnage_proto::method;
+use tonnage_proto::{limits, method};
 
 use crate::metering::interval::{self, Part};
 use crate::metering::split::Spread;
@@ -88,8 +88,9 @@ pub(super) fn lay(parts: &mut [Part], used: &PercentNs, slices: u64, holders: &[
             share.method |= method::BUSY_PROCESS | scaled;
         }
     }
-    let duration_ns = parts.iter().map(|part| part.duration_ns).sum();
-    let mut spread = Spread::new(unattributed_ns, duration_ns);
+    let duration_ns: u64 = parts.iter().map(|part| part.duration_ns).sum();
+    let most_ns = duration_ns.saturating_mul(slices).saturating_mul(limits::UNATTRIBUTED_FACTOR_MAX);
+    let mut spread = Spread::new(unattributed_ns.min(most_ns), duration_ns);
     for part in parts {
         part.busy_unattributed_ns = spread.next(part.duration_ns);
     }

@@ -252,3 +252,13 @@ fn more_owners_than_a_window_may_name_become_one_that_is_unowned() {
     let second = only(meter.finish());
     assert_eq!(first.start_ns + S, second.start_ns, "churn closes a window early");
 }
+
+#[test]
+fn what_a_driver_reports_of_long_gone_processes_stays_within_what_the_ledger_takes() {
+    let mut meter = started(reading(&[]));
+    let samples = (1..=1_000).map(|pid| used(pid, T0 + S, 100)).collect();
+    meter.observe(at(T0 + S), vec![Observation { utilisation: Some(samples), ..reading(&[]) }]);
+    let window = only(meter.finish());
+    let most_ns = window.duration_ns * tonnage_proto::limits::UNATTRIBUTED_FACTOR_MAX;
+    assert_eq!(window.busy_unattributed_ns, most_ns);
+}
