@@ -6,6 +6,7 @@ use clap::Parser;
 use tonnage_agent::config::{Cli, Command};
 use tonnage_agent::{check, node};
 use tonnage_proto::token::{self, masked};
+use tonnage_runtime::heap;
 use tonnage_runtime::telemetry::{self, chain};
 
 /// Exit status of wrong usage, as in sysexits.h.
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
         Command::Run(args) => (args, false),
         Command::Check(args) => (args, true),
     };
+    // Before anything large is allocated.
+    heap::keep_large_buffers_apart();
     let config = match args.resolve() {
         Ok(config) => config,
         Err(error) => {
