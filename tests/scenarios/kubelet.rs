@@ -14,6 +14,8 @@ use tonnage_proto::method;
 
 use crate::books::Books;
 
+mod mig;
+
 const S: i128 = 1_000_000_000;
 
 /// A node with a kubelet, and an agent that has seen its list before it metered anything.
@@ -25,9 +27,17 @@ fn world(scenario: Scenario, pods: &[(&str, u32)], listed: Vec<Listed>) -> anyho
         kubelet::begin_pod(world.nodes[at].dir(), name, &scenario::pod_uid(*n))?;
     }
     kubelet.set_pods(listed);
-    world.start()?;
-    wait_listed(&mut world, &kubelet)?;
+    start(&mut world)?;
     Ok((world, kubelet))
+}
+
+/// Starts all, and waits until the agent has kept its first list. No time passes: a second that it metered without one
+/// would be nobody's.
+fn start(world: &mut World) -> anyhow::Result<()> {
+    world.start()?;
+    wait_until(DEADLINE, "the kubelet's first list", String::new, || {
+        Ok((up(world)? == Some(1.0)).then_some(()))
+    })
 }
 
 type Listed = tonnage_proto::podresources::PodResources;
@@ -107,8 +117,7 @@ fn replicas_split_a_gpu_by_what_each_pod_has_of_all_there_are() -> anyhow::Resul
     for (name, n) in [("a", 1), ("b", 2)] {
         kubelet::begin_pod(world.nodes[0].dir(), name, &scenario::pod_uid(n))?;
     }
-    world.start()?;
-    wait_listed(&mut world, &kubelet)?;
+    start(&mut world)?;
     world.live(20)?;
     assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(1), 10 * S), (word(2), 5 * S)]));
     let idle = Books::read(&world.aggregator.data_dir())?.time(RowKind::Idle, None);
