@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash crash-points fuzz needs bench lint doc deny clean
+.PHONY: help demo test crash crash-points fuzz needs test-needs bench lint doc deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -9,7 +9,7 @@ demo: needs ## Meter two simulated nodes on this machine; Ctrl-C ends it, FOR=30
 	cargo build --workspace
 	@./target/debug/tonnage-demo $(if $(FOR),--for $(FOR))
 
-test: needs ## Install what the tests need, build everything, run every test
+test: test-needs ## Install what the tests need, build everything, run every test
 	cargo build --workspace
 	cargo test --workspace
 
@@ -22,6 +22,9 @@ fuzz: ## Feed every parser of outside bytes for SECONDS=300, from SEED=n, TARGET
 	./target/debug/tonnage-fuzz --target $(or $(TARGET),all) --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 needs: # What a build needs and cargo does not bring
+	@tests/install-needs build
+
+test-needs: # The same, and real systems that tests run against (Slurm)
 	@tests/install-needs
 
 bench: needs ## Measure the agent and the aggregator (release build, some minutes)

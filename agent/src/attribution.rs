@@ -27,6 +27,7 @@ mod live_pods;
 mod pod_names;
 mod pods;
 mod process;
+pub mod slurm;
 mod users;
 
 use std::collections::{BTreeMap, HashMap};
@@ -43,6 +44,8 @@ use crate::attribution::kubelet::Listed;
 use crate::attribution::live_pods::LivePods;
 use crate::attribution::pod_names::{PodName, PodNames};
 use crate::attribution::process::Start;
+use crate::attribution::slurm::Jobs;
+use crate::attribution::slurm::sluid::Sluids;
 use crate::attribution::users::Users;
 use crate::model::{
     Allocation, AllocationCounts, DeviceInfo, DeviceProcess, DeviceReading, Holder, KubeletState, Owner,
@@ -74,6 +77,7 @@ pub struct Paths {
     /// Docker's folder of containers and Podman's list of them; they need not exist.
     pub docker: PathBuf,
     pub podman: PathBuf,
+    pub slurm: slurm::Paths,
 }
 
 /// The moment of a tick.
@@ -93,6 +97,10 @@ pub struct Attribution {
     live_pods: LivePods,
     checkpoint: Checkpoint,
     listed: Listed,
+    jobs: Jobs,
+    sluids: Sluids,
+    /// Of this boot of the node: a job's file of another is no job.
+    boot_id: String,
     container_names: ContainerNames,
     users: Users,
     /// The last known life of each pid.
@@ -117,8 +125,11 @@ struct Life {
 
 impl Attribution {
     #[must_use]
-    pub fn new(paths: Paths) -> Self {
+    pub fn new(paths: Paths, boot_id: String) -> Self {
         Self {
+            jobs: Jobs::new(paths.slurm),
+            sluids: Sluids::new(paths.cgroup.clone(), paths.procfs.clone()),
+            boot_id,
             foreign_pids: process::are_foreign(&paths.procfs),
             procfs: paths.procfs,
             pod_names: PodNames::new(paths.pod_logs),
@@ -150,8 +161,11 @@ impl Attribution {
         let found = Devices::new(devices, &self.checkpoint, self.listed.ids());
         let (names, live, now_ns) = (&mut self.pod_names, &mut self.live_pods, now.reading.monotonic_ns);
         let standing = |name: &PodName| pods::standing(names, live, name, now_ns);
-        let (grants, counts) = self.listed.grants(&found, standing, now.reading.boot_ns);
-        (self.allocations, self.counts) = (grants::by_device(grants), counts);
+        let (mut all, mut counts) = self.listed.grants(&found, standing, now.reading.boot_ns);
+        let (of_jobs, unresolved) = slurm::grants(self.jobs.read(&self.boot_id), &found, now);
+        all.extend(of_jobs);
+        counts.unresolved += unresolved;
+        (self.allocations, self.counts) = (grants::by_device(all), counts);
     }
 
     /// The processes of one device with their owners, in the order given, and to whom the device is allocated.
@@ -282,7 +296,9 @@ impl Attribution {
             }
             Place::Slurm { job, step, uid } => {
                 owner.kind = OwnerKind::SlurmJob;
-                (owner.job_id, owner.step) = (job, step);
+                // What cannot be found out yet is looked for again when the cgroup is.
+                owner.job_id = self.sluids.job_id(&job).map_or(job.clone(), str::to_owned);
+                owner.step = step;
                 owner.user = user(&mut self.users, &self.procfs, uid);
             }
             Place::Container { id } => {

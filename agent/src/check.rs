@@ -2,6 +2,8 @@
 //!
 //! Reads only; starts nothing and leaves nothing behind. Exit status: 0 if all that metering needs is there, else 1.
 
+mod slurm;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -61,7 +63,9 @@ pub async fn check(config: &Config) -> Findings {
     findings.section("What is known of the machine");
     machine(config, &mut findings).await;
     findings.section("GPUs");
-    gpus(config, &clock, &mut findings).await;
+    let devices = gpus(config, &clock, &mut findings).await;
+    findings.section("Slurm");
+    slurm::slurm(config, &devices, &mut findings);
     findings.section("Spool and ledger");
     spool(&config.spool, &mut findings);
     token(config, &mut findings);
@@ -144,15 +148,19 @@ async fn machine(config: &Config, findings: &mut Findings) {
     }
 }
 
-async fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) {
+/// The devices, where they can be read.
+async fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) -> Vec<DeviceReading> {
     if config.driver == DriverChoice::None {
         findings.note("--driver none: no GPU is looked for");
-        return;
+        return Vec::new();
     }
     let mut driver = node::driver(config, clock, 0);
     let devices = match driver.read() {
         Ok(devices) => devices,
-        Err(error) => return findings.problem(&chain(&error)),
+        Err(error) => {
+            findings.problem(&chain(&error));
+            return Vec::new();
+        }
     };
     let info = driver.describe();
     findings.good(&format!("driver {}, NVML {}", info.driver_version, info.nvml_version));
@@ -162,7 +170,8 @@ async fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) {
     if devices.is_empty() {
         findings.note("the driver knows of no GPU");
     }
-    let mut attribution = Attribution::new(config.paths.clone());
+    let mut attribution =
+        Attribution::new(config.paths.clone(), node::boot_id(&config.paths.procfs).unwrap_or_default());
     let reading = clock.read();
     let now = Now { reading, ledger_ns: reading.wall_ns };
     let list = kubelet(config, findings).await.map(Arc::new);
@@ -171,6 +180,7 @@ async fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) {
         gpu(device, |processes| attribution.resolve(&device.info, processes, now), findings);
     }
     allocations(attribution.counts(), findings);
+    devices
 }
 
 fn gpu(

@@ -4,6 +4,8 @@
 //! Unknown flags and unknown keys of the file are errors. Unknown environment is not: Kubernetes injects
 //! `TONNAGE_..._PORT` and the like for a Service of that name, so no name here ends like those.
 
+mod slurm;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +32,7 @@ mod paths;
 
 use machine::MachineArgs;
 use paths::PathArgs;
+use slurm::SlurmArgs;
 
 /// Meters the GPUs of this node: whose seconds they were, kept on disk until the ledger has them.
 #[derive(Debug, Parser)]
@@ -109,6 +112,8 @@ pub struct RunArgs {
     paths: PathArgs,
     #[command(flatten)]
     machine: MachineArgs,
+    #[command(flatten)]
+    slurm: SlurmArgs,
     /// For the price book: the node's instance type
     #[arg(long, value_name = "TYPE", env = "TONNAGE_INSTANCE_TYPE")]
     instance_type: Option<String>,
@@ -167,6 +172,12 @@ struct File {
     cloud_metadata: Option<String>,
     cloud_metadata_address: Option<String>,
     path_dmi: Option<PathBuf>,
+    slurm_conf: Option<PathBuf>,
+    slurm_gres_conf: Option<PathBuf>,
+    slurm_gpu_map: Option<String>,
+    slurm_jobs_dir: Option<PathBuf>,
+    slurm_job_mapping_dir: Option<PathBuf>,
+    slurm_node: Option<String>,
     instance_type: Option<String>,
     region: Option<String>,
     zone: Option<String>,
@@ -208,6 +219,8 @@ pub struct Config {
     /// What the settings say of it.
     pub machine: Machine,
     pub supervisor: Supervisor,
+    /// Slurm's configuration, for `check`.
+    pub slurm_conf: PathBuf,
     pub log_level: LevelFilter,
     pub log_format: Format,
     pub simulated_clock: Option<PathBuf>,
@@ -222,7 +235,8 @@ impl RunArgs {
         let mut file: File = settings::read(self.config.as_deref())?;
         let kubelet_socket = self.paths.kubelet_socket.take().or(file.kubelet_socket.take());
         let kubelet_socket = kubelet_socket.unwrap_or_else(|| kubelet::DEFAULT_SOCKET.into());
-        let paths = paths::resolve(self.paths, &mut file);
+        let slurm = slurm::resolve(self.slurm, &mut file, &hostname())?;
+        let paths = paths::resolve(self.paths, slurm.paths, &mut file);
         let insecure = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let url = self.aggregator.or(file.aggregator).unwrap_or_else(|| "http://127.0.0.1:7787".into());
         let token_file = self.token_file.or(file.token_file);
@@ -254,6 +268,7 @@ impl RunArgs {
             drain: std::time::Duration::from_millis(u64::from(within("drain_ms", drain_ms, 0, 600_000)?)),
             kubelet_socket,
             paths,
+            slurm_conf: slurm.conf,
             cloud: machine::cloud(
                 self.machine.cloud_metadata.or(file.cloud_metadata),
                 self.machine.cloud_metadata_address.or(file.cloud_metadata_address),

@@ -62,7 +62,7 @@ pub struct Seen {
     /// When it was read, on the boot clock.
     pub listed_at_ns: i64,
     pub health: Health,
-    /// Calls that were answered, and that failed.
+    /// Lists and single pods that were taken up, and calls that failed.
     pub answers: u64,
     pub failures: u64,
 }
@@ -213,7 +213,6 @@ impl Kubelet {
         client: &mut PodResourcesListerClient<Channel>,
     ) -> Result<KubeletState, KubeletError> {
         let answer = within(client.list(ListPodResourcesRequest {})).await?;
-        self.view.change(|seen| seen.answers += 1);
         Ok(KubeletState { pods: answer::pods(answer.pod_resources), ..KubeletState::default() })
     }
 
@@ -241,7 +240,6 @@ impl Kubelet {
                     continue;
                 }
             };
-            self.view.change(|seen| seen.answers += 1);
             let Some(list) = self.view.seen().list else { continue };
             let mut state = (*list).clone();
             for pod in answer::pods(pod.into_iter().collect()) {
@@ -257,6 +255,7 @@ impl Kubelet {
         let pods = state.pods.len();
         self.view.change(|seen| {
             seen.listed_at_ns = now_ns;
+            seen.answers += 1;
             // One that says the same is only newer: ids are taken apart once per list.
             if seen.list.as_deref() != Some(&state) {
                 seen.list = Some(Arc::new(state));

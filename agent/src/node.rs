@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tonnage_runtime::admin::{self, Admin};
 use tonnage_runtime::clock::{Clock, ClockError};
+use tonnage_runtime::notify::Supervisor;
 use tonnage_runtime::shutdown::Shutdown;
 
 use crate::attribution::Attribution;
@@ -93,11 +94,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tokio::spawn(admin::serve(listener, Arc::clone(&health) as Arc<dyn Admin>, admin_stop.clone()));
 
     let boot_id = boot_id(&config.paths.procfs).unwrap_or_default();
-    let node = NodeState { boot_id, ..NodeState::default() };
+    let node = NodeState { boot_id: boot_id.clone(), ..NodeState::default() };
     let here = before.as_ref().filter(|before| before.boot_id == node.boot_id);
     let expected = here.map_or(0, |before| before.devices.len());
     let machine = machine(&config, here.map(|before| before.instance_id.clone()));
-    let attribution = Attribution::new(config.paths.clone());
+    let attribution = Attribution::new(config.paths.clone(), boot_id.clone());
     if attribution.has_foreign_pids() {
         tracing::warn!(
             "{} is of another pid namespace than the host's: owners are found by pids that may be others, and \
@@ -129,10 +130,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         taken_ns: Arc::clone(&health.taken_ns),
     };
     let metered = start_metering(sampler, pump, stop.clone())?;
-    let (status, healthy) = (Arc::clone(&health.status), Arc::clone(&health));
-    // Begun is also who waits for a driver: a node without one would else hold up whoever starts it.
-    let begun = move || status.get().is_some();
-    tokio::spawn(config.supervisor.tend(begun, move || healthy.health(), stop.clone()));
+    supervise(config.supervisor, Arc::clone(&health), stop.clone());
     let peer = Peer { cluster: config.cluster, node: config.node, agent_version: VERSION.to_owned() };
     let target = Target { endpoint: config.aggregator, tls: config.tls, token_file: config.token_file, peer };
     let uplink = Uplink { target, spool, more, clock, state: uplink_state };
@@ -152,6 +150,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
     admin_stop.set();
     Ok(())
+}
+
+/// Tells systemd how it goes.
+fn supervise(supervisor: Supervisor, health: Arc<Health>, stop: Shutdown) {
+    let status = Arc::clone(&health.status);
+    // Begun is also who waits for a driver: a node without one would else hold up whoever starts it.
+    let begun = move || status.get().is_some();
+    tokio::spawn(supervisor.tend(begun, move || health.health(), stop));
 }
 
 /// Starts the two threads. The receiver hears when both have ended.

@@ -3,12 +3,18 @@
 //!
 //! Simulated time with a sample a minute, over the files that a kubelet leaves on a node, in a temporary folder.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on has failed; figures are for people"
+)]
+
 use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use tonnage_agent::attribution::{Attribution, Now, Paths};
+use tonnage_agent::attribution::{Attribution, Now, Paths, slurm};
 use tonnage_agent::kubelet::View;
 use tonnage_agent::metering::Meter;
 use tonnage_agent::metrics::Metrics;
@@ -131,8 +137,17 @@ fn a_week_of_500_pods_an_hour_leaves_metrics_and_memory_as_they_were() {
             .map(|name| node.path().join(name));
     fs::create_dir_all(&cgroup).unwrap();
     fs::write(cgroup.join("cgroup.controllers"), "").unwrap();
-    let paths = Paths { procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman };
-    let (mut attribution, mut meter) = (Attribution::new(paths), Meter::new(MINUTE_NS));
+    let paths = Paths {
+        procfs,
+        cgroup,
+        pod_logs,
+        passwd,
+        dra_checkpoint,
+        docker,
+        podman,
+        slurm: slurm::Paths::default(),
+    };
+    let (mut attribution, mut meter) = (Attribution::new(paths, String::new()), Meter::new(MINUTE_NS));
     let metrics = Metrics::new("0", "n".into(), Arc::default(), View::default());
     let infos: Vec<Arc<DeviceInfo>> = (0..GPUS).map(device).collect();
     let (mut pods, mut begun, mut held_ns) = (VecDeque::new(), 0, 0_u64);

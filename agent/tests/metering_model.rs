@@ -181,12 +181,16 @@ fn allocate(rng: &mut StdRng, allocation: &mut Allocation, from_ns: i64, now_ns:
 /// Largest remainders, one by one.
 fn deal(whole: u64, parts: &[(String, u64)]) -> Vec<u64> {
     let total: u64 = parts.iter().map(|(_, parts)| parts).sum();
-    let exact = |parts: u64| u128::from(whole) * u128::from(parts);
-    let mut dealt: Vec<u64> = parts.iter().map(|(_, n)| (exact(*n) / u128::from(total)) as u64).collect();
-    let mut left: Vec<u128> = parts.iter().map(|(_, n)| exact(*n) % u128::from(total)).collect();
+    // A piece of two seconds and a few parts: far below 2^64.
+    let mut dealt: Vec<u64> = parts.iter().map(|(_, n)| whole * n / total).collect();
+    let mut left: Vec<u64> = parts.iter().map(|(_, n)| whole * n % total).collect();
     while dealt.iter().sum::<u64>() < whole {
-        let most = left.iter().max().unwrap();
-        let winner = left.iter().position(|remainder| remainder == most).unwrap();
+        let mut winner = 0;
+        for at in 1..left.len() {
+            if left[at] > left[winner] {
+                winner = at;
+            }
+        }
         dealt[winner] += 1;
         left[winner] = 0;
     }

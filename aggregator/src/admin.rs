@@ -1,13 +1,13 @@
 //! The commands beside `serve`: verification, backups, tokens, checking a price book. They print for people.
 #![allow(clippy::print_stdout, reason = "these are commands for people")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tonnage_runtime::clock::Clock;
 
 use crate::config::TokenCommand;
 use crate::model::NodeName;
-use crate::prices::watch;
+use crate::prices::watch::{self, Files};
 use crate::store::tokens::{self, Grant, Role};
 use crate::store::{self, Store, backup};
 use crate::verify;
@@ -68,12 +68,12 @@ pub fn succeed(data: &Path, ledger_id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Prints a price book's rows.
+/// Prints a price book's rows, and a nodes file's tables.
 ///
 /// # Errors
-/// If it is not a good one.
-pub fn check_prices(file: &Path) -> Result<()> {
-    let book = watch::load(file)?;
+/// If one is not a good one.
+pub fn check_prices(file: Option<PathBuf>, nodes_file: Option<PathBuf>) -> Result<()> {
+    let book = watch::load(&Files { prices: file, nodes: nodes_file })?;
     for row in book.rows() {
         let matches: Vec<String> = row.matches.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let (from, matches) = (&row.valid_from, matches.join(" "));
@@ -84,6 +84,21 @@ pub fn check_prices(file: &Path) -> Result<()> {
             book.currency(),
             row.unit
         );
+    }
+    for ([cluster, name], facts) in book.nodes().tables() {
+        let own = [
+            ("instance_type", &facts.instance_type),
+            ("region", &facts.region),
+            ("zone", &facts.zone),
+            ("capacity_type", &facts.capacity_type),
+        ];
+        let mut known: Vec<String> = own
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        known.extend(facts.labels.iter().map(|(key, value)| format!("labels.{key}={value}")));
+        println!("node {name} of cluster {cluster}: {}", known.join(" "));
     }
     Ok(())
 }

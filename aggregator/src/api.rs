@@ -29,6 +29,7 @@ pub mod auth;
 mod cost;
 pub mod error;
 mod figures;
+mod idle;
 mod inventory;
 mod orders;
 pub mod params;
@@ -91,6 +92,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/devices", get(inventory::devices))
         .route("/api/v1/live", get(inventory::live))
         .route("/api/v1/devices/{uuid}/retire", post(orders::retire))
+        .route("/api/v1/idle", get(idle::idle))
         .route("/api/v1/unobserved", get(unobserved::unobserved))
         .route("/api/v1/quarantine", get(quarantine::list))
         .route("/api/v1/quarantine/{id}", get(quarantine::explain))

@@ -340,6 +340,7 @@ impl Committer {
             self.metrics.batch_age_ns(now_ns.saturating_sub(valid.sealed_at_ns));
             if outcome == Outcome::Accepted {
                 self.live.apply(&batch.node, valid, now_ns);
+                self.metrics.held_idle(&batch.node.cluster, valid);
             }
         }
     }

@@ -27,7 +27,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the aggregator.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Recompute the whole ledger from the journal's sealed bytes and compare it with what is stored.
     Verify(StoreArgs),
     /// Write a copy of the ledger to a file, all of one moment, while the aggregator may run.
@@ -59,8 +59,14 @@ pub enum Command {
     /// Tokens for people (reader, operator, admin) and for nodes. A token is shown once, when it is made.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Check a price book without a server.
-    CheckPrices { file: PathBuf },
+    /// Check a price book, a nodes file or both without a server.
+    CheckPrices {
+        /// The price book.
+        #[arg(required_unless_present = "nodes_file")]
+        file: Option<PathBuf>,
+        #[arg(long, value_name = "FILE")]
+        nodes_file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,6 +138,9 @@ pub struct ServeArgs {
     /// Price book (TOML); without one everything is unpriced.
     #[arg(long, value_name = "FILE", env = "TONNAGE_PRICES")]
     prices: Option<PathBuf>,
+    /// What nodes are (TOML: instance type, region, labels, ...), for prices to match by; outweighs what agents say.
+    #[arg(long, value_name = "FILE", env = "TONNAGE_NODES_FILE")]
+    nodes_file: Option<PathBuf>,
     /// Days for which slots and the journal's batches are kept; 0 = for ever [default: 0]
     #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_DETAIL_DAYS")]
     keep_detail_days: Option<u32>,
@@ -186,6 +195,7 @@ struct File {
     tls_client_ca: Option<PathBuf>,
     require_client_cert: Option<bool>,
     prices: Option<PathBuf>,
+    nodes_file: Option<PathBuf>,
     keep_detail_days: Option<u32>,
     keep_hours_days: Option<u32>,
     keep_days_days: Option<u32>,
@@ -205,6 +215,7 @@ pub struct Config {
     /// For `listen_grpc`; `None` = it speaks plain HTTP/2.
     pub tls: Option<ServerFiles>,
     pub prices: Option<PathBuf>,
+    pub nodes_file: Option<PathBuf>,
     /// Days; 0 = for ever.
     pub keep_detail_days: u32,
     pub keep_hours_days: u32,
@@ -236,6 +247,7 @@ impl ServeArgs {
                 self.require_client_cert || file.require_client_cert.unwrap_or(false),
             )?,
             prices: self.prices.or(file.prices),
+            nodes_file: self.nodes_file.or(file.nodes_file),
             keep_detail_days: self.keep_detail_days.or(file.keep_detail_days).unwrap_or(0),
             keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
             keep_days_days: self.keep_days_days.or(file.keep_days_days).unwrap_or(0),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tonnage_proto::decimal;
 use tonnage_proto::limits::slot_start;
+use tonnage_proto::method::{BUSY_PROCESS, HELD_ALLOCATION};
 use tonnage_proto::rest::{LiveAnswer, LiveRow, OwnerName};
 
 use crate::model::{Device, NodeFacts, NodeName, Owner, Usage, UsageBatch, Window};
@@ -35,8 +36,13 @@ struct Newest {
     facts: Arc<NodeFacts>,
     window: Window,
     /// As `window.usages` counts them.
-    holders: Vec<Arc<Owner>>,
+    owners: Vec<Arc<Owner>>,
+    /// As `window.usages` counts them: since when a holder by allocation was not seen to use it.
+    idle_since_ns: Vec<Option<i64>>,
 }
+
+/// Who holds a device now, and since when it was not seen to use it; `None` = it uses it, or nobody knows.
+pub type Holding = (Arc<Owner>, Option<i64>);
 
 /// What one owner, or nobody, has of one device.
 #[derive(Debug, Clone)]
@@ -45,6 +51,8 @@ pub struct Share {
     pub device: Arc<Device>,
     /// `None` = nobody holds this part.
     pub owner: Option<Arc<Owner>>,
+    /// It uses what others hold.
+    pub intruder: bool,
     /// Parts of the window in thousandths.
     pub held_permille: u32,
     pub busy_permille: u32,
@@ -57,20 +65,26 @@ pub struct Share {
 impl Live {
     /// Takes the newest window of each device in a batch that was committed.
     pub fn apply(&self, node: &NodeName, batch: &UsageBatch, now_ns: i64) {
-        let facts = Arc::new(batch.facts.clone());
-        let mut newest: HashMap<usize, &Window> = HashMap::new();
-        for window in batch.windows.iter().filter(|w| fresh(w, now_ns)) {
-            let known = newest.entry(window.device).or_insert(window);
-            if window.end_ns > known.end_ns {
-                *known = window;
-            }
+        // In the order of time: how long somebody has been idle is told from one window to the next.
+        let mut windows: Vec<&Window> = batch.windows.iter().filter(|w| fresh(w, now_ns)).collect();
+        windows.sort_by_key(|window| window.end_ns);
+        if windows.is_empty() {
+            return;
         }
-        let mut owners: HashMap<usize, Arc<Owner>> = HashMap::new();
+        let facts = Arc::new(batch.facts.clone());
+        let devices: Vec<Arc<Device>> = batch.devices.iter().cloned().map(Arc::new).collect();
+        let all: Vec<Arc<Owner>> = batch.owners.iter().cloned().map(Arc::new).collect();
         let mut state = self.lock();
-        for (index, window) in newest {
-            let Some(device) = batch.devices.get(index) else { continue };
+        for window in windows {
+            let Some(device) = devices.get(window.device) else { continue };
             let key = (node.clone(), device.uuid.clone());
-            match state.newest.get(&key) {
+            let known = state.newest.get(&key);
+            let owners: Vec<Arc<Owner>> =
+                window.usages.iter().filter_map(|usage| all.get(usage.owner).cloned()).collect();
+            let idle_since_ns = std::iter::zip(&owners, &window.usages)
+                .map(|(owner, usage)| idle_since(known, window, owner, usage))
+                .collect();
+            match known {
                 Some(known) if known.window.end_ns >= window.end_ns => continue,
                 Some(_) => {}
                 None if state.newest.len() >= DEVICES_MAX => {
@@ -81,17 +95,18 @@ impl Live {
                 }
                 None => {}
             }
-            let owner =
-                |usage: &Usage| {
-                    let known = owners.entry(usage.owner);
-                    Arc::clone(known.or_insert_with(|| {
-                        Arc::new(batch.owners.get(usage.owner).cloned().unwrap_or_default())
-                    }))
-                };
-            let holders = window.usages.iter().map(owner).collect();
-            let (device, facts) = (Arc::new(device.clone()), Arc::clone(&facts));
-            state.newest.insert(key, Newest { device, facts, window: window.clone(), holders });
+            let (device, facts) = (Arc::clone(device), Arc::clone(&facts));
+            let newest = Newest { device, facts, window: window.clone(), owners, idle_since_ns };
+            state.newest.insert(key, newest);
         }
+    }
+
+    /// Who holds each device by its fresh window, by node and UUID.
+    #[must_use]
+    pub fn holdings(&self, now_ns: i64) -> HashMap<(NodeName, String), Vec<Holding>> {
+        let state = self.lock();
+        let fresh = state.newest.iter().filter(|(_, newest)| fresh(&newest.window, now_ns));
+        fresh.map(|(place, newest)| (place.clone(), newest.holdings())).collect()
     }
 
     /// A stream of `node` is open for as long as the answer is kept.
@@ -160,7 +175,24 @@ fn fresh(window: &Window, now_ns: i64) -> bool {
     now_ns.saturating_sub(window.end_ns) <= AGE_NS_MAX && window.end_ns > window.start_ns
 }
 
+/// Since when `owner` was not seen to use what it holds by allocation. What happened between two windows is not seen.
+fn idle_since(known: Option<&Newest>, window: &Window, owner: &Owner, usage: &Usage) -> Option<i64> {
+    let known_idle = HELD_ALLOCATION | BUSY_PROCESS;
+    if usage.intruder || usage.held_ns == 0 || usage.busy_ns > 0 || usage.method & known_idle != known_idle {
+        return None;
+    }
+    let before = known.filter(|known| window.start_ns.saturating_sub(known.window.end_ns) <= AGE_NS_MAX);
+    let since_ns = before.into_iter().flat_map(Newest::holdings).find(|(holder, _)| **holder == *owner);
+    Some(since_ns.and_then(|(_, since_ns)| since_ns).unwrap_or(window.start_ns))
+}
+
 impl Newest {
+    fn holdings(&self) -> Vec<Holding> {
+        let usages = std::iter::zip(&self.owners, &self.window.usages).zip(&self.idle_since_ns);
+        let held = usages.filter(|((_, usage), _)| usage.held_ns > 0);
+        held.map(|((owner, _), since_ns)| (Arc::clone(owner), *since_ns)).collect()
+    }
+
     fn shares(&self, node: &NodeName, book: &Book, now_ns: i64) -> Vec<Share> {
         let window = &self.window;
         let duration_ns = i128::from(window.end_ns) - i128::from(window.start_ns);
@@ -177,6 +209,7 @@ impl Newest {
             node: node.clone(),
             device: Arc::clone(&self.device),
             owner,
+            intruder: false,
             held_permille: permille(held_ns),
             busy_permille: permille(busy_ns),
             memory_bytes: u64::try_from(i128::from(memory_byte_seconds) * 1_000_000_000 / duration_ns)
@@ -184,9 +217,11 @@ impl Newest {
             hourly_nanos: rate.map(|rate| rate.charge(i128::from(held_ns) * HOUR_NS / duration_ns)),
             age_ns: now_ns.saturating_sub(window.end_ns).max(0),
         };
-        let mut shares: Vec<Share> = std::iter::zip(&self.holders, &window.usages)
+        let mut shares: Vec<Share> = std::iter::zip(&self.owners, &window.usages)
             .map(|(owner, usage)| {
-                share(Some(Arc::clone(owner)), usage.held_ns, usage.busy_ns, usage.memory_byte_seconds)
+                let memory = usage.memory_byte_seconds;
+                let whose = share(Some(Arc::clone(owner)), usage.held_ns, usage.busy_ns, memory);
+                Share { intruder: usage.intruder, ..whose }
             })
             .collect();
         if window.idle_ns > 0 || window.busy_unattributed_ns > 0 {
@@ -203,6 +238,7 @@ fn row(share: Share) -> LiveRow {
         device: share.device.uuid.clone(),
         model: share.device.model.clone(),
         owner: share.owner.as_deref().map_or_else(idle, owner_name),
+        intruder: share.intruder,
         held_permille: share.held_permille,
         busy_permille: share.busy_permille,
         memory_bytes: share.memory_bytes,
@@ -229,6 +265,8 @@ pub(crate) fn owner_name(owner: &Owner) -> OwnerName {
         step: owner.step,
         unit: owner.unit,
         user: owner.user,
+        account: owner.account,
+        partition: owner.partition,
     }
 }
 

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         }
         Command::Succeed { store, ledger_id } => admin::succeed(&store.data, &ledger_id).map(|()| true),
         Command::Token(command) => admin::token(command, &Clock::system()).map(|()| true),
-        Command::CheckPrices { file } => admin::check_prices(&file).map(|()| true),
+        Command::CheckPrices { file, nodes_file } => admin::check_prices(file, nodes_file).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,12 +1,21 @@
 //! The aggregator's own metrics, for Prometheus. Counters are kept here by whoever does the work; what the ledger
 //! and the live view know is worked out at each scrape ([`scrape`]).
 //!
-//! Labels have few values: outcomes, routes, status codes; namespaces are limited in [`scrape`].
+//! Labels have few values: outcomes, routes, status codes; namespaces and accounts are limited here and in [`scrape`]. No
+//! label has the name of a pod or a job.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    TextEncoder,
 };
+use tonnage_proto::method::{BUSY_PROCESS, HELD_ALLOCATION};
+use tonnage_proto::rest::sentinel;
+
+use crate::model::UsageBatch;
 
 pub mod scrape;
 
@@ -23,6 +32,8 @@ pub struct Metrics {
     windows: IntCounter,
     quarantined: IntCounterVec,
     bytes: IntCounter,
+    /// Slice-nanoseconds by cluster, namespace and account: exact, so no Prometheus counter.
+    held_idle: Mutex<BTreeMap<[String; 3], i128>>,
     batch_age: Histogram,
     commits: Histogram,
     unauthenticated: IntCounterVec,
@@ -92,6 +103,7 @@ impl Metrics {
             windows,
             quarantined,
             bytes,
+            held_idle: Mutex::default(),
             batch_age,
             commits,
             unauthenticated,
@@ -119,6 +131,40 @@ impl Metrics {
     /// Sealed bytes came in.
     pub fn ingest_bytes(&self, bytes: u64) {
         self.bytes.inc_by(bytes);
+    }
+
+    /// Counts what the windows of a batch, all of which count, say was held by allocation and not used.
+    pub fn held_idle(&self, cluster: &str, batch: &UsageBatch) {
+        let known = HELD_ALLOCATION | BUSY_PROCESS;
+        let mut sums: BTreeMap<[&str; 3], i128> = BTreeMap::new();
+        for usage in batch.windows.iter().flat_map(|window| &window.usages) {
+            let idle_ns = i128::from(usage.held_ns) - i128::from(usage.busy_ns);
+            if usage.intruder || usage.method & known != known || idle_ns <= 0 {
+                continue;
+            }
+            if let Some(owner) = batch.owners.get(usage.owner) {
+                *sums.entry([cluster, &owner.namespace, &owner.account]).or_default() += idle_ns;
+            }
+        }
+        let mut kept = self.held_idle.lock().unwrap_or_else(PoisonError::into_inner);
+        for (labels, idle_ns) in sums {
+            let labels = labels.map(str::to_owned);
+            let room = kept.len() < scrape::NAMESPACES_MAX || kept.contains_key(&labels);
+            let labels = if room { labels } else { [sentinel::OTHER; 3].map(str::to_owned) };
+            *kept.entry(labels).or_default() += idle_ns;
+        }
+    }
+
+    fn held_idle_now(&self) -> Registry {
+        let registry = Registry::new();
+        let help = "Slice-seconds that were held by allocation (kubelet, Slurm) and not used, of batches that entered whole \
+                    since this process started. Only where the driver's samples of processes say who was busy.";
+        let options = Opts::new("tonnage_held_idle_seconds_total", help);
+        let counters = kept(&registry, CounterVec::new(options, &["cluster", "namespace", "account"]));
+        for (labels, ns) in self.held_idle.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            counters.with_label_values(labels).inc_by(scrape::billionths(*ns));
+        }
+        registry
     }
 
     /// A batch was committed so long after it was sealed.
@@ -152,6 +198,7 @@ impl Metrics {
     pub fn render(&self, facts: &scrape::Facts<'_>) -> String {
         let mut families = self.registry.gather();
         families.extend(scrape::registry(facts).gather());
+        families.extend(self.held_idle_now().gather());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut text = Vec::new();
         // Writing to memory fails only where a family has no metrics, and gather leaves those out.
@@ -184,6 +231,58 @@ fn seconds(ns: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_held_and_not_used_is_counted_by_few_namespaces_and_accounts() {
+        use crate::model::{NodeFacts, Owner, Usage, Window};
+        let metrics = Metrics::new();
+        let usage = |owner, method, intruder| Usage {
+            owner,
+            intruder,
+            held_ns: if intruder { 0 } else { 3_000_000_000 },
+            busy_ns: 1_000_000_000,
+            memory_byte_seconds: 0,
+            energy_uj: 0,
+            method,
+        };
+        let both = HELD_ALLOCATION | BUSY_PROCESS;
+        let batch = |name: String| UsageBatch {
+            epoch: [0; 16],
+            seq: 1,
+            sealed_at_ns: 0,
+            boot_id: String::new(),
+            instance_id: String::new(),
+            facts: NodeFacts::default(),
+            devices: Vec::new(),
+            owners: vec![Owner { namespace: name, account: "a".into(), ..Owner::default() }],
+            windows: vec![Window {
+                device: 0,
+                start_ns: 0,
+                end_ns: 1,
+                idle_ns: 0,
+                usages: vec![usage(0, both, false), usage(0, BUSY_PROCESS, false), usage(0, both, true)],
+                busy_unattributed_ns: 0,
+                energy_idle_uj: 0,
+                energy_unobserved_uj: 0,
+                samples: 1,
+            }],
+            overlap_ns: 0,
+            gaps: Vec::new(),
+        };
+        for at in 0..scrape::NAMESPACES_MAX + 7 {
+            metrics.held_idle("c", &batch(format!("ns-{at}")));
+        }
+        let text = metrics.render(&scrape::Facts::default());
+        let lines: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("tonnage_held_idle_seconds_total{")).collect();
+        assert_eq!(lines.len(), scrape::NAMESPACES_MAX + 1);
+        for line in [
+            "tonnage_held_idle_seconds_total{account=\"a\",cluster=\"c\",namespace=\"ns-7\"} 2",
+            "tonnage_held_idle_seconds_total{account=\"__other__\",cluster=\"__other__\",namespace=\"__other__\"} 14",
+        ] {
+            assert!(lines.contains(&line), "{line} is not in\n{text}");
+        }
+    }
 
     #[test]
     fn what_was_counted_is_shown() {

@@ -66,6 +66,9 @@ pub struct Owner {
     pub step: String,
     pub unit: String,
     pub user: String,
+    /// Slurm's, as its hooks say.
+    pub account: String,
+    pub partition: String,
 }
 
 /// The numbers are those of the wire, and of the store.
@@ -123,6 +126,8 @@ pub struct Window {
 pub struct Usage {
     /// Position in `UsageBatch::owners`.
     pub owner: usize,
+    /// A process on a device that others hold: it has no time, whatever else it has.
+    pub intruder: bool,
     pub held_ns: u64,
     pub busy_ns: u64,
     pub memory_byte_seconds: u64,
@@ -170,13 +175,15 @@ pub enum RowKind {
     Idle = 1,
     Unobserved = 2,
     Rounding = 3,
+    /// Use of a device by an owner while others held it: no time, no cost.
+    Intruder = 4,
 }
 
 impl RowKind {
     /// By its number in the store.
     #[must_use]
     pub fn from_number(number: i64) -> Option<Self> {
-        [Self::Held, Self::Idle, Self::Unobserved, Self::Rounding]
+        [Self::Held, Self::Idle, Self::Unobserved, Self::Rounding, Self::Intruder]
             .into_iter()
             .find(|kind| i64::from(*kind as u8) == number)
     }

@@ -26,7 +26,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::OrderError;
 use crate::prices::Book;
-use crate::prices::watch::{self, LoadError, Prices, Watcher};
+use crate::prices::watch::{self, Files, LoadError, Prices, Watcher};
 use crate::store::{self, Store, StoreError, write};
 use crate::verify;
 
@@ -52,7 +52,7 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    #[error("prices: the book cannot be used, and the ledger has no earlier one")]
+    #[error("prices, nodes_file: cannot be used, and the ledger has no earlier ones")]
     Prices(#[from] LoadError),
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -199,13 +199,16 @@ fn orders(queue: mpsc::WeakSender<Submission>) -> Orders {
     })
 }
 
-/// The book of the file; or the one that the ledger was priced by last, if the file is bad.
+/// The book of the files; or the one that the ledger was priced by last, if one of them is bad.
 fn prices(config: &Config, store: &Store) -> Result<(Option<Watcher>, Prices), RunError> {
-    let Some(path) = &config.prices else {
+    let files = Files { prices: config.prices.clone(), nodes: config.nodes_file.clone() };
+    if files.prices.is_none() {
         tracing::warn!("No price book is given: everything is unpriced.");
+    }
+    if files == Files::default() {
         return Ok((None, Prices::fixed(Arc::new(Book::empty()))));
-    };
-    let book = match watch::load(path) {
+    }
+    let book = match watch::load(&files) {
         Ok(book) => book,
         Err(error) => {
             let last = store.readers().with(write::applied_book)?;
@@ -217,7 +220,7 @@ fn prices(config: &Config, store: &Store) -> Result<(Option<Watcher>, Prices), R
             last
         }
     };
-    let (watcher, prices) = Watcher::new(path.clone(), Arc::new(book));
+    let (watcher, prices) = Watcher::new(files, Arc::new(book));
     Ok((Some(watcher), prices))
 }
 

@@ -13,6 +13,7 @@ pub mod audit;
 pub mod backup;
 pub mod closing;
 pub mod existence;
+mod migrate;
 pub mod opening;
 pub mod purge;
 pub mod quarantine;
@@ -25,8 +26,8 @@ pub mod write;
 const READERS_MAX: usize = 4;
 /// The ledger's file in its folder.
 pub const FILE: &str = "ledger.sqlite";
-/// Bytes of one payload, unpacked.
-const PAYLOAD_BYTES_MAX: usize = 2 * tonnage_proto::limits::BATCH_BYTES_MAX;
+/// Bytes of one payload, unpacked: a batch, or a price book with a nodes file.
+const PAYLOAD_BYTES_MAX: usize = 4 * tonnage_proto::limits::BATCH_BYTES_MAX;
 
 /// The store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -82,10 +83,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the ledger in `folder`, making it if there is none.
+    /// Opens the ledger in `folder`, making it if there is none, and bringing it up if an earlier version wrote it.
     ///
     /// # Errors
-    /// If the folder or the file cannot be made or read, or was written by a newer version.
+    /// If the folder or the file cannot be made or read, was written by a version that this one does not read, or is to
+    /// be brought up while an aggregator runs on it.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(folder)
             .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
@@ -95,8 +97,13 @@ impl Store {
         if found > schema::VERSION {
             return Err(StoreError::Newer { path: store.path, found, known: schema::VERSION });
         }
-        if found != 0 && found < schema::VERSION {
+        if found != 0 && found < migrate::OLDEST {
             return Err(StoreError::Older { path: store.path, found, known: schema::VERSION });
+        }
+        if (migrate::OLDEST..schema::VERSION).contains(&found) {
+            let _alone = lock(folder)?;
+            migrate::up(&mut connection)?;
+            tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
         }
         if found == 0 {
             let transaction = connection.transaction()?;

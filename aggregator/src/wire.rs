@@ -107,6 +107,8 @@ fn owner(owner: &pb::Owner) -> Result<Owner, String> {
         step: name("step", &owner.step)?,
         unit: name("unit", &owner.unit)?,
         user: name("user", &owner.user)?,
+        account: name("account", &owner.account)?,
+        partition: name("partition", &owner.partition)?,
     })
 }
 
@@ -146,7 +148,7 @@ fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Wind
         .map(|(i, u)| usage(u, owners, capacity_ns).map_err(|e| format!("usages[{i}].{e}")))
         .collect::<Result<_, _>>()?;
     for (i, one) in usages.iter().enumerate() {
-        if usages[..i].iter().any(|other| other.owner == one.owner) {
+        if usages[..i].iter().any(|other| (other.owner, other.intruder) == (one.owner, one.intruder)) {
             return Err(format!("usages[{i}].owner: {} stands twice in one window", one.owner));
         }
     }
@@ -155,14 +157,17 @@ fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Wind
     if held_ns + idle_ns != capacity_ns {
         return Err(format!("idle_ns: {held_ns} held + {idle_ns} idle is not the window's {capacity_ns} ns"));
     }
-    let busy_max_ns = capacity_ns.saturating_mul(64);
     Ok(Window {
         device: at,
         start_ns,
         end_ns,
         idle_ns,
         usages,
-        busy_unattributed_ns: bounded("busy_unattributed_ns", window.busy_unattributed_ns, busy_max_ns)?,
+        busy_unattributed_ns: bounded(
+            "busy_unattributed_ns",
+            window.busy_unattributed_ns,
+            unheld_busy_max(capacity_ns),
+        )?,
         energy_idle_uj: bounded("energy_idle_uj", window.energy_idle_uj, ENERGY_UJ_MAX)?,
         // Drawn over a gap of any length.
         energy_unobserved_uj: bounded("energy_unobserved_uj", window.energy_unobserved_uj, 1 << 57)?,
@@ -170,23 +175,37 @@ fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Wind
     })
 }
 
+/// Use by those who hold nothing is no part of the window's time: many processes may each say all of it.
+fn unheld_busy_max(capacity_ns: u64) -> u64 {
+    capacity_ns.saturating_mul(64)
+}
+
 fn usage(usage: &pb::Usage, owners: usize, capacity_ns: u64) -> Result<Usage, String> {
     let owner = usage.owner as usize;
     if owner >= owners {
         return Err(format!("owner: {owner} is not one of {owners} owners"));
     }
-    if usage.kind() != pb::usage::Kind::Held {
-        return Err(format!("kind: {} is not taken by this version, only HELD", usage.kind));
-    }
+    let intruder = match usage.kind() {
+        pb::usage::Kind::Held => false,
+        pb::usage::Kind::Intruder => true,
+        pb::usage::Kind::Unspecified => {
+            return Err(format!("kind: {} is not taken by this version, HELD and INTRUDER are", usage.kind));
+        }
+    };
     let (gi, ci, generation) = (usage.gpu_instance, usage.compute_instance, usage.instance_generation);
     if (gi, ci, generation, usage.slices) != (0, 0, 0, 0) {
         return Err(format!("gpu_instance: {gi}/{ci}: MIG instances are not taken by this version"));
     }
+    if intruder && usage.held_ns != 0 {
+        return Err(format!("held_ns: {} is not 0, and an INTRUDER holds nothing", usage.held_ns));
+    }
     let held_ns = bounded("held_ns", usage.held_ns, capacity_ns)?;
+    let busy_max_ns = if intruder { unheld_busy_max(capacity_ns) } else { held_ns };
     Ok(Usage {
         owner,
+        intruder,
         held_ns,
-        busy_ns: bounded("busy_ns", usage.busy_ns, held_ns)?,
+        busy_ns: bounded("busy_ns", usage.busy_ns, busy_max_ns)?,
         memory_byte_seconds: bounded(
             "memory_byte_seconds",
             usage.memory_byte_seconds,

@@ -34,6 +34,8 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// What GPUs cost in a window of time, by whom
     Cost(Cost),
+    /// Who holds GPUs without using them, who uses what others hold, and what nobody is known for
+    Idle(Idle),
     /// Who is on the GPUs right now
     Top(Top),
     /// Nodes and their agents
@@ -79,7 +81,7 @@ pub(crate) struct Cost {
     #[arg(long)]
     pub(crate) window: Option<String>,
     /// Group by these instead, with commas between: cluster, node, device, model, namespace, pod, pod_uid,
-    /// container, job, step, unit, user, kind
+    /// container, job, step, unit, user, account, partition, kind
     #[arg(long, value_name = "LIST")]
     pub(crate) by: Option<String>,
     #[arg(long)]
@@ -87,6 +89,12 @@ pub(crate) struct Cost {
     /// Only this pod, job, unit, user or container
     #[arg(long)]
     pub(crate) owner: Option<String>,
+    /// Only this Slurm account
+    #[arg(long)]
+    pub(crate) account: Option<String>,
+    /// Only this Slurm partition
+    #[arg(long)]
+    pub(crate) partition: Option<String>,
     #[arg(long)]
     pub(crate) node: Option<String>,
     #[arg(long)]
@@ -95,6 +103,34 @@ pub(crate) struct Cost {
     #[arg(long)]
     pub(crate) no_idle: bool,
     /// Rows; what is beyond is one row [server's default: 1000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Idle {
+    /// Until now: 30m, 12h, 7d, 2w [default: 24h]
+    #[arg(long, value_name = "LENGTH", conflicts_with = "window")]
+    pub(crate) last: Option<String>,
+    /// As for cost
+    #[arg(long)]
+    pub(crate) window: Option<String>,
+    #[arg(long)]
+    pub(crate) namespace: Option<String>,
+    /// Only this pod, job, unit, user or container
+    #[arg(long)]
+    pub(crate) owner: Option<String>,
+    /// Only this Slurm account
+    #[arg(long)]
+    pub(crate) account: Option<String>,
+    /// Only this Slurm partition
+    #[arg(long)]
+    pub(crate) partition: Option<String>,
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    #[arg(long)]
+    pub(crate) cluster: Option<String>,
+    /// Rows of each list; totals are of all [server's default: 100]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: Option<u32>,
 }

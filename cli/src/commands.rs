@@ -14,6 +14,7 @@ use crate::top;
 
 mod audit;
 mod cost;
+mod idle;
 mod inventory;
 mod live;
 mod prices;
@@ -35,6 +36,10 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         Command::Cost(cost) => {
             let text = client.get(cost.table.path(), &cost::query(&cost))?;
             show.write(&text, cost::grid, cost::csv, &mut out)?;
+        }
+        Command::Idle(idle) => {
+            let text = client.get(idle::PATH, &idle::query(idle))?;
+            show.write(&text, idle::grid, idle::csv, &mut out)?;
         }
         Command::Top(options) => {
             if args.output == Output::Table && !options.once && io::stdout().is_terminal() {

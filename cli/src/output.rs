@@ -35,6 +35,18 @@ pub(crate) struct Grid {
 
 impl Grid {
     pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        for line in self.lines().iter().chain(&self.notes) {
+            writeln!(out, "{}", plain(line))?;
+        }
+        Ok(())
+    }
+
+    /// The table without its notes.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        // Some answers are notes alone.
+        if self.columns.is_empty() {
+            return Vec::new();
+        }
         let mut table = Table::new();
         table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(Row::from(self.columns.iter().map(|column| column.title.to_uppercase())));
@@ -46,16 +58,7 @@ impl Grid {
                 shown.set_cell_alignment(alignment);
             }
         }
-        // Some answers are lines alone.
-        if !self.columns.is_empty() {
-            for line in table.lines() {
-                writeln!(out, "{}", line.trim_end())?;
-            }
-        }
-        for note in &self.notes {
-            writeln!(out, "{}", plain(note))?;
-        }
-        Ok(())
+        table.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 }
 

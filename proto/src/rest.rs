@@ -35,8 +35,11 @@ pub struct Window {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
     pub held_seconds: String,
-    /// Use by holders, and in the idle part use by processes that hold nothing.
+    /// Use by holders, and in the idle part use that no owner explains.
     pub busy_seconds: String,
+    /// Use by owners on devices that others hold by allocation: in no other figure here, and in no cost.
+    #[serde(default)]
+    pub intruder_busy_seconds: String,
     pub idle_seconds: String,
     pub unobserved_seconds: String,
     /// Slice-seconds that exist in the slots but have no price: in no cost here.
@@ -79,6 +82,99 @@ pub struct CostAnswer {
     pub data_age_seconds: Option<i64>,
 }
 
+/// `GET /api/v1/idle`: GPUs that are held and not used, used by others than their holders, or by nobody who is known.
+/// Each list has what weighs most first, and at most `limit` rows; `totals` are of everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleAnswer {
+    pub window: Window,
+    pub currency: String,
+    pub held_idle: Vec<HeldIdleRow>,
+    pub intruders: Vec<IntruderRow>,
+    pub unattributed: Vec<UnattributedRow>,
+    pub totals: IdleTotals,
+    /// Seconds since the newest usage in the ledger ended; null if there is none.
+    pub data_age_seconds: Option<i64>,
+}
+
+/// What an owner held of a GPU by allocation (kubelet, Slurm). Who merely had a process there is in no row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldIdleRow {
+    pub cluster: String,
+    pub node: String,
+    pub device: String,
+    pub model: String,
+    pub owner: OwnerName,
+    /// False: the driver does not say who was busy, so how much was idle is not known, and the row is in no total.
+    pub busy_known: bool,
+    pub held_seconds: String,
+    pub busy_seconds: String,
+    /// `held_seconds - busy_seconds`; null = unknown.
+    pub idle_seconds: Option<String>,
+    /// The idle part of what the holding cost, rounded down to a nano; null = unknown.
+    pub idle_cost: Option<String>,
+    /// Part of `held_seconds` that has no price: it costs nothing here.
+    pub unpriced_seconds: String,
+    /// Is it so in the GPU's newest window, not older than 2 minutes?
+    pub holding_now: bool,
+    /// Since when the windows in between show no use; at the earliest since the server started. Null: it is busy, or
+    /// nobody knows.
+    pub idle_since: Option<String>,
+}
+
+/// What an owner used of a GPU that others held by allocation. It has no time of its own, and costs nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntruderRow {
+    pub cluster: String,
+    pub node: String,
+    pub device: String,
+    pub model: String,
+    pub owner: OwnerName,
+    /// Whose GPU it was; null if more than one held it meanwhile.
+    pub holder: Option<OwnerName>,
+    /// False: the driver does not say who was busy.
+    pub busy_known: bool,
+    pub busy_seconds: String,
+    pub energy_joules: String,
+    /// Starts of the first and the last slot in which it was there.
+    pub first: String,
+    pub last: String,
+}
+
+/// What of a GPU no owner explains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnattributedRow {
+    pub cluster: String,
+    pub node: String,
+    pub device: String,
+    pub model: String,
+    /// Use by processes that held nothing and were nobody's.
+    pub busy_unattributed_seconds: String,
+    /// Held by processes whose owner cannot be known, and what that cost.
+    pub unowned_held_seconds: String,
+    pub unowned_cost: String,
+}
+
+/// `held_seconds`, `busy_seconds`, `idle_seconds` and `idle_cost` are of all holders by allocation whose use is known,
+/// also of those who were never idle.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleTotals {
+    pub held_seconds: String,
+    pub busy_seconds: String,
+    pub idle_seconds: String,
+    pub idle_cost: String,
+    /// Held by allocation where the driver does not say who was busy.
+    pub busy_unknown_held_seconds: String,
+    pub unpriced_seconds: String,
+    pub intruder_busy_seconds: String,
+    pub busy_unattributed_seconds: String,
+    pub unowned_held_seconds: String,
+    pub unowned_cost: String,
+    /// Rows that there are, whether or not the lists show them.
+    pub held_idle_rows: u64,
+    pub intruder_rows: u64,
+    pub unattributed_rows: u64,
+}
+
 /// `GET /api/v1/nodes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodesAnswer {
@@ -100,6 +196,19 @@ pub struct NodeRow {
     pub batches_accepted: u64,
     pub batches_refused: u64,
     pub batches_quarantined: u64,
+    /// By which it is priced: the nodes file's, and what that does not say as the agent said in the newest slot.
+    #[serde(default)]
+    pub facts: NodeFacts,
+}
+
+/// What a price book can match a node by; empty = unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    pub instance_type: String,
+    pub region: String,
+    pub zone: String,
+    pub capacity_type: String,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `GET /api/v1/devices`.
@@ -140,6 +249,9 @@ pub struct LiveRow {
     pub device: String,
     pub model: String,
     pub owner: OwnerName,
+    /// It uses what others hold by allocation.
+    #[serde(default)]
+    pub intruder: bool,
     /// Parts of the window in thousandths.
     pub held_permille: u32,
     pub busy_permille: u32,
@@ -172,6 +284,11 @@ pub struct OwnerName {
     pub unit: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub user: String,
+    /// Slurm's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub account: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub partition: String,
 }
 
 /// `POST /api/v1/prices/check`, body: a price book. Also the shape of a good `GET /api/v1/prices`.
@@ -258,6 +375,9 @@ pub struct QuarantineExplained {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedUsage {
     pub owner: OwnerName,
+    /// It used what others hold by allocation.
+    #[serde(default)]
+    pub intruder: bool,
     pub held_seconds: String,
     pub busy_seconds: String,
 }

@@ -1,13 +1,14 @@
 //! The demo's processes: one aggregator, two simulated nodes, and this machine itself if it has an NVIDIA driver.
 
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
 use harness::aggregator::Aggregator;
 use harness::binaries::Binaries;
+use harness::kubelet::Kubelet;
 use harness::node::{Node, NodeSpec};
 use harness::process::{Process, free_ports};
 use tonnage_proto::rest::{CostAnswer, DevicesAnswer};
@@ -35,10 +36,12 @@ unit = \"gpu_month\"
 
 pub(crate) struct Fleet {
     nodes: Vec<Node>,
+    // Ends when it is dropped.
+    _kubelet: Kubelet,
     real: Option<(Process, String)>,
     // Last: it is dropped, and so killed, after the agents.
     aggregator: Aggregator,
-    binary: PathBuf,
+    binaries: Binaries,
 }
 
 impl Fleet {
@@ -59,13 +62,14 @@ impl Fleet {
             };
             let mut node = Node::new(&folder.join(name), &binaries, spec)?;
             node.own_group = true;
-            story::name_pods(&node.dir().join("pod-logs"))?;
             story::name_users(&node.dir().join("passwd"))?;
-            node.start(START)?;
             nodes.push(node);
         }
+        let kubelet = story::kubelet(nodes[0].dir(), &nodes[0].kubelet_socket())?;
+        story::jobs(nodes[1].dir(), &nodes[1].spec.scenario.boot_id, now_ns)?;
+        nodes.iter_mut().try_for_each(|node| node.start(START))?;
         let real = has_driver().then(|| real_node(folder, &binaries, &aggregator)).transpose()?;
-        Ok(Self { nodes, real, aggregator, binary: binaries.aggregator })
+        Ok(Self { nodes, _kubelet: kubelet, real, aggregator, binaries })
     }
 
     /// Where to look, for a browser or curl.
@@ -74,6 +78,7 @@ impl Fleet {
         let mut urls = vec![
             ("costs by pod".to_owned(), format!("{api}/api/v1/cost/pods?window=1h")),
             ("who is on the GPUs".to_owned(), format!("{api}/api/v1/live")),
+            ("held and not used".to_owned(), format!("{api}/api/v1/idle?window=1h")),
             ("ledger's metrics".to_owned(), format!("{api}/metrics")),
         ];
         for node in &self.nodes {
@@ -91,6 +96,16 @@ impl Fleet {
 
     pub(crate) fn devices(&self) -> anyhow::Result<DevicesAnswer> {
         self.get("devices")
+    }
+
+    /// What `tonnage idle` prints: who holds without using, and who uses without holding.
+    pub(crate) fn idle(&self) -> anyhow::Result<String> {
+        let output = Command::new(&self.binaries.cli)
+            .args(["--url", &self.aggregator.url(), "idle", "--last", "1h"])
+            .env_remove("TONNAGE_TOKEN_FILE")
+            .output()?;
+        anyhow::ensure!(output.status.success(), "idle: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
@@ -117,7 +132,7 @@ impl Fleet {
 
     /// Recomputes the ledger from the journal. Gives whether it is conserved, and what the recomputation printed.
     pub(crate) fn verify(&self) -> anyhow::Result<(bool, String)> {
-        let output = Command::new(&self.binary)
+        let output = Command::new(&self.binaries.aggregator)
             .arg("verify")
             .arg("--data")
             .arg(self.aggregator.data_dir())

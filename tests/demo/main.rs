@@ -72,6 +72,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     println!("Stopping the agents; they deliver what they still hold ...");
     fleet.stop_agents(Duration::from_secs(20))?;
     println!("{}", table::draw(&fleet, false)?);
+    println!("Held and not used (tonnage idle):\n\n{}", fleet.idle()?);
     fleet.stop_aggregator(Duration::from_secs(20))?;
     let (conserved, report) = fleet.verify()?;
     print!("{report}");

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use harness::kubelet::{self, Kubelet};
 use harness::scenario::{
     container_id, device, docker, pod_cgroupfs, pod_systemd, pod_uid, process, session, slurm_v1, slurm_v2,
-    unit,
+    unit, uuid,
 };
 use nvidia_ml::scenario::{Device, Process, Scenario};
 
@@ -13,15 +14,21 @@ struct Pod {
     number: u32,
     namespace: &'static str,
     name: &'static str,
+    /// What the kubelet gave it: GPUs, with the replica where the GPU is shared.
+    gpus: &'static [(u32, Option<u32>)],
 }
 
+/// The last one was given nothing, and uses what is the notebook's.
 const PODS: [Pod; 5] = [
-    Pod { number: 1, namespace: "research", name: "train-llama-0" },
-    Pod { number: 2, namespace: "research", name: "notebook-jo" },
-    Pod { number: 3, namespace: "serving", name: "vllm-7f9c4-x2x8k" },
-    Pod { number: 4, namespace: "serving", name: "rerank-5d8b6-q9wjm" },
-    Pod { number: 5, namespace: "batch", name: "embed-nightly-28471" },
+    Pod { number: 1, namespace: "research", name: "train-llama-0", gpus: &[(0, None), (1, None)] },
+    Pod { number: 2, namespace: "research", name: "notebook-jo", gpus: &[(2, None)] },
+    Pod { number: 3, namespace: "serving", name: "vllm-7f9c4-x2x8k", gpus: &[(3, Some(0)), (3, Some(1))] },
+    Pod { number: 4, namespace: "serving", name: "rerank-5d8b6-q9wjm", gpus: &[(3, Some(2))] },
+    Pod { number: 5, namespace: "batch", name: "embed-nightly-28471", gpus: &[] },
 ];
+
+/// Replicas of the GPU that is shared; one is free.
+const REPLICAS: u32 = 4;
 
 /// A container that belongs to no pod.
 const CONTAINER: &str = "7d3f0b52c1e94a6688d0f3a1b2c45e907d3f0b52c1e94a6688d0f3a1b2c45e90";
@@ -30,7 +37,7 @@ const CONTAINER: &str = "7d3f0b52c1e94a6688d0f3a1b2c45e907d3f0b52c1e94a6688d0f3a
 const PASSWD: &str =
     "root:x:0:0::/root:/bin/sh\njo:x:1001:1001::/home/jo:/bin/sh\nana:x:1002:1002::/home/ana:/bin/sh\n";
 
-/// A Kubernetes node with four GPUs: one shared by two pods, one idle now and then.
+/// A Kubernetes node with four GPUs: one shared by two pods, one that its holder hardly uses and another does.
 pub(crate) fn kubernetes(epoch_ns: i64) -> Scenario {
     let whose = |n: u32| pod_systemd(&pod_uid(n), &container_id(n));
     let processes = vec![
@@ -43,7 +50,7 @@ pub(crate) fn kubernetes(epoch_ns: i64) -> Scenario {
     node(0..4, processes, epoch_ns)
 }
 
-/// An HPC node with four GPUs: Slurm jobs one after another, a service, a user's shell, a plain container.
+/// An HPC node with four GPUs: Slurm jobs with and without hooks, a service, a user's shell, a plain container.
 pub(crate) fn hpc(epoch_ns: i64) -> Scenario {
     let processes = vec![
         busy(process(5001, &slurm_v2(184_467, "0", 1001), &[8], 0.0), &[(0.0, 99)]),
@@ -55,10 +62,38 @@ pub(crate) fn hpc(epoch_ns: i64) -> Scenario {
     node(8..12, processes, epoch_ns)
 }
 
-/// Makes the folders by which the kubelet names pods.
-pub(crate) fn name_pods(pod_logs: &Path) -> std::io::Result<()> {
-    for Pod { number, namespace, name } in PODS {
-        std::fs::create_dir_all(pod_logs.join(format!("{namespace}_{name}_{}", pod_uid(number))))?;
+/// The Kubernetes node's kubelet, with what it keeps of its pods in the node's folder.
+pub(crate) fn kubelet(node: &Path, socket: &Path) -> anyhow::Result<Kubelet> {
+    let kubelet = Kubelet::start(socket)?;
+    let id = |(gpu, replica): &(u32, Option<u32>)| match replica {
+        Some(replica) => format!("{}::{replica}", uuid(*gpu)),
+        None => uuid(*gpu),
+    };
+    let mut listed = Vec::new();
+    for Pod { number, namespace, name, gpus } in PODS {
+        kubelet::begin_pod_in(node, namespace, name, &pod_uid(number))?;
+        let ids: Vec<String> = gpus.iter().map(id).collect();
+        let mut pod = kubelet::pod(name, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+        pod.namespace = namespace.to_owned();
+        listed.push(pod);
+    }
+    let replicas: Vec<String> = (0..REPLICAS).map(|replica| id(&(3, Some(replica)))).collect();
+    let replicas: Vec<&str> = replicas.iter().map(String::as_str).collect();
+    kubelet.set_allocatable(vec![kubelet::devices("nvidia.com/gpu", &replicas)]);
+    kubelet.set_pods(listed);
+    Ok(kubelet)
+}
+
+/// What Slurm's hooks leave on the HPC node: one job that runs, and one that has a GPU and does nothing.
+pub(crate) fn jobs(node: &Path, boot_id: &str, epoch_ns: i64) -> std::io::Result<()> {
+    std::fs::write(node.join("gres.conf"), "Name=gpu File=/dev/nvidia[0-3]\n")?;
+    std::fs::create_dir_all(node.join("jobs"))?;
+    for (job, user, account, gpu) in [(184_467, "jo", "physics", 0), (184_470, "ana", "chemistry", 3)] {
+        let text = format!(
+            "version=1\njob_id={job}\nboot_id={boot_id}\nstart_ns={epoch_ns}\nuser={user}\naccount={account}\n\
+             partition=gpu\ngpus={gpu}\n"
+        );
+        std::fs::write(node.join("jobs").join(job.to_string()), text)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod cgroup;
 mod query;
 mod seal;
 mod settings;
+mod slurm;
 
 use crate::target::Target;
 
@@ -18,5 +19,7 @@ pub(crate) fn all() -> Vec<Target> {
         query::target(),
         settings::agent(),
         settings::aggregator(),
+        slurm::job_file(),
+        slurm::gres_conf(),
     ]
 }

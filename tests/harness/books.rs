@@ -35,6 +35,8 @@ pub struct Folded {
     pub start_ns: i64,
     pub end_ns: i64,
     pub held_ns: BTreeMap<String, i64>,
+    /// Use by those who hold nothing.
+    pub intruded_ns: BTreeMap<String, i64>,
     pub idle_ns: i64,
     /// Bits of `tonnage_proto::method` of all its usages.
     pub method: u32,
@@ -155,16 +157,21 @@ fn add(buckets: &mut BTreeMap<Key, Bucket>, key: BucketKey, bucket: Bucket) {
 }
 
 fn folded(batch: &pb::Batch, window: &pb::Window) -> anyhow::Result<Folded> {
-    let mut held_ns = BTreeMap::new();
-    for usage in window.usages.iter().filter(|usage| usage.kind() == pb::usage::Kind::Held) {
+    let (mut held_ns, mut intruded_ns) = (BTreeMap::new(), BTreeMap::new());
+    for usage in &window.usages {
         let owner = truth::of_wire(&batch.owners[usage.owner as usize]);
-        *held_ns.entry(owner).or_default() += i64::try_from(usage.held_ns)?;
+        if usage.kind() == pb::usage::Kind::Intruder {
+            *intruded_ns.entry(owner).or_default() += i64::try_from(usage.busy_ns)?;
+        } else {
+            *held_ns.entry(owner).or_default() += i64::try_from(usage.held_ns)?;
+        }
     }
     Ok(Folded {
         place: (batch.node.clone(), batch.boot_id.clone()),
         start_ns: window.start_ns,
         end_ns: window.start_ns + i64::try_from(window.duration_ns)?,
         held_ns,
+        intruded_ns,
         idle_ns: i64::try_from(window.idle_ns)?,
         method: window.usages.iter().fold(0, |bits, usage| bits | usage.method),
     })
@@ -184,6 +191,7 @@ fn word(owner: &Owner) -> String {
         step: owner.step,
         unit: owner.unit,
         user: owner.user,
-        ..pb::Owner::default()
+        account: owner.account,
+        partition: owner.partition,
     })
 }

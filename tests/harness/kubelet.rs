@@ -210,7 +210,15 @@ impl PodResourcesLister for Service {
 /// # Errors
 /// If a folder cannot be made.
 pub fn begin_pod(folder: &Path, name: &str, uid: &str) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder.join("pod-logs").join(format!("ml_{name}_{uid}")))?;
+    begin_pod_in(folder, "ml", name, uid)
+}
+
+/// The same in another namespace.
+///
+/// # Errors
+/// As [`begin_pod`].
+pub fn begin_pod_in(folder: &Path, namespace: &str, name: &str, uid: &str) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder.join("pod-logs").join(format!("{namespace}_{name}_{uid}")))?;
     let cgroup = pod_cgroup(folder, uid);
     std::fs::create_dir_all(&cgroup)?;
     std::fs::write(folder.join("cgroup/cgroup.controllers"), "cpu memory pids\n")?;

@@ -25,6 +25,8 @@ pub mod reference;
 pub mod scenario;
 pub mod served_log;
 pub mod sim_clock;
+pub mod slurm;
+pub mod systemd;
 pub mod tmpfs;
 pub mod truth;
 pub mod wait;

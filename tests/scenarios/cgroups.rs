@@ -2,6 +2,8 @@
 //!
 //! Needs root and a cgroup tree that can be written; where there is none it says so and proves nothing.
 
+#![allow(clippy::print_stdout, reason = "what is skipped is skipped aloud")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};

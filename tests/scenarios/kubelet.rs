@@ -1,5 +1,7 @@
 //! The agent beside a kubelet: pods hold what they were given, from their beginning to their end.
 
+#![allow(clippy::float_cmp, reason = "counts and flags, which floats hold exactly")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,8 +13,10 @@ use nvidia_ml::scenario::Scenario;
 use tonic::Code;
 use tonnage_aggregator::model::RowKind;
 use tonnage_proto::method;
+use tonnage_proto::rest::IdleAnswer;
 
 use crate::books::Books;
+use crate::ledgers::orders::said;
 
 mod mig;
 
@@ -35,9 +39,8 @@ fn world(scenario: Scenario, pods: &[(&str, u32)], listed: Vec<Listed>) -> anyho
 /// would be nobody's.
 fn start(world: &mut World) -> anyhow::Result<()> {
     world.start()?;
-    wait_until(DEADLINE, "the kubelet's first list", String::new, || {
-        Ok((up(world)? == Some(1.0)).then_some(()))
-    })
+    wait_until(DEADLINE, "the kubelet's first list", String::new, || Ok(up(world)?.filter(|up| *up == 1.0)))?;
+    Ok(())
 }
 
 type Listed = tonnage_proto::podresources::PodResources;
@@ -232,5 +235,44 @@ fn without_a_kubelets_word_processes_hold_and_it_is_said() -> anyhow::Result<()>
     assert_eq!(books.time(RowKind::Idle, None).values().sum::<i128>(), 0);
     assert!(log.contains("turns calls away because they are too many"), "{log}");
     assert!(log.contains("The kubelet says who has which devices."), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_process_on_another_pods_gpu_intrudes_and_the_holder_is_idle_with_what_that_costs() -> anyhow::Result<()>
+{
+    let mut scenario = scenario::node(1);
+    let mut process = scenario::process(7, &in_pod(2), &[0], 0.0);
+    process.utilisation = vec![(0.0, 30)];
+    scenario.process.push(process);
+    let listed = vec![kubelet::pod("train-0", &[&scenario::uuid(0)])];
+    let (mut world, _kubelet) = world(scenario, &[("train-0", 1), ("greedy", 2)], listed)?;
+    world.live(60)?;
+    let idle = || -> anyhow::Result<IdleAnswer> {
+        Ok(serde_json::from_str(&said(&world, &["idle", "--last", "1h", "-o", "json"])?)?)
+    };
+    let answer = wait_until(DEADLINE, "a minute in the ledger", String::new, || {
+        let answer = idle()?;
+        Ok((answer.totals.held_seconds == "60.000000000").then_some(answer))
+    })?;
+    let row = &answer.held_idle[0];
+    assert_eq!((row.owner.pod.as_str(), row.owner.container.as_str()), ("train-0", "main"));
+    assert_eq!(row.idle_seconds.as_deref(), Some("60.000000000"));
+    // At 3.60 an hour.
+    assert_eq!(row.idle_cost.as_deref(), Some("0.060000000"));
+    assert!(row.busy_known && row.holding_now && row.idle_since.is_some(), "{row:?}");
+    let intruder = &answer.intruders[0];
+    assert_eq!(intruder.owner.pod, "greedy");
+    let busy: f64 = intruder.busy_seconds.parse()?;
+    assert!((15.0..=18.0).contains(&busy), "{intruder:?}");
+    let scrape = world.nodes[0].metrics()?;
+    let of = |name: &str, pod: &str| -> f64 {
+        let series =
+            scrape.series(name).iter().filter(|(labels, _)| labels.get("pod").is_some_and(|p| p == pod));
+        series.map(|(_, value)| value).sum()
+    };
+    assert!((of("tonnage_gpu_held_idle_seconds_total", "train-0") - 60.0).abs() < 1e-6);
+    assert!((of("tonnage_gpu_intruder_busy_seconds_total", "greedy") - busy).abs() < 1e-6);
+    assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(1), 60 * S)]));
     Ok(())
 }

@@ -3,5 +3,8 @@
 /// Copies made online and taken back, while agents go on.
 mod backup;
 
+/// Who holds without using, who uses without holding, and what nodes are by the operator's word.
+mod attributed;
+
 /// Quarantine, retirement and the journal, by the command line as people use it.
-mod orders;
+pub(crate) mod orders;

@@ -30,6 +30,9 @@ mod model;
 /// Units and manifests as they are installed.
 mod packaging;
 
+/// A real Slurm, the hooks that it runs, and what is billed for its jobs.
+mod slurm;
+
 /// Everything at once, by seed.
 mod storm;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonnage_agent::ledger_clock::LedgerClock;
@@ -17,6 +18,8 @@ use tonnage_aggregator::commit::Verdict;
 use tonnage_aggregator::model::RowKind;
 use tonnage_aggregator::store::Store;
 use tonnage_aggregator::verify;
+use tonnage_proto::limits::slot_start;
+use tonnage_proto::metering as pb;
 use tonnage_proto::metering::ack::Outcome;
 use tonnage_proto::metering::resync::Reason;
 use tonnage_runtime::clock::Reading;
@@ -286,12 +289,48 @@ impl Model {
         assert_eq!(self.quarantined, 0, "the ledger quarantined other windows than the reference");
     }
 
-    fn seal(&self, seq: u64) -> (Vec<u8>, usize) {
+    /// As the agent seals, with intruders in some windows.
+    fn seal(&mut self, seq: u64) -> (Vec<u8>, usize) {
         let (cluster, node) = ("c".to_owned(), "n".to_owned());
-        seal::seal(
+        let (payload, taken) = seal::seal(
             &self.drafts,
             &Header { cluster, node, epoch: self.epoch, seq, sealed_at_ns: self.at.wall_ns },
-        )
+        );
+        let mut batch = pb::Batch::decode(payload.as_slice()).unwrap();
+        let owners = u32::try_from(batch.owners.len()).unwrap();
+        for window in batch.windows.iter_mut().filter(|_| owners > 0) {
+            if self.rng.random_bool(0.3) {
+                window.usages.push(pb::Usage {
+                    owner: self.rng.random_range(0..owners),
+                    kind: pb::usage::Kind::Intruder.into(),
+                    busy_ns: self.rng.random_range(0..3 * window.duration_ns),
+                    ..pb::Usage::default()
+                });
+            }
+        }
+        (batch.encode_to_vec(), taken)
+    }
+
+    /// The ledger's intruders are those of the windows that count, slot by slot, and have neither time nor cost.
+    fn compare_intruders(&self, books: &Books) {
+        let mut expected: BTreeMap<(i64, String, String), i128> = BTreeMap::new();
+        for (device, windows) in books.folded().unwrap() {
+            for window in windows {
+                let slot_ns = slot_start(window.start_ns);
+                for (owner, busy_ns) in window.intruded_ns {
+                    *expected.entry((slot_ns, device.clone(), owner)).or_default() += i128::from(busy_ns);
+                }
+            }
+        }
+        expected.retain(|_, busy_ns| *busy_ns > 0);
+        let mut stored: BTreeMap<(i64, String, String), i128> = BTreeMap::new();
+        for ((start_ns, device, _, _, owner), bucket) in
+            books.slots.iter().filter(|(key, _)| key.3 == RowKind::Intruder)
+        {
+            assert_eq!((bucket.time_ns, bucket.cost_nanos, bucket.unpriced_ns), (0, 0, 0));
+            *stored.entry((*start_ns, device.clone(), owner.clone())).or_default() += bucket.busy_ns;
+        }
+        assert_eq!(stored, expected);
     }
 
     /// Slots, hours and days are the reference's, and verification agrees.
@@ -317,6 +356,7 @@ impl Model {
         }
         let busy = books.slots.iter().filter(|(key, _)| key.3 == RowKind::Held);
         assert!(busy.into_iter().all(|(_, bucket)| bucket.busy_ns <= bucket.time_ns));
+        self.compare_intruders(&books);
         verified(self.ledger.data());
     }
 

@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use crate::tidy;
 
+/// The units under a real systemd.
+mod systemd;
+
 /// Exposure by `systemd-analyze security`, in tenths, above which a unit is to be looked at again.
 const EXPOSURE_MAX: [(&str, &str); 2] = [("agent", "25"), ("aggregator", "15")];
 

@@ -43,6 +43,7 @@ pub(super) enum At {
 pub(super) enum Parent {
     Uuid(String),
     Minor(u32),
+    Index(u32),
 }
 
 /// Why an id names no GPU of ours.

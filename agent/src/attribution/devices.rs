@@ -52,7 +52,7 @@ impl<'a> Devices<'a> {
         let mut part = Fraction::WHOLE;
         let info = match &id.at {
             At::Uuid(uuid) => self.by_uuid(uuid)?,
-            At::Index(index) => &self.readings.iter().find(|reading| reading.index == *index)?.info,
+            At::Index(index) => self.by_index(*index)?,
             At::Minor(minor) => self.by_minor(*minor)?,
             At::Mig { uuid, slices } => {
                 let (info, of_driver) = self.by_mig_uuid(uuid)?;
@@ -62,12 +62,13 @@ impl<'a> Devices<'a> {
             At::Instance { parent, instance, slices } => {
                 let concrete = match parent {
                     Parent::Minor(minor) => self.checkpoint.parent(&format!("gpu-{minor}-mig-{instance}")),
-                    Parent::Uuid(_) => None,
+                    Parent::Uuid(_) | Parent::Index(_) => None,
                 };
                 let info = match (concrete, parent) {
                     (Some(uuid), _) => self.by_uuid(uuid)?,
                     (None, Parent::Uuid(uuid)) => self.by_uuid(uuid)?,
                     (None, Parent::Minor(minor)) => self.by_minor(*minor)?,
+                    (None, Parent::Index(index)) => self.by_index(*index)?,
                 };
                 part = sliced(info, *slices);
                 info
@@ -83,6 +84,10 @@ impl<'a> Devices<'a> {
     fn by_uuid(&self, uuid: &str) -> Option<&'a Arc<DeviceInfo>> {
         let infos = self.readings.iter().map(|reading| &reading.info);
         infos.into_iter().find(|info| info.uuid.eq_ignore_ascii_case(uuid))
+    }
+
+    fn by_index(&self, index: u32) -> Option<&'a Arc<DeviceInfo>> {
+        self.readings.iter().find(|reading| reading.index == index).map(|reading| &reading.info)
     }
 
     fn by_minor(&self, minor: u32) -> Option<&'a Arc<DeviceInfo>> {

@@ -111,7 +111,8 @@ mod tests {
         let mut names = PodNames::new(folder.path().to_owned());
         assert_eq!(names.get("u", 0), None);
         fs::create_dir(folder.path().join("ns_p_u")).unwrap();
-        let changed = SystemTime::now() + std::time::Duration::from_secs(5);
+        let made = fs::metadata(folder.path()).unwrap().modified().unwrap();
+        let changed = made + std::time::Duration::from_secs(5);
         let touch = |at| fs::File::open(folder.path()).unwrap().set_modified(at).unwrap();
         touch(changed);
         assert!(names.get("u", 1).is_some());

@@ -1,6 +1,7 @@
 //! What the kernel says about one process: its start, its user, its cgroup. The only reader of `/proc/<pid>`.
 //!
-//! A process's environment and command line are its own to write, so they are not read.
+//! A process's environment and command line are its own to write, so they are not read; but for the title of
+//! slurmstepd, which is root's.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,6 +13,8 @@ use crate::attribution::cgroup;
 
 /// Kernel's number of the first pid namespace (`PROC_PID_INIT_INO` in include/linux/proc_ns.h).
 const INIT_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// A title that is longer is nobody's that is asked for.
+const TITLE_BYTES_MAX: u64 = 256;
 
 /// When a process began, in clock ticks since boot (field 22 of `stat`). With the pid it is one life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,18 @@ pub(super) fn are_foreign(procfs: &Path) -> bool {
     // Another process's namespaces are only shown to those who may trace it.
     let of = |pid: &str| std::fs::read_link(procfs.join(pid).join("ns/pid")).ok();
     of("1").or_else(|| of("self")).is_some_and(|namespace| namespace != Path::new(INIT_PID_NAMESPACE))
+}
+
+/// What the process calls itself. Evidence only of root's own processes.
+pub(super) fn title(procfs: &Path, pid: u32) -> Option<String> {
+    let mut text = Vec::new();
+    File::open(folder(procfs, pid).join("cmdline"))
+        .ok()?
+        .take(TITLE_BYTES_MAX)
+        .read_to_end(&mut text)
+        .ok()?;
+    let title = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    Some(String::from_utf8_lossy(title).into_owned())
 }
 
 fn open(procfs: &Path, pid: u32) -> Option<Process> {

@@ -22,7 +22,11 @@ impl Node {
         let [procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman] =
             ["proc", "cgroup", "pods", "passwd", "checkpoint", "docker", "podman"]
                 .map(|name| self.0.path().join(name));
-        Attribution::new(Paths { procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman })
+        let jobs = self.0.path().join("jobs");
+        let gres_conf = self.0.path().join("gres.conf");
+        let slurm = slurm::Paths { jobs, gres_conf, node: "n".into(), ..slurm::Paths::default() };
+        let paths = Paths { procfs, cgroup, pod_logs, passwd, dra_checkpoint, docker, podman, slurm };
+        Attribution::new(paths, "this-boot".into())
     }
 
     /// A process that began `start_s` after boot, of user 1000.
@@ -204,4 +208,60 @@ fn a_container_of_no_pod_has_the_name_that_docker_gave_it() {
     node.process(7, 20, &format!("/system.slice/docker-{ID}.scope"));
     let owner = resolve(&mut node.attribution(), 7, 100).owner;
     assert_eq!((owner.container.as_str(), owner.container_id.as_str()), ("trainer", ID));
+}
+
+#[test]
+fn a_job_holds_by_the_hooks_word_from_its_start_to_its_end_and_its_steps_are_the_jobs() {
+    let node = Node::new();
+    let jobs = node.0.path().join("jobs");
+    fs::create_dir(&jobs).unwrap();
+    fs::write(node.0.path().join("gres.conf"), "Name=gpu File=/dev/nvidia0\n").unwrap();
+    let file = |end: &str| {
+        format!(
+            "{end}version=1\njob_id=12\nboot_id=this-boot\nstart_ns=90500000000\nuid=1000\nuser=ada\n\
+             account=physics\npartition=gpu\ngpus=0\n"
+        )
+    };
+    fs::write(jobs.join("12"), file("")).unwrap();
+    node.process(7, 95, "/system.slice/slurmstepd.scope/job_12/step_0/user/task_0");
+    node.process(8, 95, "/system.slice/slurmstepd.scope/job_13/step_0/user/task_0");
+    let mut attribution = node.attribution();
+    // The wall clock is 1000 s behind ledger time, as after a step.
+    let at = |at_s: i64| {
+        let reading = Reading { wall_ns: at_s * S, monotonic_ns: at_s * S, boot_ns: at_s * S };
+        Now { reading, ledger_ns: (1_000 + at_s) * S }
+    };
+    let processes = [7, 8].map(|pid| DeviceProcess { pid, memory_bytes: None });
+    attribution.allocate(&[device()], None, at(100));
+    let (holders, allocation) = attribution.resolve(&device().info, &processes, at(100));
+    let claim = &allocation.claims[0];
+    let job = Owner {
+        kind: OwnerKind::SlurmJob,
+        job_id: "12".into(),
+        user: "ada".into(),
+        account: "physics".into(),
+        partition: "gpu".into(),
+        ..Owner::default()
+    };
+    assert_eq!((&*claim.owner, claim.from_ns, claim.until_ns), (&job, Some(1_090 * S + S / 2), None));
+    assert_eq!((&*holders[0].owner, holders[1].owner.job_id.as_str()), (&job, "13"), "the other intrudes");
+    fs::write(jobs.join(".12"), file("end_ns=100250000000\n")).unwrap();
+    fs::rename(jobs.join(".12"), jobs.join("12")).unwrap();
+    attribution.allocate(&[device()], None, at(101));
+    let (_, allocation) = attribution.resolve(&device().info, &[], at(101));
+    assert_eq!(allocation.claims[0].until_ns, Some(1_100 * S + S / 4));
+    attribution.allocate(&[device()], None, at(200));
+    assert!(attribution.resolve(&device().info, &[], at(200)).1.claims.is_empty());
+}
+
+#[test]
+fn a_job_of_another_boot_holds_nothing() {
+    let node = Node::new();
+    let jobs = node.0.path().join("jobs");
+    fs::create_dir(&jobs).unwrap();
+    fs::write(node.0.path().join("gres.conf"), "Name=gpu File=/dev/nvidia0\n").unwrap();
+    fs::write(jobs.join("12"), "version=1\njob_id=12\nboot_id=last-boot\nstart_ns=1\ngpus=0\n").unwrap();
+    let mut attribution = node.attribution();
+    attribution.allocate(&[device()], None, Now { reading: reading(100), ledger_ns: 0 });
+    assert!(attribution.allocations.is_empty());
 }

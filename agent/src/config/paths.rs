@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::File;
-use crate::attribution::Paths;
+use crate::attribution::{Paths, slurm};
 
 #[derive(Debug, Default, Args)]
 pub(super) struct PathArgs {
@@ -39,12 +39,14 @@ pub(super) struct PathArgs {
 }
 
 /// Flags and environment first, then the file, then where hosts have these things.
-pub(super) fn resolve(args: PathArgs, file: &mut File) -> Paths {
+pub(super) fn resolve(args: PathArgs, slurm: slurm::Paths, file: &mut File) -> Paths {
     let path = |flag: Option<PathBuf>, file: &mut Option<PathBuf>, default: &str| {
         flag.or(file.take()).unwrap_or_else(|| default.into())
     };
+    let procfs = path(args.path_procfs, &mut file.path_procfs, "/proc");
     Paths {
-        procfs: path(args.path_procfs, &mut file.path_procfs, "/proc"),
+        slurm: slurm::Paths { procfs: procfs.clone(), ..slurm },
+        procfs,
         cgroup: path(args.path_cgroup, &mut file.path_cgroup, "/sys/fs/cgroup"),
         pod_logs: path(args.path_pod_logs, &mut file.path_pod_logs, "/var/log/pods"),
         passwd: path(args.path_passwd, &mut file.path_passwd, "/etc/passwd"),

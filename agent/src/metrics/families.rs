@@ -119,7 +119,7 @@ fn allocations(counts: &AllocationCounts, kubelet: &Seen) -> Vec<MetricFamily> {
             one("tonnage_agent_kubelet_up", "1 if the kubelet answered the last call.", Kind::Gauge, up),
             one(
                 "tonnage_agent_kubelet_answers_total",
-                "Calls that the kubelet answered.",
+                "Lists and single pods that the kubelet gave.",
                 Kind::Counter,
                 kubelet.answers as f64,
             ),

@@ -23,8 +23,8 @@ pub(super) const TABLES: [(&str, &[Dimension]); 6] = [
     ("devices", &[Dimension::Cluster, Dimension::Node, Dimension::Device, Dimension::Model]),
     ("nodes", &[Dimension::Cluster, Dimension::Node]),
 ];
-const PARAMETERS: [&str; 8] =
-    ["window", "aggregate", "idle", "cluster", "node", "namespace", "owner", "limit"];
+const PARAMETERS: [&str; 10] =
+    ["window", "aggregate", "idle", "cluster", "node", "namespace", "owner", "account", "partition", "limit"];
 const LIMIT_DEFAULT: usize = 1_000;
 const LIMIT_MAX: usize = 10_000;
 
@@ -43,12 +43,7 @@ pub(super) async fn cost(
         ranges: query::ranges(start_ns, end_ns),
         by: params.take("aggregate").map_or_else(|| Ok(by.to_vec()), |list| aggregate(&list))?,
         idle: params.take_bool("idle", true)?,
-        filter: Filter {
-            cluster: params.take("cluster"),
-            node: params.take("node"),
-            namespace: params.take("namespace"),
-            owner: params.take("owner"),
-        },
+        filter: filter(&mut params),
     };
     let kept = api.queries.run(|connection, _| Ok(query::kept(connection)?)).await?;
     kept.check(start_ns, end_ns).map_err(|message| ApiError::invalid("window", message))?;
@@ -78,6 +73,18 @@ pub(super) async fn cost(
         coverage: if by_owner { String::new() } else { coverage(&found.totals) },
         data_age_seconds: newest_ns.map(|newest| now_ns.saturating_sub(newest).max(0) / 1_000_000_000),
     }))
+}
+
+/// Whom an answer is about, as far as it was said.
+pub(super) fn filter(params: &mut Params) -> Filter {
+    Filter {
+        cluster: params.take("cluster"),
+        node: params.take("node"),
+        namespace: params.take("namespace"),
+        owner: params.take("owner"),
+        account: params.take("account"),
+        partition: params.take("partition"),
+    }
 }
 
 fn aggregate(list: &str) -> Result<Vec<Dimension>, ApiError> {

@@ -14,6 +14,7 @@ pub(super) fn figures(sums: &Sums, elapsed_ns: i64) -> Figures {
     Figures {
         held_seconds: from_nanos(sums.held_ns),
         busy_seconds: from_nanos(sums.busy_ns),
+        intruder_busy_seconds: from_nanos(sums.intruder_busy_ns),
         idle_seconds: from_nanos(sums.idle_ns),
         unobserved_seconds: from_nanos(sums.unobserved_ns),
         unpriced_seconds: from_nanos(sums.unpriced_ns),

@@ -1,5 +1,6 @@
 //! `GET /api/v1/{nodes,devices,live}`: what there is, and who is on it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -7,22 +8,34 @@ use axum::extract::State;
 use axum::http::Uri;
 use tonnage_proto::decimal;
 use tonnage_proto::limits::{SILENCE_NS, slot_start};
-use tonnage_proto::rest::{DeviceRow, DevicesAnswer, LiveAnswer, NodeRow, NodesAnswer};
+use tonnage_proto::rest::{self, DeviceRow, DevicesAnswer, LiveAnswer, NodeRow, NodesAnswer};
 
 use super::Api;
 use super::error::ApiError;
 use super::params::Params;
+use crate::model::{NodeFacts, NodeName};
 use crate::prices::{Book, PriceFacts};
 use crate::store::query::{self, DeviceRecord, NodeRecord};
 
 pub(super) async fn nodes(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<NodesAnswer>, ApiError> {
     Params::read(&uri, &[])?;
-    let found = api.queries.run(|connection, _| Ok(query::nodes(connection)?)).await?;
+    let (found, devices) =
+        api.queries.run(|connection, _| Ok((query::nodes(connection)?, query::devices(connection)?))).await?;
+    let book = Arc::clone(&api.state.prices.books.borrow());
+    let mut said: BTreeMap<NodeName, (i64, NodeFacts)> = BTreeMap::new();
+    for device in devices {
+        let newest = said.entry(device.node).or_insert((i64::MIN, NodeFacts::default()));
+        if device.observed_until_ns > newest.0 {
+            *newest = (device.observed_until_ns, device.facts);
+        }
+    }
     let nodes = found
         .into_iter()
         .map(|record| {
             let connected = api.state.live.connected(&record.node);
-            node(record, connected)
+            let (_, facts) = said.remove(&record.node).unwrap_or_default();
+            let facts = book.facts(&record.node.cluster, &record.node.node, &facts).into_owned();
+            node(record, connected, facts)
         })
         .collect();
     Ok(Json(NodesAnswer { nodes }))
@@ -44,7 +57,8 @@ pub(super) async fn live(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<L
     Ok(Json(api.state.live.answer(&book, api.state.clock.wall_ns())))
 }
 
-fn node(record: NodeRecord, connected: bool) -> NodeRow {
+fn node(record: NodeRecord, connected: bool, facts: NodeFacts) -> NodeRow {
+    let NodeFacts { instance_type, region, zone, capacity_type, labels } = facts;
     NodeRow {
         cluster: record.node.cluster,
         node: record.node.node,
@@ -56,6 +70,7 @@ fn node(record: NodeRecord, connected: bool) -> NodeRow {
         batches_accepted: record.accepted,
         batches_refused: record.refused,
         batches_quarantined: record.quarantined,
+        facts: rest::NodeFacts { instance_type, region, zone, capacity_type, labels },
     }
 }
 

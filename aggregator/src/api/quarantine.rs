@@ -93,6 +93,7 @@ fn explained(db: &crate::store::Connection, record: &Record) -> Result<Quarantin
     };
     let usages = window.usages.iter().map(|usage| ExplainedUsage {
         owner: live::owner_name(&valid.owners[usage.owner]),
+        intruder: usage.intruder,
         held_seconds: decimal::from_nanos(i128::from(usage.held_ns)),
         busy_seconds: decimal::from_nanos(i128::from(usage.busy_ns)),
     });

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::Value;
 use tonnage_proto::decimal::to_nanos;
 use tonnage_proto::limits::SLOT_NS;
-use tonnage_proto::rest::{CostAnswer, DevicesAnswer, ErrorAnswer, NodesAnswer, PricesAnswer};
+use tonnage_proto::rest::{CostAnswer, DevicesAnswer, ErrorAnswer, IdleAnswer, NodesAnswer, PricesAnswer};
 use tonnage_runtime::clock::{Reading, write_simulated};
 use tower::ServiceExt as _;
 
@@ -14,6 +14,7 @@ use crate::prices::Book;
 use crate::store::Store;
 use crate::store::tokens::{self, Grant, Role};
 
+const NODES: &str = "[[node]]\nname = \"n*\"\ninstance_type = \"dgx\"\n";
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"4\"\nunit = \"gpu_hour\"\n";
 
 struct Site {
@@ -60,7 +61,7 @@ fn site() -> Site {
         ledger: crate::store::identity(&db).unwrap(),
         readers: store.readers(),
         authenticator: Arc::new(Authenticator::new(&store, clock, false)),
-        prices: Prices::fixed(Arc::new(Book::parse(BOOK).unwrap())),
+        prices: Prices::fixed(Arc::new(Book::parse(&Book::joined(BOOK, NODES)).unwrap())),
         live: Arc::default(),
         metrics: Arc::default(),
         orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
@@ -78,7 +79,7 @@ fn seed() -> String {
          INSERT INTO device VALUES (1, 'GPU-1', 'H100', 80, 1, 0, '', '');
          INSERT INTO tenure (id, device, node, life, claimed_ns, to_ns, covered_until_ns)
          VALUES (1, 1, 1, 'b', 0, {SLOT_NS}, {SLOT_NS});
-         INSERT INTO owner VALUES (1, 2, 'ml', 'train-0', 'u', '', '', '', '', '', '');"
+         INSERT INTO owner VALUES (1, 2, 'ml', 'train-0', 'u', '', '', '', '', '', '', '', '');"
     );
     for table in ["slot", "hour", "day"] {
         for (owner, kind, time_ns, cost) in [
@@ -231,10 +232,50 @@ async fn nodes_and_devices_are_listed_with_their_state() {
         (nodes.nodes[0].devices, nodes.nodes[0].batches_accepted, nodes.nodes[0].connected),
         (1, 7, false)
     );
+    assert_eq!(nodes.nodes[0].facts.instance_type, "dgx", "by the nodes file");
     let devices: DevicesAnswer = site.get("/api/v1/devices").await.json();
     assert_eq!(devices.devices[0].price_per_hour.as_deref(), Some("4.000000000"));
     let live: Value = site.get("/api/v1/live").await.json();
     assert_eq!(live["rows"], Value::Array(Vec::new()));
+}
+
+#[tokio::test]
+async fn an_idle_answer_has_three_lists_and_totals() {
+    let site = site();
+    // The pod holds by allocation and the driver says that it was never busy; a user is there, too.
+    let db = Store::open(site._files.0.path()).unwrap().writer().unwrap();
+    db.execute_batch(
+        "UPDATE slot SET method = 18 WHERE kind = 0; UPDATE slot SET busy_ns = 5000000000 WHERE kind = 1;
+         INSERT INTO owner VALUES (2, 5, '', '', '', '', '', '', '', '', 'eve', 'physics', 'gpu');
+         INSERT INTO slot VALUES (0, 1, 2, 4, 0, 9000000000, 0, 0, 16, 0, 0);",
+    )
+    .unwrap();
+    let answer: IdleAnswer = site.get("/api/v1/idle?window=today").await.json();
+    let row = &answer.held_idle[0];
+    assert_eq!((row.owner.pod.as_str(), row.busy_known, row.holding_now), ("train-0", true, false));
+    assert_eq!(row.idle_seconds.as_deref(), Some("300.000000000"));
+    assert_eq!((row.idle_cost.as_deref(), row.idle_since.as_ref()), (Some("0.333333333"), None));
+    let intruder = &answer.intruders[0];
+    assert_eq!((intruder.owner.user.as_str(), intruder.owner.account.as_str()), ("eve", "physics"));
+    assert_eq!(intruder.holder.as_ref().unwrap().pod, "train-0");
+    assert_eq!(
+        (intruder.busy_seconds.as_str(), intruder.first.as_str()),
+        ("9.000000000", "1970-01-01T00:00:00Z")
+    );
+    assert_eq!(answer.unattributed[0].busy_unattributed_seconds, "5.000000000");
+    assert_eq!(answer.totals.idle_cost, "0.333333333");
+    let of_eve: IdleAnswer = site.get("/api/v1/idle?window=today&account=physics&limit=1").await.json();
+    assert_eq!((of_eve.held_idle.len(), of_eve.intruders.len(), of_eve.unattributed.len()), (0, 1, 0));
+    assert_eq!(site.get("/api/v1/idle?aggregate=pod").await.error().0, 400);
+    let cost: CostAnswer =
+        site.get("/api/v1/cost/users?window=today&aggregate=account,partition").await.json();
+    let physics = cost.rows.iter().find(|row| row.key["account"] == "physics").unwrap();
+    assert_eq!(physics.key["partition"], "gpu");
+    assert_eq!(
+        (physics.figures.cost.as_str(), physics.figures.busy_seconds.as_str()),
+        ("0.000000000", "0.000000000")
+    );
+    assert_eq!(physics.figures.intruder_busy_seconds, "9.000000000");
 }
 
 #[tokio::test]

@@ -22,6 +22,9 @@ const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gp
 const ABSENT: &str =
     "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\nsilence = \"absent\"\n";
 
+/// Pods that come and go by the tens of thousands.
+mod churn;
+
 struct Ledger {
     dir: TempDir,
     clock: NamedTempFile,
@@ -35,12 +38,14 @@ struct Agent {
     boot: &'static str,
     epoch: u8,
     region: String,
+    /// Are there intruders in its windows?
+    intruders: bool,
     seq: u64,
 }
 
 impl Agent {
     fn new(node: &'static str, boot: &'static str, epoch: u8) -> Self {
-        Self { node, boot, epoch, region: String::new(), seq: 0 }
+        Self { node, boot, epoch, region: String::new(), intruders: false, seq: 0 }
     }
 
     /// The next batch, of windows of one GPU: start and length in seconds since the beginning, and seconds held.
@@ -50,14 +55,40 @@ impl Agent {
             start_ns: BEGIN + start * S,
             duration_ns: (length * S).unsigned_abs(),
             idle_ns: ((length - held) * S).unsigned_abs(),
-            usages: vec![pb::Usage {
+            usages: std::iter::once(pb::Usage {
                 kind: pb::usage::Kind::Held.into(),
                 held_ns: (held * S).unsigned_abs(),
                 ..pb::Usage::default()
-            }],
+            })
+            .chain(self.intruders.then(|| pb::Usage {
+                owner: u32::from(held % 2 == 0),
+                kind: pb::usage::Kind::Intruder.into(),
+                // Two processes at once.
+                busy_ns: (2 * length * S).unsigned_abs(),
+                energy_uj: 1,
+                ..pb::Usage::default()
+            }))
+            .collect(),
             ..pb::Window::default()
         };
-        let batch = pb::Batch {
+        self.seal(pb::Batch {
+            devices: vec![pb::Device { uuid: gpu.into(), slices: 1, ..pb::Device::default() }],
+            owners: [self.node, "intruder"]
+                .map(|user| pb::Owner {
+                    kind: pb::owner::Kind::User.into(),
+                    user: user.into(),
+                    account: "a".into(),
+                    ..pb::Owner::default()
+                })
+                .into(),
+            windows: windows.iter().map(window).collect(),
+            ..self.empty()
+        })
+    }
+
+    /// A batch of nothing under the cursor.
+    fn empty(&self) -> pb::Batch {
+        pb::Batch {
             format: 1,
             cluster: "c".into(),
             node: self.node.into(),
@@ -65,15 +96,11 @@ impl Agent {
             seq: self.seq,
             boot_id: self.boot.into(),
             facts: Some(pb::NodeFacts { region: self.region.clone(), ..pb::NodeFacts::default() }),
-            devices: vec![pb::Device { uuid: gpu.into(), slices: 1, ..pb::Device::default() }],
-            owners: vec![pb::Owner {
-                kind: pb::owner::Kind::User.into(),
-                user: self.node.into(),
-                ..pb::Owner::default()
-            }],
-            windows: windows.iter().map(window).collect(),
             ..pb::Batch::default()
-        };
+        }
+    }
+
+    fn seal(&self, batch: pb::Batch) -> Sealed {
         let payload = batch.encode_to_vec();
         let node = NodeName { cluster: "c".into(), node: self.node.into() };
         let epoch = [self.epoch; 16];
@@ -182,6 +209,9 @@ fn committer(dir: &Path, clock: &NamedTempFile, book: &str) -> Committer {
 /// What happens as time passes: silence, closing, posting, purging.
 mod passing;
 
+/// The nodes file: what nodes are by the operator's word.
+mod nodes;
+
 #[test]
 fn of_two_that_cover_the_same_time_the_one_that_held_the_device_counts_in_either_order() {
     let mut rows = Vec::new();
@@ -232,6 +262,7 @@ fn in_whatever_order_batches_arrive_the_ledger_is_the_same() {
             let places = [("n1", "a"), ("n1", "b"), ("n2", "x"), ("n3", "y")];
             for (at, (node, boot)) in places.into_iter().enumerate() {
                 let mut agent = Agent::new(node, boot, u8::try_from(at).unwrap());
+                agent.intruders = true;
                 let mut now = rng.random_range(0..600_i64);
                 let batches: Vec<Sealed> = (0..rng.random_range(1..12))
                     .map(|_| {
@@ -317,6 +348,29 @@ fn a_quarantined_window_is_released_only_into_free_time_and_then_stays() {
     ledger.verify();
     let order = Order::Release { journal: 999, window: 0, by: "test".into() };
     assert!(matches!(ledger.order(order), Err(OrderError::NotFound(_))));
+}
+
+#[test]
+fn an_intruder_has_use_in_rows_and_entries_and_neither_time_nor_cost() {
+    let mut ledger = Ledger::new(BOOK, 900);
+    let mut agent = Agent::new("own", "a", 1);
+    agent.intruders = true;
+    // The holder itself, where it held an odd time, and another.
+    let cells: Vec<_> = (0..90).map(|cell| (cell * 10, 10, 6 + cell % 2)).collect();
+    assert_eq!(ledger.take(agent.batch("GPU-1", &cells)), Outcome::Accepted);
+    ledger.tick();
+    ledger.verify();
+    let rows = ledger.slots();
+    let intruders: Vec<_> = rows.iter().filter(|(key, _)| key.kind == RowKind::Intruder).collect();
+    assert_eq!(intruders.len(), 2);
+    for (key, bucket) in intruders {
+        let expected = Bucket { busy_ns: i128::from(45 * 20 * S), energy_uj: 45, ..Bucket::default() };
+        assert_eq!(*bucket, expected, "{key:?}");
+        assert!(key.owner.as_ref().is_some_and(|owner| owner.account == "a"));
+    }
+    assert_eq!((ledger.held("own"), ledger.held("intruder")), (45 * 6 + 45 * 7, 0));
+    let entries = closing::entries_from(&ledger.db(), 0).unwrap();
+    assert_eq!(entries.iter().filter(|entry| entry.key.1 == RowKind::Intruder).count(), 2);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::store::existence::{self, TenureRecord};
 use crate::store::write::{self, Mark, Rollup, SlotState};
 
 /// Entries of the working set before slots that are over are let go: a few hundred GPUs' last two slots.
-const ENTRIES_SOFT_MAX: usize = 20_000;
+pub(super) const ENTRIES_SOFT_MAX: usize = 20_000;
 /// What an entry takes, more or less.
 const ENTRY_BYTES: usize = 256;
 /// Entries of the working set before it is emptied.
@@ -226,7 +226,7 @@ impl Working {
         window: &Window,
         sign: i64,
     ) -> Result<(), CommitError> {
-        let mut held = Vec::with_capacity(window.usages.len());
+        let mut owned = Vec::with_capacity(window.usages.len());
         for usage in &window.usages {
             let owner = &batch.owners[usage.owner];
             let id = match self.owners.get(owner) {
@@ -237,14 +237,15 @@ impl Working {
                     id
                 }
             };
-            held.push((id, usage));
+            let kind = if usage.intruder { RowKind::Intruder } else { RowKind::Held };
+            owned.push(((id, kind), usage));
         }
         let slot = self.slot(db, slot_start(window.start_ns), tenure)?;
         let slices = i64::from(slot.tenure.slices);
         slot.state.extent.covered_ns += sign * (window.end_ns - window.start_ns) * slices;
         let rows = &mut slot.state.rows;
-        for (owner, usage) in held {
-            let row = rows.entry((owner, RowKind::Held)).or_default();
+        for (key, usage) in owned {
+            let row = rows.entry(key).or_default();
             row.time_ns += sign * int(usage.held_ns)?;
             row.busy_ns += sign * int(usage.busy_ns)?;
             row.memory_byte_seconds += sign * int(usage.memory_byte_seconds)?;
@@ -261,7 +262,7 @@ impl Working {
             let nothing = |row: &Row| {
                 (row.time_ns, row.busy_ns, row.memory_byte_seconds, row.energy_uj) == (0, 0, 0, 0)
             };
-            rows.retain(|(_, kind), row| *kind != RowKind::Held || !nothing(row));
+            rows.retain(|(owner, _), row| *owner == NOBODY || !nothing(row));
         }
         slot.dirty = true;
         Ok(())
@@ -326,6 +327,10 @@ impl Working {
                 self.facts_ids.clear();
                 self.facts_bytes = 0;
             }
+            // Pods come and go; those that stay are found again.
+            if self.owners.len() > ENTRIES_SOFT_MAX / 2 {
+                self.owners.clear();
+            }
             // A backlog's peak need not stay allocated.
             self.slots.shrink_to(ENTRIES_SOFT_MAX);
             self.coverage.shrink_to(ENTRIES_SOFT_MAX);
@@ -335,7 +340,7 @@ impl Working {
         }
     }
 
-    fn entries(&self) -> usize {
+    pub(super) fn entries(&self) -> usize {
         let rows: usize = self.slots.values().map(|slot| 1 + slot.state.rows.len()).sum();
         let stays: usize = self.stays.values().map(|stays| 1 + stays.now.len()).sum();
         let others = [

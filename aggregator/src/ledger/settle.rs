@@ -151,6 +151,10 @@ mod tests {
                 let time_ns = rng.random_range(0..=left);
                 left -= time_ns;
                 rows.insert((owner, RowKind::Held), held(time_ns));
+                if rng.random_bool(0.3) {
+                    let busy_ns = rng.random_range(0..=2 * existence_ns);
+                    rows.insert((owner, RowKind::Intruder), Row { busy_ns, ..Row::default() });
+                }
             }
             let (num, den) = (rng.random_range(0..=10_i128.pow(13)), rng.random_range(1..=10_i128.pow(13)));
             let charge = |ns: i64| i64::try_from(i128::from(ns) * num / den).unwrap_or(i64::MAX);
@@ -160,6 +164,8 @@ mod tests {
             let price = settle(&mut rows, Extent { existence_ns, covered_ns }, Some(&charge)).unwrap();
             assert_eq!(rows.values().map(|row| row.time_ns).sum::<i64>(), existence_ns);
             assert_eq!(rows.values().map(|row| row.cost_nanos).sum::<i64>(), price.unwrap());
+            let intruders = rows.iter().filter(|((_, kind), _)| *kind == RowKind::Intruder);
+            assert!(intruders.into_iter().all(|(_, row)| (row.cost_nanos, row.unpriced_ns) == (0, 0)));
             let rounding = rows.get(&(NOBODY, RowKind::Rounding)).map_or(0, |row| row.cost_nanos);
             assert!(rounding >= 0 && rounding < i64::try_from(rows.len()).unwrap());
         }

@@ -36,6 +36,7 @@ fn batch(end_s: i64, held_ns: u64) -> UsageBatch {
             idle_ns: whole - held_ns,
             usages: vec![Usage {
                 owner: 0,
+                intruder: false,
                 held_ns,
                 busy_ns: held_ns / 2,
                 memory_byte_seconds: 500,
@@ -99,4 +100,53 @@ fn a_node_is_connected_while_any_of_its_streams_is() {
     assert!(live.connected(&node("n1")) && !live.connected(&node("n2")));
     drop(second);
     assert!(!live.connected(&node("n1")));
+}
+
+/// A window of ten seconds by allocation, of which so much was busy.
+fn allocated(end_s: i64, busy_ns: u64) -> UsageBatch {
+    let mut batch = batch(end_s, 70_000_000_000);
+    batch.windows[0].usages[0].busy_ns = busy_ns;
+    batch.windows[0].usages[0].method = HELD_ALLOCATION | BUSY_PROCESS;
+    batch
+}
+
+#[test]
+fn a_holder_by_allocation_is_idle_since_the_first_window_without_use() {
+    let live = Live::default();
+    let since = |now_s: i64| {
+        let holdings = live.holdings(now_s * SECOND);
+        holdings.get(&(node("n1"), "GPU-1".to_owned())).map(|holders| holders[0].1)
+    };
+    live.apply(&node("n1"), &allocated(100, 5), 100 * SECOND);
+    assert_eq!(since(100), Some(None), "it is busy");
+    // Two windows in one batch: the newest alone would not say since when.
+    let mut two = allocated(110, 0);
+    two.windows.insert(0, allocated(120, 0).windows[0].clone());
+    live.apply(&node("n1"), &two, 120 * SECOND);
+    assert_eq!(since(120), Some(Some(100 * SECOND)));
+    live.apply(&node("n1"), &allocated(150, 0), 150 * SECOND);
+    assert_eq!(since(150), Some(Some(100 * SECOND)), "a gap shows no use");
+    live.apply(&node("n1"), &allocated(300, 0), 300 * SECOND);
+    assert_eq!(since(300), Some(Some(290 * SECOND)), "a long one shows nothing");
+    let mut unknown = allocated(310, 0);
+    unknown.windows[0].usages[0].method = HELD_ALLOCATION;
+    live.apply(&node("n1"), &unknown, 310 * SECOND);
+    assert_eq!(since(310), Some(None));
+    assert_eq!(since(600), None);
+}
+
+#[test]
+fn an_intruder_is_shown_and_holds_nothing() {
+    let live = Live::default();
+    let mut batch = allocated(100, 0);
+    batch.owners.push(Owner { kind: OwnerKind::User, user: "eve".into(), ..Owner::default() });
+    let usage =
+        Usage { owner: 1, intruder: true, held_ns: 0, busy_ns: 7_000_000_000, ..batch.windows[0].usages[0] };
+    batch.windows[0].usages.push(usage);
+    live.apply(&node("n1"), &batch, 100 * SECOND);
+    let rows = live.answer(&book(), 100 * SECOND).rows;
+    let eve = rows.iter().find(|row| row.intruder).unwrap();
+    assert_eq!((eve.owner.user.as_str(), eve.held_permille, eve.busy_permille), ("eve", 0, 100));
+    assert_eq!(eve.hourly_rate.as_deref(), Some("0.000000000"));
+    assert_eq!(live.holdings(100 * SECOND).into_values().map(|holders| holders.len()).sum::<usize>(), 1);
 }

@@ -47,8 +47,11 @@ pub(super) fn registry(facts: &Facts<'_>) -> Registry {
         .set(1.0);
     gauge("tonnage_ingest_streams", "Agents' streams that are open.").set(count(facts.streams));
     gauge("tonnage_price_book_rows", "Prices in force.").set(count(facts.price_rows));
-    gauge("tonnage_price_book_good", "1 if the price book's file is in force as it is, 0 if it is wrong.")
-        .set(if facts.price_book_good { 1.0 } else { 0.0 });
+    gauge(
+        "tonnage_price_book_good",
+        "1 if the files of prices and nodes are in force as they are, 0 if one is wrong.",
+    )
+    .set(if facts.price_book_good { 1.0 } else { 0.0 });
     if let Some(age_ns) = facts.data_age_ns {
         gauge("tonnage_data_age_seconds", "Time since the newest usage in the ledger ended.")
             .set(super::seconds(age_ns));
@@ -98,6 +101,10 @@ fn rates(shares: &[Share], rates: &GaugeVec, unpriced: &Gauge) {
             devices.insert((&share.node, &share.device.uuid));
             continue;
         };
+        // It has no time here, so no rate either.
+        if share.intruder {
+            continue;
+        }
         let (namespace, kind) = match share.owner.as_deref() {
             Some(owner) => (owner.namespace.as_str(), owner.kind.name()),
             None => ("", "idle"),
@@ -153,7 +160,7 @@ fn set_dearest(gauges: &GaugeVec, mut nanos: Vec<([&str; 3], i128)>) {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "Prometheus has only doubles")]
-fn billionths(value: i128) -> f64 {
+pub(super) fn billionths(value: i128) -> f64 {
     value as f64 / 1e9
 }
 

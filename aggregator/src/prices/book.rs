@@ -3,6 +3,7 @@
 //! Rows with the same `match` are one series, ordered by `valid_from`. The first series in the file that matches and
 //! has a row valid at the slot's start decides; none = unpriced. A price therefore changes at slots' edges only.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
@@ -10,6 +11,7 @@ use tonnage_proto::decimal;
 use tonnage_proto::rest::PriceRow;
 
 use super::matcher::{Matcher, Patterns};
+use super::nodes::Nodes;
 use super::unit::Unit;
 use super::{Rate, parse};
 use crate::model::NodeFacts;
@@ -28,9 +30,11 @@ pub struct PriceFacts<'a> {
     pub facts: &'a NodeFacts,
 }
 
-/// A price book that is wrong, and where.
+/// A price book, or a nodes file, that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct BookError {
+    /// `price book` or `nodes file`.
+    pub file: &'static str,
     /// Counted from 1.
     pub line: u32,
     /// `price.unit`; empty where the file is no TOML at all.
@@ -43,7 +47,7 @@ pub struct BookError {
 
 impl fmt::Display for BookError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "price book line {}: ", self.line)?;
+        write!(f, "{} line {}: ", self.file, self.line)?;
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
         }
@@ -74,28 +78,40 @@ pub(super) struct Series {
     pub(super) rows: Vec<Row>,
 }
 
-/// A parsed book with the text it came from. Immutable; share it by `Arc`.
+/// A parsed book, with the nodes file if there is one, and the text that they came from. Immutable; share it by `Arc`.
 #[derive(Debug, Clone)]
 pub struct Book {
     pub(super) currency: String,
     pub(super) series: Vec<Series>,
+    nodes: Nodes,
     text: String,
 }
+
+/// Between a book and a nodes file in [`Book::text`]. To TOML it is a comment; a book that has this line itself is read
+/// as what it then is.
+const NODES_BELOW: &str = "\n# ---- nodes file ----\n";
 
 impl Book {
     /// A book in which everything is unpriced.
     #[must_use]
     pub fn empty() -> Self {
-        Self { currency: "USD".to_owned(), series: Vec::new(), text: String::new() }
+        Self { currency: "USD".to_owned(), series: Vec::new(), nodes: Nodes::default(), text: String::new() }
     }
 
-    /// Reads a book.
+    /// Reads a book, or what [`Book::text`] gave.
     ///
     /// # Errors
     /// At the first thing that is wrong, with its line.
     pub fn parse(text: &str) -> Result<Self, BookError> {
-        let (currency, series) = parse::book(text)?;
-        Ok(Self { currency, series, text: text.to_owned() })
+        let (prices, nodes) = text.split_once(NODES_BELOW).unwrap_or((text, ""));
+        let (currency, series) = parse::book(prices)?;
+        Ok(Self { currency, series, nodes: Nodes::parse(nodes)?, text: text.to_owned() })
+    }
+
+    /// The text of a book together with a nodes file's; [`Book::parse`] reads it.
+    #[must_use]
+    pub fn joined(prices: &str, nodes: &str) -> String {
+        format!("{prices}{NODES_BELOW}{nodes}")
     }
 
     /// The rate of a GPU of `slices` slices in the slot that starts at `slot_start_ns`; `None` = unpriced.
@@ -112,7 +128,15 @@ impl Book {
         self.row(facts, slot_start_ns).is_none_or(|row| !row.absent_when_silent)
     }
 
+    /// The facts by which a node is priced: the nodes file's, and what it does not say as the agent says it.
+    #[must_use]
+    pub fn facts<'a>(&self, cluster: &str, node: &str, said: &'a NodeFacts) -> Cow<'a, NodeFacts> {
+        self.nodes.outweigh(cluster, node, said)
+    }
+
     fn row(&self, facts: &PriceFacts<'_>, slot_start_ns: i64) -> Option<&Row> {
+        let known = self.facts(facts.cluster, facts.node, facts.facts);
+        let facts = &PriceFacts { facts: &known, ..*facts };
         let valid = |row: &Row| row.valid_from_ns.is_none_or(|from| from <= slot_start_ns);
         self.series.iter().find_map(|series| {
             let row = series.rows.iter().rev().find(|row| valid(row))?;
@@ -126,7 +150,7 @@ impl Book {
         &self.currency
     }
 
-    /// The book as it was written; empty for [`Book::empty`].
+    /// The book as it was written, with the nodes file below it if there is one; empty for [`Book::empty`].
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
@@ -136,6 +160,12 @@ impl Book {
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
         Sha256::digest(self.text.as_bytes()).into()
+    }
+
+    /// Tables of the nodes file.
+    #[must_use]
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
     }
 
     /// Rows in the book.

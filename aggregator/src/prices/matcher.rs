@@ -9,7 +9,7 @@ use globset::{Glob, GlobMatcher};
 
 use super::book::PriceFacts;
 
-/// Distinct globs in one book: each is a compiled automaton, so their number bounds the memory of a book.
+/// Distinct globs in one file: each is a compiled automaton, so their number bounds the memory of a book.
 const GLOBS_MAX: usize = 1_000;
 /// Longest pattern in bytes; names are not longer.
 pub(super) const PATTERN_BYTES_MAX: usize = 256;
@@ -77,9 +77,18 @@ impl Fact {
 pub(super) type Patterns = BTreeMap<Fact, String>;
 
 #[derive(Debug, Clone)]
-enum Pattern {
+pub(super) enum Pattern {
     Exact(String),
     Glob(GlobMatcher),
+}
+
+impl Pattern {
+    pub(super) fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Exact(text) => text == value,
+            Self::Glob(glob) => glob.is_match(value),
+        }
+    }
 }
 
 /// All patterns must match; without any, everything does.
@@ -90,11 +99,7 @@ impl Matcher {
     pub(super) fn matches(&self, facts: &PriceFacts<'_>) -> bool {
         self.0.iter().all(|(fact, pattern)| {
             let value = fact.of(facts);
-            !value.is_empty()
-                && match pattern {
-                    Pattern::Exact(text) => text == value,
-                    Pattern::Glob(glob) => glob.is_match(value),
-                }
+            !value.is_empty() && pattern.matches(value)
         })
     }
 }
@@ -113,7 +118,7 @@ impl Compiler {
         compiled.collect::<Result<_, _>>().map(Matcher)
     }
 
-    fn pattern(&mut self, text: &str) -> Result<Pattern, String> {
+    pub(super) fn pattern(&mut self, text: &str) -> Result<Pattern, String> {
         if text.is_empty() || text.len() > PATTERN_BYTES_MAX {
             return Err(format!(
                 "a pattern has 1 to {PATTERN_BYTES_MAX} bytes; leave the key out to match all"
@@ -126,7 +131,7 @@ impl Compiler {
             return Ok(Pattern::Glob(glob.clone()));
         }
         if self.0.len() >= GLOBS_MAX {
-            return Err(format!("a book has at most {GLOBS_MAX} distinct globs; write exact names instead"));
+            return Err(format!("a file has at most {GLOBS_MAX} distinct globs; write exact names instead"));
         }
         let glob = Glob::new(text).map_err(|e| format!("is not a glob: {}", e.kind()))?.compile_matcher();
         self.0.insert(text.to_owned(), glob.clone());

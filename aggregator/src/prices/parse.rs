@@ -24,15 +24,8 @@ const UNIT_ADVICE: &str = "use gpu_hour, gpu_month, node_hour or node_month";
 
 /// Currency and series, in the file's order.
 pub(super) fn book(text: &str) -> Result<(String, Vec<Series>), BookError> {
-    if text.len() > BOOK_BYTES_MAX {
-        let reason = format!("has {} bytes; a book has at most {BOOK_BYTES_MAX}", text.len());
-        return Err(BookError { line: 1, field: String::new(), value: None, reason });
-    }
-    let lines = Lines::new(text);
-    let table = DeTable::parse(text).map_err(|e| {
-        let at = e.span().map_or(0, |span| span.start);
-        lines.error(at, "", None, &format!("is not TOML: {}", e.message()))
-    })?;
+    let lines = Lines::new("price book", text);
+    let table = lines.table()?;
     let mut currency = None;
     let mut prices = None;
     for (key, value) in table.get_ref() {
@@ -243,29 +236,43 @@ fn patterns(lines: &Lines<'_>, value: &Spanned<DeValue<'_>>) -> Result<Patterns,
     Ok(patterns)
 }
 
-/// The book's text, to name lines and quote values.
-struct Lines<'a> {
+/// A file's text, to name lines and quote values.
+pub(super) struct Lines<'a> {
+    file: &'static str,
     text: &'a str,
     /// Where each line ends.
     ends: Vec<usize>,
 }
 
 impl<'a> Lines<'a> {
-    fn new(text: &'a str) -> Self {
-        Self { text, ends: text.match_indices('\n').map(|(at, _)| at).collect() }
+    pub(super) fn new(file: &'static str, text: &'a str) -> Self {
+        Self { file, text, ends: text.match_indices('\n').map(|(at, _)| at).collect() }
+    }
+
+    /// The whole file.
+    pub(super) fn table(&self) -> Result<Spanned<DeTable<'a>>, BookError> {
+        if self.text.len() > BOOK_BYTES_MAX {
+            let reason = format!("has {} bytes; it has at most {BOOK_BYTES_MAX}", self.text.len());
+            return Err(self.error(0, "", None, &reason));
+        }
+        DeTable::parse(self.text).map_err(|e| {
+            let at = e.span().map_or(0, |span| span.start);
+            self.error(at, "", None, &format!("is not TOML: {}", e.message()))
+        })
     }
 
     fn line(&self, at: usize) -> u32 {
         u32::try_from(self.ends.partition_point(|end| *end < at) + 1).unwrap_or(u32::MAX)
     }
 
-    fn error(&self, at: usize, field: &str, value: Option<&str>, reason: &str) -> BookError {
+    pub(super) fn error(&self, at: usize, field: &str, value: Option<&str>, reason: &str) -> BookError {
         let value = value.map(|value| value.chars().take(80).collect());
-        BookError { line: self.line(at), field: field.to_owned(), value, reason: reason.to_owned() }
+        let (file, line) = (self.file, self.line(at));
+        BookError { file, line, field: field.to_owned(), value, reason: reason.to_owned() }
     }
 
     /// The value is wrong: quotes it as it was written, without its quotation marks.
-    fn wrong(&self, field: &str, value: &Spanned<DeValue<'_>>, reason: &str) -> BookError {
+    pub(super) fn wrong(&self, field: &str, value: &Spanned<DeValue<'_>>, reason: &str) -> BookError {
         let written = self.text.get(value.span()).unwrap_or_default();
         let shown = match value.get_ref() {
             DeValue::String(text) => text.as_ref(),
@@ -274,7 +281,11 @@ impl<'a> Lines<'a> {
         self.error(value.span().start, field, Some(shown), reason)
     }
 
-    fn text<'v>(&self, field: &str, value: &'v Spanned<DeValue<'_>>) -> Result<&'v str, BookError> {
+    pub(super) fn text<'v>(
+        &self,
+        field: &str,
+        value: &'v Spanned<DeValue<'_>>,
+    ) -> Result<&'v str, BookError> {
         match value.get_ref() {
             DeValue::String(text) => Ok(text.as_ref()),
             _ => Err(self.wrong(field, value, "is not a text; quote it")),

@@ -1,6 +1,6 @@
-//! Keeps the price book in step with its file: looks every two seconds, reads it again when it changed, and keeps
-//! the last good book where the new one is wrong. A wrong book stops nothing; it is logged, and shown by the API and
-//! the metrics.
+//! Keeps the price book in step with its file and the nodes file: looks every two seconds, reads them again when either
+//! changed, and keeps the last good book where one of them is wrong. A wrong file stops nothing; it is logged, and shown
+//! by the API and the metrics. The two are one [`Book`], so a change of either is journalled, and prices all slots again.
 
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,32 +13,59 @@ use tonnage_runtime::clock::Clock;
 use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
 
+use super::Nodes;
 use super::book::{BOOK_BYTES_MAX, Book, BookError};
 
 const PERIOD_NS: i64 = 2_000_000_000;
 
-/// A book's file cannot be taken.
+/// Where prices, and what nodes are, is written. With neither everything is unpriced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    pub prices: Option<PathBuf>,
+    pub nodes: Option<PathBuf>,
+}
+
+/// A book's file, or the nodes file, cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("price book {path}: cannot be read")]
+    #[error("{what} {path}: cannot be read")]
     Read {
+        what: &'static str,
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    #[error("price book {path}: is wrong")]
-    Book {
+    #[error("{} {path}: is wrong", .source.file)]
+    Wrong {
         path: PathBuf,
         #[source]
         source: BookError,
     },
 }
 
-/// Reads the book in `path`.
+/// Reads the book. Without a file of prices it has none, but may say what nodes are.
 ///
 /// # Errors
-/// If the file cannot be read, or is not a book.
-pub fn load(path: &Path) -> Result<Book, LoadError> {
+/// If a file cannot be read, or is not what it should be.
+pub fn load(files: &Files) -> Result<Book, LoadError> {
+    const WITHOUT_PRICES: &str = "currency = \"USD\"\n";
+    let wrong = |path: &Option<PathBuf>| {
+        let path = path.clone().unwrap_or_default();
+        move |source| LoadError::Wrong { path, source }
+    };
+    let mut text = match &files.prices {
+        Some(path) => read("price book", path)?,
+        None => WITHOUT_PRICES.to_owned(),
+    };
+    if let Some(path) = &files.nodes {
+        let said = read("nodes file", path)?;
+        Nodes::parse(&said).map_err(wrong(&files.nodes))?;
+        text = Book::joined(&text, &said);
+    }
+    Book::parse(&text).map_err(wrong(&files.prices))
+}
+
+fn read(what: &'static str, path: &Path) -> Result<String, LoadError> {
     let read = || {
         let mut text = String::new();
         // One byte more than allowed, so that a larger file is refused by its size and not cut.
@@ -46,15 +73,14 @@ pub fn load(path: &Path) -> Result<Book, LoadError> {
         std::fs::File::open(path)?.take(limit).read_to_string(&mut text)?;
         Ok(text)
     };
-    let text = read().map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-    Book::parse(&text).map_err(|source| LoadError::Book { path: path.to_owned(), source })
+    read().map_err(|source| LoadError::Read { what, path: path.to_owned(), source })
 }
 
-/// The book in force, and why its file is not, if so. Cheap to clone.
+/// The book in force, and why its files are not, if so. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Prices {
     pub books: watch::Receiver<Arc<Book>>,
-    /// Why the file's newest content was not taken; `None` = it was.
+    /// Why the files' newest content was not taken; `None` = it was.
     pub error: watch::Receiver<Option<String>>,
 }
 
@@ -66,11 +92,11 @@ impl Prices {
     }
 }
 
-/// Looks after one file.
+/// Looks after the files.
 #[derive(Debug)]
 pub struct Watcher {
-    path: PathBuf,
-    seen: Option<Stamp>,
+    files: Files,
+    seen: Option<Vec<Stamp>>,
     books: watch::Sender<Arc<Book>>,
     error: watch::Sender<Option<String>>,
 }
@@ -84,12 +110,12 @@ struct Stamp {
 }
 
 impl Watcher {
-    /// A watcher that starts from `book`; the file is first read by [`Watcher::run`].
+    /// A watcher that starts from `book`; the files are first read by [`Watcher::run`].
     #[must_use]
-    pub fn new(path: PathBuf, book: Arc<Book>) -> (Self, Prices) {
+    pub fn new(files: Files, book: Arc<Book>) -> (Self, Prices) {
         let (books, books_seen) = watch::channel(book);
         let (error, error_seen) = watch::channel(None);
-        (Self { path, seen: None, books, error }, Prices { books: books_seen, error: error_seen })
+        (Self { files, seen: None, books, error }, Prices { books: books_seen, error: error_seen })
     }
 
     /// Looks every two seconds until `shutdown`.
@@ -115,23 +141,25 @@ impl Watcher {
         }
     }
 
-    /// Reads the file if it changed since the last look.
+    /// Reads the files if one changed since the last look.
     fn look(&mut self) {
-        let stamp = std::fs::metadata(&self.path).ok().map(|meta| Stamp {
-            modified: meta.modified().ok(),
-            bytes: meta.len(),
-            inode: meta.ino(),
-        });
+        let stamp = |path: &PathBuf| {
+            let meta = std::fs::metadata(path).ok()?;
+            Some(Stamp { modified: meta.modified().ok(), bytes: meta.len(), inode: meta.ino() })
+        };
+        let paths = self.files.prices.iter().chain(&self.files.nodes);
+        let stamp: Option<Vec<Stamp>> = paths.map(stamp).collect();
         // A file that cannot be looked at is tried each time: it may come back with the same stamp.
         if stamp.is_some() && stamp == self.seen {
             return;
         }
         self.seen = stamp;
-        match load(&self.path) {
+        match load(&self.files) {
             Ok(book) => {
                 self.error.send_replace(None);
                 if book.text() != self.books.borrow().text() {
-                    tracing::info!(path = %self.path.display(), prices = book.row_count(), "Took the price book.");
+                    let (prices, nodes) = (book.row_count(), book.nodes().count());
+                    tracing::info!(prices, nodes, "Took the price book.");
                     self.books.send_replace(Arc::new(book));
                 }
             }
@@ -149,6 +177,40 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::NodeFacts;
+
+    fn files(prices: &Path) -> Files {
+        Files { prices: Some(prices.to_owned()), nodes: None }
+    }
+
+    #[test]
+    fn the_nodes_file_is_taken_with_the_book_and_a_wrong_one_leaves_the_last_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let [prices, nodes] = ["prices.toml", "nodes.toml"].map(|name| folder.path().join(name));
+        std::fs::write(&prices, GOOD).unwrap();
+        std::fs::write(&nodes, "[[node]]\nname = \"n\"\nregion = \"eu\"\n").unwrap();
+        let both = Files { prices: Some(prices), nodes: Some(nodes.clone()) };
+        let (mut watcher, seen) = Watcher::new(both.clone(), Arc::new(Book::empty()));
+        watcher.look();
+        let said = NodeFacts::default();
+        assert_eq!(seen.books.borrow().facts("c", "n", &said).region, "eu");
+        assert_eq!(seen.books.borrow().row_count(), 1);
+
+        std::fs::write(&nodes, "[[node]]\nname = \"n\"\nregon = \"us\"\n").unwrap();
+        watcher.look();
+        let error = seen.error.borrow().clone().unwrap();
+        assert!(error.contains("nodes.toml") && error.contains("line 3: node: \"regon\""), "{error}");
+        assert_eq!(seen.books.borrow().facts("c", "n", &said).region, "eu");
+
+        std::fs::write(&nodes, "[[node]]\nname = \"n\"\nregion = \"us-east\"\n").unwrap();
+        watcher.look();
+        assert_eq!(seen.books.borrow().facts("c", "n", &said).region, "us-east");
+        let again = Book::parse(seen.books.borrow().text()).unwrap();
+        assert_eq!(again.facts("c", "n", &said).region, "us-east", "the journal's text says it all");
+
+        let alone = load(&Files { prices: None, ..both }).unwrap();
+        assert_eq!((alone.row_count(), alone.nodes().count()), (0, 1));
+    }
 
     const GOOD: &str = "currency = \"USD\"\n[[price]]\nprice = 1\nunit = \"gpu_hour\"\n";
 
@@ -156,7 +218,7 @@ mod tests {
     fn a_changed_file_is_taken_and_a_wrong_one_leaves_the_last_good_book() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("prices.toml");
-        let (mut watcher, prices) = Watcher::new(path.clone(), Arc::new(Book::empty()));
+        let (mut watcher, prices) = Watcher::new(files(&path), Arc::new(Book::empty()));
         watcher.look();
         assert!(prices.error.borrow().as_deref().unwrap().contains("cannot be read"));
 
@@ -180,7 +242,7 @@ mod tests {
     fn a_file_that_did_not_change_is_not_announced_again() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), GOOD).unwrap();
-        let (mut watcher, mut prices) = Watcher::new(file.path().to_owned(), Arc::new(Book::empty()));
+        let (mut watcher, mut prices) = Watcher::new(files(file.path()), Arc::new(Book::empty()));
         watcher.look();
         assert!(prices.books.has_changed().unwrap());
         prices.books.mark_unchanged();
@@ -192,7 +254,7 @@ mod tests {
     fn a_file_larger_than_a_book_is_refused_by_its_size() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "#".repeat(BOOK_BYTES_MAX + 9)).unwrap();
-        let error = chain(&load(file.path()).unwrap_err());
+        let error = chain(&load(&files(file.path())).unwrap_err());
         assert!(error.contains("at most 1048576"), "{error}");
     }
 
@@ -200,7 +262,7 @@ mod tests {
     async fn the_watcher_takes_the_file_at_once_and_stops_when_told() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), GOOD).unwrap();
-        let (watcher, mut prices) = Watcher::new(file.path().to_owned(), Arc::new(Book::empty()));
+        let (watcher, mut prices) = Watcher::new(files(file.path()), Arc::new(Book::empty()));
         let shutdown = Shutdown::new();
         let task = tokio::spawn(watcher.run(Clock::system(), shutdown.clone()));
         prices.books.changed().await.unwrap();

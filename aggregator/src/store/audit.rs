@@ -131,6 +131,7 @@ pub fn buckets_from(
     let mut statement = db.prepare(&format!(
         "SELECT b.start, d.uuid, n.cluster, n.name, t.from_ns, b.owner, b.kind,
          o.kind, o.namespace, o.pod, o.pod_uid, o.container, o.container_id, o.job_id, o.step, o.unit, o.user,
+         o.account, o.partition,
          b.time_ns, b.busy_ns, b.memory_byte_seconds, b.energy_uj, b.cost_nanos, b.unpriced_ns
          FROM {table} b JOIN tenure t ON t.id = b.tenure JOIN device d ON d.id = t.device
          JOIN node n ON n.id = t.node LEFT JOIN owner o ON o.id = b.owner WHERE b.start >= ?1"
@@ -202,36 +203,39 @@ fn key(row: &SqlRow<'_>) -> rusqlite::Result<BucketKey> {
         device: row.get(1)?,
         node: NodeName { cluster: row.get(2)?, node: row.get(3)? },
         tenure_from_ns: row.get(4)?,
-        owner: if owner == 0 { None } else { Some(owner_of(row)?) },
+        owner: if owner == 0 { None } else { Some(owner_of(row, 7)?) },
         kind: RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(6, kind))?,
     })
 }
 
-fn owner_of(row: &SqlRow<'_>) -> rusqlite::Result<Owner> {
-    let kind: i64 = row.get(7)?;
+/// An owner whose columns begin at `first`, in the order of the table.
+pub(super) fn owner_of(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Owner> {
+    let kind: i64 = row.get(first)?;
     Ok(Owner {
-        kind: OwnerKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(7, kind))?,
-        namespace: row.get(8)?,
-        pod: row.get(9)?,
-        pod_uid: row.get(10)?,
-        container: row.get(11)?,
-        container_id: row.get(12)?,
-        job_id: row.get(13)?,
-        step: row.get(14)?,
-        unit: row.get(15)?,
-        user: row.get(16)?,
+        kind: OwnerKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(first, kind))?,
+        namespace: row.get(first + 1)?,
+        pod: row.get(first + 2)?,
+        pod_uid: row.get(first + 3)?,
+        container: row.get(first + 4)?,
+        container_id: row.get(first + 5)?,
+        job_id: row.get(first + 6)?,
+        step: row.get(first + 7)?,
+        unit: row.get(first + 8)?,
+        user: row.get(first + 9)?,
+        account: row.get(first + 10)?,
+        partition: row.get(first + 11)?,
     })
 }
 
 fn figures(row: &SqlRow<'_>) -> rusqlite::Result<Bucket> {
     let at = |index: usize| row.get::<_, i64>(index).map(i128::from);
     Ok(Bucket {
-        time_ns: at(17)?,
-        busy_ns: at(18)?,
-        memory_byte_seconds: at(19)?,
-        energy_uj: at(20)?,
-        cost_nanos: at(21)?,
-        unpriced_ns: at(22)?,
+        time_ns: at(19)?,
+        busy_ns: at(20)?,
+        memory_byte_seconds: at(21)?,
+        energy_uj: at(22)?,
+        cost_nanos: at(23)?,
+        unpriced_ns: at(24)?,
     })
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::write::{self, JournalEntry, JournalKind};
-use super::{FILE, Store, StoreError, identity, lock, schema};
+use super::{FILE, Store, StoreError, identity, lock, migrate, schema};
 
 /// A backup cannot be made or taken back; what was there before is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -138,9 +138,13 @@ fn check(file: &Path) -> Result<(), String> {
     }
     let db = open(file).map_err(|e| format!("cannot be opened: {e}"))?;
     let ask = |sql: &str| db.query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0));
-    let version = ask("PRAGMA user_version").map_err(|e| format!("is no ledger: {e}"))?;
-    if version != rusqlite::types::Value::Integer(schema::VERSION) {
-        return Err(format!("has schema version {version:?}; this program restores {}", schema::VERSION));
+    let version: i64 = db
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(|e| format!("is no ledger: {e}"))?;
+    // What is restored from an earlier version is brought up when it is opened.
+    if !(migrate::OLDEST..=schema::VERSION).contains(&version) {
+        let (from, to) = (migrate::OLDEST, schema::VERSION);
+        return Err(format!("has schema version {version}; this program restores {from} to {to}"));
     }
     match ask("PRAGMA integrity_check") {
         Ok(rusqlite::types::Value::Text(text)) if text == "ok" => {}

@@ -1,17 +1,20 @@
-//! What the ledger is asked: sums over a window in groups ([`cost`]), and what there is ([`nodes`], [`devices`]).
+//! What the ledger is asked: sums over a window in groups ([`cost`]), what was held or used to no
+//! purpose ([`idle`]), and what there is ([`nodes`], [`devices`]).
 //!
 //! Reads only. A window is cut into whole days, whole hours and slots ([`ranges`]), so that a year is not summed from
 //! quarters of an hour. SQL adds up per (tenure, owner); groups are made here, in 128-bit integers.
 
 mod cost;
 mod dimension;
+mod idle;
 mod inventory;
 mod ranges;
 
 pub use cost::{CostQuery, Filter, GROUPS_MAX, Group, Groups, QueryError, Sums, cost};
 pub use dimension::Dimension;
+pub use idle::{HeldIdle, IdleReport, IdleSums, Intrusion, Place, Unattributed, idle};
 pub use inventory::{DeviceRecord, NodeRecord, devices, kept, newest_usage_ns, nodes};
-pub use ranges::{Kept, Range, Table, ranges};
+pub use ranges::{Kept, Range, Table, ranges, ranges_in_slots};
 
 #[cfg(test)]
 mod tests;

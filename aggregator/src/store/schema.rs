@@ -1,10 +1,11 @@
-//! The schema of the ledger's store, version 2.
+//! The schema of the ledger's store, version 3.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 stands for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
-/// Written to `PRAGMA user_version`; a store with a higher one is refused.
-pub(super) const VERSION: i64 = 2;
+/// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
+/// where `migrate` can.
+pub(super) const VERSION: i64 = 3;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -171,7 +172,9 @@ CREATE TABLE owner (
     step         TEXT NOT NULL,
     unit         TEXT NOT NULL,
     user         TEXT NOT NULL,
-    UNIQUE (kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, user)
+    account      TEXT NOT NULL,
+    partition    TEXT NOT NULL,
+    UNIQUE (kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, user, account, partition)
 );
 
 CREATE TABLE slot (
@@ -180,7 +183,7 @@ CREATE TABLE slot (
     owner               INTEGER NOT NULL,
     kind                INTEGER NOT NULL,
     time_ns             INTEGER NOT NULL,
-    -- of the idle row: use by processes that hold nothing
+    -- of the idle row: use that no owner explains
     busy_ns             INTEGER NOT NULL,
     memory_byte_seconds INTEGER NOT NULL,
     energy_uj           INTEGER NOT NULL,

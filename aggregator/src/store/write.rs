@@ -294,13 +294,15 @@ pub fn owner(db: &Connection, owner: &Owner) -> Result<i64> {
         owner.job_id,
         owner.step,
         owner.unit,
-        owner.user
+        owner.user,
+        owner.account,
+        owner.partition
     ];
     let known = db
         .prepare_cached(
             "SELECT id FROM owner WHERE kind = ?1 AND namespace = ?2 AND pod = ?3 AND pod_uid = ?4
              AND container = ?5 AND container_id = ?6 AND job_id = ?7 AND step = ?8 AND unit = ?9
-             AND user = ?10",
+             AND user = ?10 AND account = ?11 AND partition = ?12",
         )?
         .query_row(values, |row| row.get(0))
         .optional()?;
@@ -309,7 +311,7 @@ pub fn owner(db: &Connection, owner: &Owner) -> Result<i64> {
     }
     db.prepare_cached(
         "INSERT INTO owner (kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit,
-         user) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+         user, account, partition) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?
     .execute(values)?;
     Ok(db.last_insert_rowid())

@@ -11,7 +11,8 @@ use crate::store::audit::Bucket;
 #[derive(Default)]
 pub(super) struct Measured {
     covered_ns: i128,
-    owners: BTreeMap<Owner, Bucket>,
+    /// Held, and intruders.
+    owners: BTreeMap<(Owner, RowKind), Bucket>,
     idle: Bucket,
     unobserved: Bucket,
 }
@@ -20,7 +21,11 @@ impl Measured {
     pub(super) fn add(&mut self, window: &pb::Window, owners: &[Owner], slices: i128) {
         self.covered_ns += i128::from(window.duration_ns) * slices;
         for usage in &window.usages {
-            let bucket = self.owners.entry(owners[usage.owner as usize].clone()).or_default();
+            let kind = match usage.kind() {
+                pb::usage::Kind::Intruder => RowKind::Intruder,
+                _ => RowKind::Held,
+            };
+            let bucket = self.owners.entry((owners[usage.owner as usize].clone(), kind)).or_default();
             bucket.time_ns += i128::from(usage.held_ns);
             bucket.busy_ns += i128::from(usage.busy_ns);
             bucket.memory_byte_seconds += i128::from(usage.memory_byte_seconds);
@@ -41,8 +46,8 @@ pub(super) fn priced(
     let held_ns: i128 = measured.owners.values().map(|bucket| bucket.time_ns).sum();
     let idle = Bucket { time_ns: measured.covered_ns - held_ns, ..measured.idle };
     let unobserved = Bucket { time_ns: existence_ns - measured.covered_ns, ..measured.unobserved };
-    let held = measured.owners.iter().map(|(owner, bucket)| ((Some(owner.clone()), RowKind::Held), *bucket));
-    let mut rows: BTreeMap<_, _> = held.collect();
+    let owned = measured.owners.iter().map(|((owner, kind), bucket)| ((Some(owner.clone()), *kind), *bucket));
+    let mut rows: BTreeMap<_, _> = owned.collect();
     rows.insert((None, RowKind::Idle), idle);
     rows.insert((None, RowKind::Unobserved), unobserved);
     let mut charged = 0;
@@ -73,5 +78,7 @@ pub(super) fn owner(owner: &pb::Owner) -> Owner {
         step: owner.step.clone(),
         unit: owner.unit.clone(),
         user: owner.user.clone(),
+        account: owner.account.clone(),
+        partition: owner.partition.clone(),
     }
 }

@@ -14,7 +14,7 @@ use crate::wire;
 
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"2.99\"\nunit = \"gpu_hour\"\n";
 
-/// A ledger of one GPU that a pod held for 6 of 10 seconds, and a gap, and 10 seconds more.
+/// A ledger of one GPU that a pod held for 6 of 10 seconds, and a gap, and 10 seconds more. It intruded, too.
 fn ledger(folder: &std::path::Path) -> Connection {
     let store = Store::open(folder).unwrap();
     let clock = Clock::system();
@@ -23,11 +23,14 @@ fn ledger(folder: &std::path::Path) -> Connection {
         start_ns,
         duration_ns: 10_000_000_000,
         idle_ns: 4_000_000_000,
-        usages: vec![pb::Usage {
-            kind: pb::usage::Kind::Held.into(),
-            held_ns: 6_000_000_000,
-            ..pb::Usage::default()
-        }],
+        usages: vec![
+            pb::Usage { kind: pb::usage::Kind::Held.into(), held_ns: 6_000_000_000, ..pb::Usage::default() },
+            pb::Usage {
+                kind: pb::usage::Kind::Intruder.into(),
+                busy_ns: 11_000_000_000,
+                ..pb::Usage::default()
+            },
+        ],
         ..pb::Window::default()
     };
     let (node, epoch) = (NodeName { cluster: "c".into(), node: "n".into() }, [1; 16]);
@@ -79,6 +82,10 @@ fn whatever_was_changed_behind_the_ledgers_back_is_found_and_measured() {
         ("DELETE FROM day", true, true),
         ("UPDATE tenure SET from_ns = from_ns + 1", true, true),
         ("UPDATE owner SET pod = 'another'", true, true),
+        ("UPDATE owner SET account = 'another'", true, true),
+        ("UPDATE slot SET busy_ns = 1 WHERE kind = 4", false, false),
+        ("UPDATE slot SET time_ns = 1 WHERE kind = 4", true, false),
+        ("DELETE FROM hour WHERE kind = 4", false, false),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mut db = ledger(folder.path());

@@ -149,7 +149,8 @@ fn explained(answer: &QuarantineExplained) -> Grid {
     ];
     for usage in &answer.usages {
         let (held, busy) = (seconds(&usage.held_seconds), seconds(&usage.busy_seconds));
-        notes.push(format!("  held {held} s, busy {busy} s  {}", live::owner(&usage.owner)));
+        let intruder = if usage.intruder { " (intruder)" } else { "" };
+        notes.push(format!("  held {held} s, busy {busy} s  {}{intruder}", live::owner(&usage.owner)));
     }
     notes.push(format!("  idle {} s", seconds(&answer.idle_seconds)));
     for counted in &answer.counted {

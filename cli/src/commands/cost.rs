@@ -18,6 +18,8 @@ pub(super) fn query(cost: &Cost) -> Vec<(&'static str, String)> {
         ("aggregate", cost.by.clone()),
         ("namespace", cost.namespace.clone()),
         ("owner", cost.owner.clone()),
+        ("account", cost.account.clone()),
+        ("partition", cost.partition.clone()),
         ("node", cost.node.clone()),
         ("cluster", cost.cluster.clone()),
         ("idle", cost.no_idle.then(|| "false".to_owned())),
@@ -120,6 +122,7 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
             "rounding_cost",
             "cost",
             "hourly_rate",
+            "intruder_busy_seconds",
             "currency",
             "methods",
         ]
@@ -143,6 +146,7 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
             figures.rounding_cost,
             figures.cost,
             figures.hourly_rate,
+            figures.intruder_busy_seconds,
             answer.currency.clone(),
             row.methods.join(" "),
         ]);

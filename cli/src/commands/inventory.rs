@@ -17,6 +17,8 @@ pub(super) fn nodes(answer: &NodesAnswer) -> Grid {
         right("accepted"),
         right("refused"),
         right("quarantined"),
+        left("type"),
+        left("region"),
     ];
     let rows = answer.nodes.iter().map(|node| {
         vec![
@@ -30,6 +32,8 @@ pub(super) fn nodes(answer: &NodesAnswer) -> Grid {
             node.batches_accepted.to_string(),
             node.batches_refused.to_string(),
             node.batches_quarantined.to_string(),
+            dash(node.facts.instance_type.clone()),
+            dash(node.facts.region.clone()),
         ]
     });
     let connected = answer.nodes.iter().filter(|node| node.connected).count();
@@ -49,8 +53,15 @@ pub(super) fn nodes_csv(answer: &NodesAnswer) -> Vec<Vec<String>> {
         "batches_accepted",
         "batches_refused",
         "batches_quarantined",
+        "instance_type",
+        "region",
+        "zone",
+        "capacity_type",
+        "labels",
     ];
     let rows = answer.nodes.iter().map(|node| {
+        let labels: Vec<String> =
+            node.facts.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         vec![
             node.cluster.clone(),
             node.node.clone(),
@@ -62,6 +73,11 @@ pub(super) fn nodes_csv(answer: &NodesAnswer) -> Vec<Vec<String>> {
             node.batches_accepted.to_string(),
             node.batches_refused.to_string(),
             node.batches_quarantined.to_string(),
+            node.facts.instance_type.clone(),
+            node.facts.region.clone(),
+            node.facts.zone.clone(),
+            node.facts.capacity_type.clone(),
+            labels.join(" "),
         ]
     });
     std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect()
@@ -136,7 +152,7 @@ fn dash(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonnage_proto::rest::{DeviceRow, NodeRow};
+    use tonnage_proto::rest::{DeviceRow, NodeFacts, NodeRow};
 
     fn shown(grid: &Grid) -> String {
         let mut out = Vec::new();
@@ -157,12 +173,13 @@ mod tests {
             batches_accepted: 0,
             batches_refused: 0,
             batches_quarantined: 0,
+            facts: NodeFacts { labels: [("rack".into(), "r1".into())].into(), ..NodeFacts::default() },
         };
         let answer = NodesAnswer { nodes: vec![node] };
         let text = shown(&nodes(&answer));
         assert!(text.contains("c        n1       8  -      no         -"), "{text}");
         assert!(text.ends_with("1 nodes, 0 connected\n"), "{text}");
-        assert_eq!(nodes_csv(&answer)[1][5], "");
+        assert_eq!((nodes_csv(&answer)[1][5].as_str(), nodes_csv(&answer)[1][14].as_str()), ("", "rack=r1"));
     }
 
     #[test]

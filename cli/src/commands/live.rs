@@ -31,7 +31,7 @@ pub(super) fn grid(answer: &LiveAnswer) -> Grid {
 /// Owner, held, busy, memory, rate and age of a row, for people.
 pub(crate) fn describe(row: &LiveRow) -> [String; 6] {
     [
-        owner(&row.owner),
+        if row.intruder { format!("{} (intruder)", owner(&row.owner)) } else { owner(&row.owner) },
         permille(row.held_permille),
         permille(row.busy_permille),
         gibibytes(row.memory_bytes),
@@ -86,6 +86,9 @@ pub(super) fn csv(answer: &LiveAnswer) -> Vec<Vec<String>> {
         "step",
         "unit",
         "user",
+        "account",
+        "partition",
+        "intruder",
         "held_permille",
         "busy_permille",
         "memory_bytes",
@@ -93,31 +96,38 @@ pub(super) fn csv(answer: &LiveAnswer) -> Vec<Vec<String>> {
         "age_seconds",
     ];
     let rows = answer.rows.iter().cloned().map(|row| {
-        let OwnerName { kind, namespace, pod, pod_uid, container, container_id, job, step, unit, user } =
-            row.owner;
-        vec![
-            row.cluster,
-            row.node,
-            row.device,
-            row.model,
-            kind,
-            namespace,
-            pod,
-            pod_uid,
-            container,
-            container_id,
-            job,
-            step,
-            unit,
-            user,
+        let mut cells = vec![row.cluster, row.node, row.device, row.model];
+        cells.extend(owner_cells(row.owner));
+        cells.extend([
+            row.intruder.to_string(),
             row.held_permille.to_string(),
             row.busy_permille.to_string(),
             row.memory_bytes.to_string(),
             row.hourly_rate.unwrap_or_default(),
             row.age_seconds.to_string(),
-        ]
+        ]);
+        cells
     });
     std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect()
+}
+
+/// The fields of an owner, as CSV has them.
+pub(super) fn owner_cells(name: OwnerName) -> [String; 12] {
+    let OwnerName {
+        kind,
+        namespace,
+        pod,
+        pod_uid,
+        container,
+        container_id,
+        job,
+        step,
+        unit,
+        user,
+        account,
+        partition,
+    } = name;
+    [kind, namespace, pod, pod_uid, container, container_id, job, step, unit, user, account, partition]
 }
 
 #[cfg(test)]
@@ -136,6 +146,7 @@ mod tests {
                 pod: "t".into(),
                 ..OwnerName::default()
             },
+            intruder: false,
             held_permille: 1000,
             busy_permille: 425,
             memory_bytes: 1 << 30,

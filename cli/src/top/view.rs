@@ -113,6 +113,7 @@ mod tests {
                 pod: "train-0".into(),
                 ..OwnerName::default()
             },
+            intruder: false,
             held_permille: 1000,
             busy_permille: 425,
             memory_bytes: 1 << 30,

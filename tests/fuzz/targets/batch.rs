@@ -81,6 +81,14 @@ fn window(devices: &[pb::Device], owners: usize, rng: &mut StdRng) -> pb::Window
             ..pb::Usage::default()
         });
     }
+    for owner in 0..rng.random_range(0..=owners) {
+        usages.push(pb::Usage {
+            owner: u32::try_from(owner).unwrap_or(0),
+            kind: pb::usage::Kind::Intruder.into(),
+            busy_ns: rng.random_range(0..=2 * duration_ns),
+            ..pb::Usage::default()
+        });
+    }
     let device = u32::try_from(device).unwrap_or(0);
     pb::Window { device, start_ns, duration_ns, idle_ns, usages, samples: 10, ..pb::Window::default() }
 }
@@ -160,7 +168,7 @@ fn warp_window(batch: &mut pb::Batch, rng: &mut StdRng) {
 fn warp_usage(batch: &mut pb::Batch, rng: &mut StdRng) {
     let Some(window) = batch.windows.iter_mut().find(|window| !window.usages.is_empty()) else { return };
     let usage = &mut window.usages[0];
-    match rng.random_range(0..7) {
+    match rng.random_range(0..8) {
         0 => usage.owner = number_32(rng),
         1 => usage.held_ns = number(rng),
         2 => usage.busy_ns = number(rng),
@@ -172,6 +180,7 @@ fn warp_usage(batch: &mut pb::Batch, rng: &mut StdRng) {
             usage.held_ns = usage.held_ns.wrapping_add(part);
             window.idle_ns = window.idle_ns.wrapping_sub(part);
         }
+        6 => usage.kind = rng.random_range(0..4),
         _ => {
             let copy = *usage;
             window.usages.push(copy);
@@ -214,12 +223,14 @@ fn holds(batch: &UsageBatch) -> Result<(), String> {
         promise(held + i128::from(window.idle_ns) == whole, || {
             format!("{held} held + {} idle is not {whole}", window.idle_ns)
         })?;
-        let owners: BTreeSet<_> = window.usages.iter().map(|usage| usage.owner).collect();
+        let owners: BTreeSet<_> = window.usages.iter().map(|usage| (usage.owner, usage.intruder)).collect();
         promise(owners.len() == window.usages.len(), || "an owner twice in a window".to_owned())?;
         promise(window.usages.len() <= USAGES_PER_WINDOW_MAX, || "too many usages".to_owned())?;
         for usage in &window.usages {
             promise(usage.owner < batch.owners.len(), || format!("owner {}", usage.owner))?;
-            promise(usage.busy_ns <= usage.held_ns, || "busy for longer than held".to_owned())?;
+            let most = if usage.intruder { 64 * whole } else { i128::from(usage.held_ns) };
+            promise(i128::from(usage.busy_ns) <= most, || "busy for too long".to_owned())?;
+            promise(!usage.intruder || usage.held_ns == 0, || "an intruder that holds".to_owned())?;
             promise(usage.energy_uj < 1 << 62 && usage.memory_byte_seconds < 1 << 62, || {
                 "near 2^63".to_owned()
             })?;

@@ -1,4 +1,5 @@
-//! A price book: what is taken reads back the same, prices nothing below zero, and keeps its limits.
+//! A price book, with or without a nodes file: what is taken reads back the same, prices nothing below zero, and keeps
+//! its limits.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -14,6 +15,9 @@ use crate::target::{Target, promise};
 
 const WORDS: &[&str] = &[
     "[[price]]",
+    "[[node]]",
+    "name = \"n*\"\n",
+    "instance_type = \"i\"\n",
     "currency = \"USD\"\n",
     "match = { gpu_model = \"NVIDIA H100*\" }\n",
     "labels = { a = \"b\" }",
@@ -40,7 +44,7 @@ const WORDS: &[&str] = &[
 ];
 
 pub(crate) fn target() -> Target {
-    Target { name: "book", generate, warp, words: WORDS, bytes_max: BOOK_BYTES_MAX + 9, check }
+    Target { name: "book", generate, warp, words: WORDS, bytes_max: 2 * BOOK_BYTES_MAX + 99, check }
 }
 
 fn generate(rng: &mut StdRng) -> Vec<u8> {
@@ -60,7 +64,27 @@ fn generate(rng: &mut StdRng) -> Vec<u8> {
         };
         book += &format!("valid_from = \"20{:02}-0{}-01T00:00:00Z\"\n", rng.random_range(10..70), at + 1);
     }
+    if rng.random_bool(0.3) {
+        book = Book::joined(&book, &nodes(rng));
+    }
     book.into_bytes()
+}
+
+fn nodes(rng: &mut StdRng) -> String {
+    let mut file = String::new();
+    for _ in 0..rng.random_range(0..5) {
+        let name = ["n1", "n*", "n[0-9]", "*"][rng.random_range(0..4)];
+        file += &format!("[[node]]\nname = \"{name}\"\n");
+        if rng.random() {
+            file += "cluster = \"{a,c}\"\n";
+        }
+        file += match rng.random_range(0..3) {
+            0 => "region = \"eu\"\n",
+            1 => "zone = \"b\"\ncapacity_type = \"spot\"\n",
+            _ => "[node.labels]\n\"a.b/c\" = \"y\"\n",
+        };
+    }
+    file
 }
 
 /// Another value on one line.
@@ -100,7 +124,8 @@ fn check(bytes: &[u8]) -> Result<bool, String> {
     promise(rows.len() == book.row_count() && rows.len() <= BOOK_ROWS_MAX, || {
         format!("{} rows", rows.len())
     })?;
-    promise(text.len() <= BOOK_BYTES_MAX && book.text() == text, || "another text".to_owned())?;
+    promise(text.len() <= 2 * BOOK_BYTES_MAX + 64 && book.text() == text, || "another text".to_owned())?;
+    outweighed(&book)?;
     let again = Book::parse(book.text()).map_err(|e| format!("its own text is refused: {e}"))?;
     promise(again.rows() == rows, || "its own text reads otherwise".to_owned())?;
     // Written anew from what it says of itself. How many GPUs a node has it does not say.
@@ -140,6 +165,24 @@ fn written(book: &Book, rows: &[PriceRow]) -> String {
         text += &format!("match = {{ {} }}\n", all.join(", "));
     }
     text
+}
+
+/// What the nodes file says of a node stands in the place of what is said, and nothing else is lost.
+fn outweighed(book: &Book) -> Result<(), String> {
+    let said =
+        NodeFacts { region: "r".into(), labels: [("l".into(), "v".into())].into(), ..NodeFacts::default() };
+    let facts = book.facts("c", "n1", &said);
+    let tables: Vec<&NodeFacts> = book.nodes().tables().map(|(_, facts)| facts).collect();
+    let by_one = |facts: &NodeFacts| {
+        let or_said = |own: &String| if own.is_empty() { "r".to_owned() } else { own.clone() };
+        tables.iter().any(|own| {
+            own.instance_type == facts.instance_type
+                && or_said(&own.region) == facts.region
+                && own.labels.iter().all(|(key, value)| facts.labels.get(key) == Some(value))
+        })
+    };
+    promise(*facts == said || by_one(&facts), || format!("facts of no table: {facts:?}"))?;
+    promise(facts.labels.contains_key("l"), || "a label was lost".to_owned())
 }
 
 /// No slot of any time costs less than nothing, or more than the highest price.

@@ -21,6 +21,7 @@ const WORDS: &[&str] = &[
     "tls_ca = \"a\"\n",
     "log_level = \"trace\"\n",
     "listen = \"[::1]:1\"\n",
+    "slurm_gpu_map = \"0=/dev/nvidia3\"\n",
     "listen_http = \"127.0.0.1:0\"\n",
     "[a]",
     "\"\"\"",
@@ -46,13 +47,22 @@ pub(crate) fn aggregator() -> Target {
 
 fn generate(rng: &mut StdRng) -> Vec<u8> {
     let most = rng.random_range(1..6);
-    let lines = (0..most).map(|_| WORDS[rng.random_range(0..12)]);
+    let lines = (0..most).map(|_| WORDS[rng.random_range(0..13)]);
     lines.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<String>().into_bytes()
 }
 
 fn warp(bytes: Vec<u8>, rng: &mut StdRng) -> Vec<u8> {
     let mut whole = String::from_utf8_lossy(&bytes).into_owned();
-    let key = ["aggregator", "period_ms", "drain_ms", "spool_bytes", "listen", "node", "tls_server_name"];
+    let key = [
+        "aggregator",
+        "period_ms",
+        "drain_ms",
+        "spool_bytes",
+        "listen",
+        "node",
+        "tls_server_name",
+        "slurm_gpu_map",
+    ];
     let key = key[rng.random_range(0..key.len())];
     let value = if rng.random_bool(0.5) { number(rng).to_string() } else { format!("{:?}", text(rng)) };
     whole += &format!("{key} = {value}\n");

@@ -96,20 +96,20 @@ fn by_every_name_of_a_mig_device_a_pod_holds_its_slices_and_the_rest_is_idle() -
 
 #[test]
 fn a_gpu_that_is_cut_anew_is_held_by_its_new_mig_devices_from_when_they_are_known() -> anyhow::Result<()> {
-    let old = MigDevice { to_s: Some(3.0), ..mig(1, 3) };
-    let new = MigDevice { from_s: Some(3.0), ..mig(2, 2) };
+    let old = MigDevice { to_s: Some(12.0), ..mig(1, 3) };
+    let new = MigDevice { from_s: Some(12.0), ..mig(2, 2) };
     let listed = vec![kubelet::pod("old", &[&mig_uuid(1)])];
     let (mut world, kubelet) = world(cut(vec![vec![old, new]]), &[("old", 1)], listed.clone())?;
-    world.live(3)?;
+    world.live(12)?;
     kubelet::begin_pod(world.nodes[0].dir(), "new", &scenario::pod_uid(2))?;
     kubelet.set_pods([listed, vec![kubelet::pod("new", &[&mig_uuid(2)])]].concat());
     let lived_from_ns = world.now().wall_ns;
     wait_listed(&mut world, &kubelet)?;
-    while world.now().wall_ns < lived_from_ns + 17_000_000_000 {
+    while world.now().wall_ns < lived_from_ns + 18_000_000_000 {
         world.live(1)?;
     }
-    // The agent lists MIG devices with each tenth reading: with that at second 10 the old one is gone.
-    let expected = [(word(1), 9 * of_a_second(&[3, 4])[0]), (word(2), 11 * of_a_second(&[2, 5])[0])];
+    // The agent lists MIG devices with each tenth reading: with that at second 20 the old one is gone.
+    let expected = [(word(1), 19 * of_a_second(&[3, 4])[0]), (word(2), 11 * of_a_second(&[2, 5])[0])];
     assert_eq!(held(&mut world, None)?, BTreeMap::from(expected));
     Ok(())
 }

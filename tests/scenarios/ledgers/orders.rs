@@ -16,14 +16,14 @@ fn tonnage(world: &World, args: &[&str]) -> anyhow::Result<Output> {
     Ok(command.output()?)
 }
 
-fn said(world: &World, args: &[&str]) -> anyhow::Result<String> {
+pub(crate) fn said(world: &World, args: &[&str]) -> anyhow::Result<String> {
     let output = tonnage(world, args)?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     anyhow::ensure!(output.status.success(), "{args:?}: {out}{err}");
     Ok(out.into_owned())
 }
 
-fn refused(world: &World, args: &[&str]) -> anyhow::Result<String> {
+pub(super) fn refused(world: &World, args: &[&str]) -> anyhow::Result<String> {
     let output = tonnage(world, args)?;
     anyhow::ensure!(output.status.code() == Some(1), "{args:?}: {:?}", output.status);
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())

@@ -161,7 +161,17 @@ fn spoilt() -> Vec<(&'static str, Spoil)> {
         ("busy_ns", usage(|usage| usage.busy_ns = usage.held_ns + 1)),
         ("MIG", usage(|usage| usage.gpu_instance = 1)),
         ("MIG", usage(|usage| usage.slices = 3)),
-        ("kind", usage(|usage| usage.kind = 2)),
+        ("held_ns: 1 is not 0", usage(|usage| (usage.kind, usage.held_ns) = (2, 1))),
+        ("kind", usage(|usage| usage.kind = 0)),
+        ("busy_ns", usage(|usage| (usage.kind, usage.held_ns, usage.busy_ns) = (2, 0, u64::MAX))),
+        ("MIG", usage(|usage| (usage.kind, usage.held_ns, usage.gpu_instance) = (2, 0, 1))),
+        (
+            "usages[2].owner: 0 stands twice",
+            Box::new(|batch| {
+                let intruder = Usage { kind: 2, held_ns: 0, ..batch.windows[0].usages[0] };
+                batch.windows[0].usages.extend([intruder, intruder]);
+            }),
+        ),
         ("kind", usage(|usage| usage.kind = 77)),
         ("owner", usage(|usage| usage.owner = 1)),
         ("energy_uj", usage(|usage| usage.energy_uj = u64::MAX)),

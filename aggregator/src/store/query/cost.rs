@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, ToSql};
 
 use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension};
 use super::ranges::Range;
@@ -26,7 +26,7 @@ pub struct CostQuery {
     pub idle: bool,
 }
 
-/// Exact values; `None` lets everything through. With a namespace or an owner only held rows pass.
+/// Exact values; `None` lets everything through. With one of owners only rows that have an owner pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     pub cluster: Option<String>,
@@ -34,14 +34,30 @@ pub struct Filter {
     pub namespace: Option<String>,
     /// Pod, its UID, container, job id, unit or user.
     pub owner: Option<String>,
+    /// Slurm's.
+    pub account: Option<String>,
+    pub partition: Option<String>,
 }
 
 impl Filter {
     /// Does it pick among owners? Then idle and unobserved time are nobody's, and left out.
     #[must_use]
     pub fn by_owner(&self) -> bool {
-        self.namespace.is_some() || self.owner.is_some()
+        let Self { cluster: _, node: _, namespace, owner, account, partition } = self;
+        [namespace, owner, account, partition].into_iter().any(Option::is_some)
     }
+
+    /// The parameters of [`Filter::SQL`], behind the start and the end of a range.
+    pub(super) fn parameters<'a>(&'a self, range: &'a Range) -> [&'a dyn ToSql; 8] {
+        let Self { cluster, node, namespace, owner, account, partition } = self;
+        [&range.start_ns, &range.end_ns, cluster, node, namespace, owner, account, partition]
+    }
+
+    /// What rows `r` with their node `n` and owner `o` must be like; an owner that is none is NULL and equals nothing.
+    pub(super) const SQL: &str = "(?3 IS NULL OR n.cluster = ?3) AND (?4 IS NULL OR n.name = ?4)
+           AND (?5 IS NULL OR o.namespace = ?5)
+           AND (?6 IS NULL OR ?6 IN (o.pod, o.pod_uid, o.container, o.job_id, o.unit, o.user))
+           AND (?7 IS NULL OR o.account = ?7) AND (?8 IS NULL OR o.partition = ?8)";
 }
 
 /// Exact sums; units stand last in the names (docs/ledger.md).
@@ -51,6 +67,8 @@ pub struct Sums {
     pub idle_ns: i128,
     pub unobserved_ns: i128,
     pub busy_ns: i128,
+    /// Use by owners while others held the device by allocation; in no other figure of time.
+    pub intruder_busy_ns: i128,
     pub unpriced_ns: i128,
     pub memory_byte_seconds: i128,
     pub energy_uj: i128,
@@ -58,7 +76,7 @@ pub struct Sums {
     pub idle_cost_nanos: i128,
     pub unobserved_cost_nanos: i128,
     pub rounding_cost_nanos: i128,
-    /// Of held rows.
+    /// Of held rows, and of intruders.
     pub method: u32,
 }
 
@@ -73,6 +91,7 @@ impl Sums {
         self.idle_ns += other.idle_ns;
         self.unobserved_ns += other.unobserved_ns;
         self.busy_ns += other.busy_ns;
+        self.intruder_busy_ns += other.intruder_busy_ns;
         self.unpriced_ns += other.unpriced_ns;
         self.memory_byte_seconds += other.memory_byte_seconds;
         self.energy_uj += other.energy_uj;
@@ -89,7 +108,10 @@ impl Sums {
         let mut sums = Self { busy_ns, memory_byte_seconds, energy_uj, unpriced_ns, ..Self::default() };
         match kind {
             RowKind::Held => {
-                (sums.held_ns, sums.held_cost_nanos, sums.method) = (time_ns, cost_nanos, method)
+                (sums.held_ns, sums.held_cost_nanos, sums.method) = (time_ns, cost_nanos, method);
+            }
+            RowKind::Intruder => {
+                (sums.busy_ns, sums.intruder_busy_ns, sums.method) = (0, busy_ns, method);
             }
             RowKind::Idle => (sums.idle_ns, sums.idle_cost_nanos) = (time_ns, cost_nanos),
             RowKind::Unobserved => (sums.unobserved_ns, sums.unobserved_cost_nanos) = (time_ns, cost_nanos),
@@ -148,14 +170,7 @@ pub fn cost(
     let filter = &query.filter;
     for range in &query.ranges {
         let mut statement = transaction.prepare_cached(&sql(*range))?;
-        let mut rows = statement.query((
-            range.start_ns,
-            range.end_ns,
-            &filter.cluster,
-            &filter.node,
-            &filter.namespace,
-            &filter.owner,
-        ))?;
+        let mut rows = statement.query(&filter.parameters(range)[..])?;
         let mut seen = 0_u32;
         while let Some(row) = rows.next()? {
             if seen.is_multiple_of(4096) && expired() {
@@ -164,11 +179,12 @@ pub fn cost(
             seen = seen.wrapping_add(1);
             let (kind, sums) = read(row)?;
             totals.add(&sums);
-            if kind != RowKind::Held && !query.idle {
+            let owned = matches!(kind, RowKind::Held | RowKind::Intruder);
+            if !owned && !query.idle {
                 continue;
             }
             let key: Result<Vec<_>, _> = query.by.iter().map(|by| by.value(row, kind)).collect();
-            let sentinel = kind != RowKind::Held && !by_device;
+            let sentinel = !owned && !by_device;
             groups.entry((sentinel, key?)).or_default().add(&sums);
             if groups.len() > GROUPS_MAX {
                 return Err(QueryError::TooManyGroups);
@@ -180,11 +196,7 @@ pub fn cost(
 }
 
 fn sql(range: Range) -> String {
-    let sums: Vec<String> = SUMMED
-        .iter()
-        .map(|column| format!("SUM({column} / {SPLIT}) AS {column}_q, SUM({column} % {SPLIT}) AS {column}_r"))
-        .collect();
-    let read: Vec<String> = SUMMED.iter().map(|column| format!("r.{column}_q, r.{column}_r")).collect();
+    let (sums, read) = summed();
     format!(
         "SELECT {COLUMNS}, r.kind, r.method, {}
          FROM (SELECT tenure, owner, kind, method, {} FROM {} WHERE start >= ?1 AND start < ?2
@@ -193,29 +205,43 @@ fn sql(range: Range) -> String {
          JOIN node n ON n.id = t.node
          JOIN device d ON d.id = t.device
          LEFT JOIN owner o ON o.id = r.owner
-         WHERE (?3 IS NULL OR n.cluster = ?3) AND (?4 IS NULL OR n.name = ?4)
-           AND (r.kind = 0 OR ?5 IS NULL AND ?6 IS NULL)
-           AND (?5 IS NULL OR o.namespace = ?5)
-           AND (?6 IS NULL OR ?6 IN (o.pod, o.pod_uid, o.container, o.job_id, o.unit, o.user))",
-        read.join(", "),
-        sums.join(", "),
+         WHERE {}",
+        read,
+        sums,
         range.table.name(),
+        Filter::SQL,
     )
 }
 
-fn read(row: &Row<'_>) -> Result<(RowKind, Sums), QueryError> {
-    let number: i64 = row.get(COLUMN_COUNT)?;
-    let kind = RowKind::from_number(number).ok_or_else(|| StoreError::Damaged {
-        what: "a sum of slots",
-        detail: format!("its kind is {number}"),
-    })?;
-    // Bits beyond 32 do not exist (`tonnage_proto::method`).
-    let method: u32 = row.get(COLUMN_COUNT + 1)?;
+/// The sums of all figures of rows as `r`, and the columns that [`figures`] reads them from.
+pub(super) fn summed() -> (String, String) {
+    let sum =
+        |column| format!("SUM({column} / {SPLIT}) AS {column}_q, SUM({column} % {SPLIT}) AS {column}_r");
+    let read = |column| format!("r.{column}_q, r.{column}_r");
+    (SUMMED.map(sum).join(", "), SUMMED.map(read).join(", "))
+}
+
+/// Figures in the order of [`SUMMED`], whose columns begin at `first`.
+pub(super) fn figures(row: &Row<'_>, first: usize) -> rusqlite::Result<[i128; 6]> {
     let mut figures = [0; 6];
     for (at, figure) in figures.iter_mut().enumerate() {
-        let (quotient, rest): (i64, i64) =
-            (row.get(COLUMN_COUNT + 2 + 2 * at)?, row.get(COLUMN_COUNT + 3 + 2 * at)?);
+        let (quotient, rest): (i64, i64) = (row.get(first + 2 * at)?, row.get(first + 1 + 2 * at)?);
         *figure = i128::from(quotient) * SPLIT + i128::from(rest);
     }
-    Ok((kind, Sums::of_row(kind, method, figures)))
+    Ok(figures)
+}
+
+/// A row's kind by its number.
+pub(super) fn kind(number: i64) -> Result<RowKind, StoreError> {
+    RowKind::from_number(number).ok_or_else(|| StoreError::Damaged {
+        what: "a sum of slots",
+        detail: format!("its kind is {number}"),
+    })
+}
+
+fn read(row: &Row<'_>) -> Result<(RowKind, Sums), QueryError> {
+    let kind = kind(row.get(COLUMN_COUNT)?)?;
+    // Bits beyond 32 do not exist (`tonnage_proto::method`).
+    let method: u32 = row.get(COLUMN_COUNT + 1)?;
+    Ok((kind, Sums::of_row(kind, method, figures(row, COLUMN_COUNT + 2)?)))
 }

@@ -7,9 +7,9 @@ use crate::model::{OwnerKind, RowKind};
 
 /// Columns in the order in which [`Dimension::value`] reads them.
 pub(super) const COLUMNS: &str = "n.cluster, n.name, d.uuid, d.model, o.kind, o.namespace, o.pod, o.pod_uid,
-    o.container, o.container_id, o.job_id, o.step, o.unit, o.user";
+    o.container, o.container_id, o.job_id, o.step, o.unit, o.user, o.account, o.partition";
 /// How many they are.
-pub(super) const COLUMN_COUNT: usize = 14;
+pub(super) const COLUMN_COUNT: usize = 16;
 
 /// One grouping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +26,14 @@ pub enum Dimension {
     Step,
     Unit,
     User,
+    Account,
+    Partition,
     Kind,
 }
 
 impl Dimension {
     /// Every one with the name that parameters and answers use.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 15] = [
         (Self::Cluster, "cluster"),
         (Self::Node, "node"),
         (Self::Device, "device"),
@@ -44,6 +46,8 @@ impl Dimension {
         (Self::Step, "step"),
         (Self::Unit, "unit"),
         (Self::User, "user"),
+        (Self::Account, "account"),
+        (Self::Partition, "partition"),
         (Self::Kind, "kind"),
     ];
 
@@ -79,7 +83,7 @@ impl Dimension {
             return Ok(text(column)?.to_owned());
         }
         match kind {
-            RowKind::Held => {}
+            RowKind::Held | RowKind::Intruder => {}
             RowKind::Idle => return Ok(sentinel::IDLE.to_owned()),
             RowKind::Unobserved => return Ok(sentinel::UNOBSERVED.to_owned()),
             RowKind::Rounding => return Ok(sentinel::ROUNDING.to_owned()),
@@ -100,7 +104,9 @@ impl Dimension {
             Self::Job => text(10)?,
             Self::Step => text(11)?,
             Self::Unit => text(12)?,
-            _ => text(13)?,
+            Self::User => text(13)?,
+            Self::Account => text(14)?,
+            _ => text(15)?,
         };
         let of_pods = matches!(self, Self::Namespace | Self::Pod | Self::PodUid);
         Ok(match value {

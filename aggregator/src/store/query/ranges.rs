@@ -14,6 +14,14 @@ pub enum Table {
 }
 
 impl Table {
+    pub(super) fn width_ns(self) -> i64 {
+        match self {
+            Self::Slot => SLOT_NS,
+            Self::Hour => HOUR_NS,
+            Self::Day => DAY_NS,
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Slot => "slot",
@@ -41,6 +49,20 @@ pub fn ranges(start_ns: i64, end_ns: i64) -> Vec<Range> {
         &[(Table::Day, DAY_NS), (Table::Hour, HOUR_NS), (Table::Slot, SLOT_NS)],
         &mut found,
     );
+    found
+}
+
+/// As [`ranges`], but slots alone at and behind `slots_from_ns`: for what sums of slots do not tell, such as method bits.
+#[must_use]
+pub fn ranges_in_slots(start_ns: i64, end_ns: i64, slots_from_ns: i64) -> Vec<Range> {
+    let from_ns = slots_from_ns.clamp(start_ns, end_ns);
+    let mut found = ranges(start_ns, from_ns);
+    let mut at = from_ns;
+    while at < end_ns {
+        let next = (at + DAY_NS).min(end_ns);
+        found.push(Range { table: Table::Slot, start_ns: at, end_ns: next });
+        at = next;
+    }
     found
 }
 

@@ -11,6 +11,8 @@ use super::*;
 use crate::model::RowKind;
 use crate::store::Store;
 
+mod idle;
+
 struct Fact {
     start: i64,
     tenure: i64,
@@ -40,7 +42,7 @@ fn ledger() -> (tempfile::TempDir, Connection) {
         .unwrap();
     }
     for (id, kind, namespace, pod, job) in OWNERS {
-        let insert = "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, iif(?2 = 2, 'uid-' || ?1, ''), '', '', ?5, '', '', '')";
+        let insert = "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, iif(?2 = 2, 'uid-' || ?1, ''), '', '', ?5, '', '', '', '', '')";
         db.execute(insert, (id, kind, namespace, pod, job)).unwrap();
     }
     (folder, db)
@@ -49,11 +51,11 @@ fn ledger() -> (tempfile::TempDir, Connection) {
 fn random_facts(rng: &mut StdRng, db: &Connection) -> Vec<Fact> {
     let mut facts = BTreeMap::new();
     for _ in 0..600 {
-        let kind = rng.random_range(0..4_i64);
-        let owner = if kind == 0 { rng.random_range(1..=4) } else { 0 };
+        let kind = rng.random_range(0..5_i64);
+        let owner = if matches!(kind, 0 | 4) { rng.random_range(1..=4) } else { 0 };
         let (start, tenure) = (rng.random_range(0..96 * 4) * SLOT_NS, rng.random_range(1..=4));
         let figures = std::array::from_fn(|_| rng.random_range(0..i64::MAX / 700));
-        let method = if kind == 0 { rng.random_range(0..4) } else { 0 };
+        let method = if matches!(kind, 0 | 4) { rng.random_range(0..32) } else { 0 };
         let fact = Fact { start, tenure, owner, kind, figures, method };
         facts.insert((start, tenure, owner, kind), fact);
     }
@@ -99,6 +101,11 @@ fn naive(facts: &[&Fact]) -> Sums {
             RowKind::Held => {
                 sums.held_ns += time;
                 sums.held_cost_nanos += cost;
+                sums.method |= fact.method;
+            }
+            RowKind::Intruder => {
+                sums.busy_ns -= busy;
+                sums.intruder_busy_ns += busy;
                 sums.method |= fact.method;
             }
             RowKind::Idle => {

@@ -1,0 +1,185 @@
+//! Ledgers as the version before left them, brought up.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use prost::Message as _;
+use rusqlite::types::Value;
+use tonnage_proto::limits::{HOUR_NS, SLOT_NS, slot_start};
+use tonnage_proto::metering as pb;
+use tonnage_runtime::clock::Clock;
+
+use super::*;
+use crate::commit::{Committer, Sealed, Submission};
+use crate::model::NodeName;
+use crate::prices::Book;
+use crate::store::{FILE, Store, StoreError, backup, lock};
+use crate::{verify, wire};
+
+const VERSION_2: &str = include_str!("version-2.sql");
+const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"2.99\"\nunit = \"gpu_hour\"\n";
+/// Its columns are told by name, for the versions differ there; all other tables are the same in both.
+const OWNER: &str = "id, kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, user";
+
+/// A ledger with closed slots, quarantined windows and a correction, as this version writes it.
+fn written(folder: &Path) {
+    let store = Store::open(folder).unwrap();
+    let clock = Clock::system();
+    let start_ns = slot_start(clock.wall_ns() - 30 * HOUR_NS);
+    let (node, epoch) = (NodeName { cluster: "c".into(), node: "n".into() }, [1; 16]);
+    let book = Arc::new(Book::parse(BOOK).unwrap());
+    let mut committer =
+        Committer::new(&store, clock, Arc::clone(&book), Arc::default(), Arc::default()).unwrap();
+    committer.commit_now(vec![Submission::Book(book)]);
+    for (seq, slot) in [(1, 0), (2, 4), (3, 4), (4, 1)] {
+        let usage = |owner, held_ns| pb::Usage {
+            owner,
+            kind: pb::usage::Kind::Held.into(),
+            held_ns,
+            ..pb::Usage::default()
+        };
+        let window = pb::Window {
+            start_ns: start_ns + slot * SLOT_NS,
+            duration_ns: 10_000_000_000,
+            idle_ns: 3_000_000_000,
+            usages: vec![usage(0, 5_000_000_000), usage(1, 2_000_000_000)],
+            ..pb::Window::default()
+        };
+        let pod = |pod: String| pb::Owner { kind: pb::owner::Kind::Pod.into(), pod, ..pb::Owner::default() };
+        let user =
+            pb::Owner { kind: pb::owner::Kind::User.into(), user: "ada".into(), ..pb::Owner::default() };
+        let batch = pb::Batch {
+            format: 1,
+            cluster: "c".into(),
+            node: "n".into(),
+            epoch: epoch.to_vec(),
+            seq,
+            boot_id: "b".into(),
+            devices: vec![pb::Device { uuid: "GPU-1".into(), slices: 1, ..pb::Device::default() }],
+            owners: vec![pod(format!("train-{seq}")), user],
+            windows: vec![window],
+            ..pb::Batch::default()
+        };
+        let payload = batch.encode_to_vec();
+        let valid = wire::decode(&payload, &node, &epoch, seq).map(Arc::new);
+        let sha256 = wire::sha256(&payload);
+        let sealed = Sealed { node: node.clone(), epoch, seq, sent_at_ns: 0, payload, sha256, valid };
+        let answer = tokio::sync::oneshot::channel().0;
+        committer.commit_now(vec![Submission::Batch { batch: Box::new(sealed), answer }, Submission::Tick]);
+    }
+}
+
+fn tables(db: &Connection) -> Vec<String> {
+    let mut statement =
+        db.prepare("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Every row of every table, but for what the version before did not have.
+fn contents(db: &Connection) -> Vec<(String, Vec<Vec<Value>>)> {
+    let rows = |table: String| {
+        let columns = if table == "owner" { OWNER } else { "*" };
+        let mut statement = db.prepare(&format!("SELECT {columns} FROM {table} ORDER BY 1, 2")).unwrap();
+        let count = statement.column_count();
+        let read = |row: &rusqlite::Row<'_>| (0..count).map(|at| row.get(at)).collect();
+        let rows = statement.query_map([], read).unwrap().map(Result::unwrap).collect();
+        (table, rows)
+    };
+    tables(db).into_iter().map(rows).collect()
+}
+
+/// Columns and what is unique, of every table.
+fn shape(db: &Connection) -> Vec<String> {
+    let mut shape = Vec::new();
+    for table in tables(db) {
+        for sql in [
+            format!("SELECT name || type || \"notnull\" || pk FROM pragma_table_info('{table}')"),
+            format!(
+                "SELECT l.\"unique\" || '/' || group_concat(i.name)
+                 FROM pragma_index_list('{table}') l, pragma_index_info(l.name) i GROUP BY l.name"
+            ),
+        ] {
+            let mut statement = db.prepare(&sql).unwrap();
+            let lines = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+            shape.extend(lines.map(|line| format!("{table}: {}", line.unwrap())));
+        }
+    }
+    shape
+}
+
+/// The same ledger as the version before would have it.
+fn as_version_2(from: &Path, folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    let db = Connection::open(folder.join(FILE)).unwrap();
+    db.pragma_update(None, "journal_mode", "WAL").unwrap();
+    db.execute_batch(VERSION_2).unwrap();
+    db.execute("ATTACH ?1 AS new", [from.join(FILE).to_str().unwrap()]).unwrap();
+    for table in tables(&db) {
+        let columns = if table == "owner" { OWNER } else { "*" };
+        db.execute_batch(&format!("INSERT INTO main.{table} SELECT {columns} FROM new.{table}")).unwrap();
+    }
+    db.pragma_update(None, "user_version", 2).unwrap();
+}
+
+fn verified(folder: &Path) {
+    let report = verify::verify(&mut Store::open(folder).unwrap().writer().unwrap()).unwrap();
+    assert!(report.conserved() && report.entries > 0 && report.batches == 4, "{report:?}");
+}
+
+#[test]
+fn a_ledger_of_the_version_before_is_brought_up_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (new, old) = (folder.path().join("new"), folder.path().join("old"));
+    written(&new);
+    as_version_2(&new, &old);
+    let before = contents(&Connection::open(old.join(FILE)).unwrap());
+    let filled = before.iter().filter(|(_, rows)| !rows.is_empty()).count();
+    assert!(filled > 15, "{filled} tables have rows");
+    assert!(before.iter().any(|(table, rows)| table == "owner" && rows.len() == 4), "{before:?}");
+
+    let db = Store::open(&old).unwrap().writer().unwrap();
+    assert_eq!(contents(&db), before);
+    assert_eq!(shape(&db), shape(&Store::open(&new).unwrap().writer().unwrap()));
+    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, schema::VERSION);
+    verified(&old);
+}
+
+#[test]
+fn a_backup_of_the_version_before_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let [new, old, back] = ["new", "old", "back"].map(|name| folder.path().join(name));
+    written(&new);
+    as_version_2(&new, &old);
+    let file = folder.path().join("backup.sqlite");
+    let db = Connection::open(old.join(FILE)).unwrap();
+    db.execute("VACUUM INTO ?1", [file.to_str().unwrap()]).unwrap();
+    let done = backup::restore(&file, &back, false, 1).unwrap();
+    assert_eq!(done.batches, 4);
+    verified(&back);
+}
+
+#[test]
+fn nothing_is_brought_up_under_an_aggregator_that_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (new, old) = (folder.path().join("new"), folder.path().join("old"));
+    written(&new);
+    as_version_2(&new, &old);
+    let held = lock(&old).unwrap();
+    assert!(matches!(Store::open(&old), Err(StoreError::Taken { .. })));
+    drop(held);
+    verified(&old);
+}
+
+#[test]
+fn what_is_older_or_newer_is_refused() {
+    for (version, said) in [(1, "version 1"), (schema::VERSION + 1, "use a newer program")] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        Connection::open(&file).unwrap().pragma_update(None, "user_version", version).unwrap();
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        let error = backup::restore(&file, &folder.path().join("x"), false, 1).unwrap_err().to_string();
+        assert!(error.contains(&format!("version {version}")), "{error}");
+    }
+}
