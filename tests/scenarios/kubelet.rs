@@ -169,7 +169,7 @@ fn a_name_that_is_used_again_is_the_pod_that_lives() -> anyhow::Result<()> {
 #[test]
 fn a_pod_that_begins_is_held_at_once_and_its_process_asks_for_it() -> anyhow::Result<()> {
     let mut scenario = scenario::node(2);
-    scenario.process.push(scenario::process(7, &in_pod(2), &[1], 0.0));
+    scenario.process.push(scenario::process(7, &in_pod(2), &[1], 2.0));
     let (mut world, kubelet) = world(scenario, &[("there", 2)], Vec::new())?;
     world.live(1)?;
     let gets = kubelet.counts().get;
@@ -189,6 +189,36 @@ fn a_pod_that_begins_is_held_at_once_and_its_process_asks_for_it() -> anyhow::Re
     // Before the kubelet's word it held by its process, as the container that the process is in.
     let there = held(&mut world, Some(1))?;
     assert!(there[&word(2)] >= 10 * S && there.len() == 2, "{there:?}");
+    Ok(())
+}
+
+#[test]
+fn pods_that_use_a_gpu_without_having_been_given_one_are_not_asked_for_again_and_again() -> anyhow::Result<()>
+{
+    let names = ["nothing", "unlisted", "hami", "foreign"];
+    let mut scenario = scenario::node(1);
+    for n in 0..4 {
+        scenario.process.push(scenario::process(7 + n, &in_pod(n), &[0], 0.0));
+    }
+    let hami = format!("{}-0", scenario::uuid(0));
+    let listed = vec![
+        kubelet::pod("nothing", &[]),
+        kubelet::pod("hami", &[&hami]),
+        kubelet::pod("foreign", &["0000:03:00.0"]),
+    ];
+    let pods: Vec<(&str, u32)> = names.into_iter().zip(0..).collect();
+    let (mut world, kubelet) = world(scenario, &pods, listed)?;
+    // What kubelets allow by default.
+    kubelet.set_manners(Manners { limit_per_second: Some(100), ..Manners::default() });
+    let before = kubelet.counts();
+    for _ in 0..60 {
+        world.live(1)?;
+        assert_eq!(up(&world)?, Some(1.0));
+    }
+    let calls = kubelet.counts().calls - before.calls;
+    // A list each five seconds, one that the pods' folders may ask for, what could be allocated, and two pods.
+    assert!(calls <= 20, "{calls} calls in a minute");
+    assert!(calls >= 8, "{calls} calls in a minute");
     Ok(())
 }
 
