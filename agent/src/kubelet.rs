@@ -4,11 +4,12 @@
 //! told that pods changed, and asks for a pod that is new, for several by a list. It lists or asks for a pod no more than
 //! once in a second, and for the same pod once in a minute: the kubelet turns away who asks too often.
 //! One that is absent, slow, restarting or refusing keeps its last list, and that is said; what follows from it is
-//! `attribution`'s. The socket is opened again after each failure, since a kubelet that restarts makes a new one.
+//! `attribution`'s. The socket is opened again after each failure, since a kubelet that restarts makes a new one. One that
+//! restarted answers before it knows its pods and devices again: for a minute, what its list lacks is kept.
 //!
 //! Everything that comes is outside input: bytes, pods, ids and names are limited.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,7 +28,7 @@ use tonnage_runtime::clock::Clock;
 use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
 
-use crate::model::KubeletState;
+use crate::model::{KubeletState, PluginDevice, PodDevices};
 
 mod answer;
 
@@ -45,6 +46,8 @@ const GETS_MAX: usize = 3;
 /// A pod that the kubelet was asked for is not asked for again so soon: it need not have any device.
 const ASK_AGAIN_NS: i64 = 60_000_000_000;
 const LATELY_MAX: usize = 256;
+/// How long a kubelet may take after its start to know its pods and devices again.
+const SETTLES_WITHIN_NS: i64 = 60_000_000_000;
 
 /// Namespace and name.
 pub type PodName = (String, String);
@@ -228,6 +231,9 @@ impl Kubelet {
             .max_decoding_message_size(ANSWER_BYTES_MAX);
         let mut allocatable_at_ns: Option<i64> = None;
         let mut knows_get = true;
+        // Another kubelet may have answered before, or this one before it was restarted.
+        let mut former = self.view.seen().list;
+        let settled_at_ns = self.clock.monotonic_ns().saturating_add(SETTLES_WITHIN_NS);
         loop {
             let now_ns = self.clock.read().boot_ns;
             let mut state = self.list(&mut client).await?;
@@ -236,6 +242,10 @@ impl Kubelet {
                 state.allocatable = allocatable(&mut client).await?;
             } else if let Some(before) = self.view.seen().list {
                 state.allocatable.clone_from(&before.allocatable);
+            }
+            former = former.filter(|_| self.clock.monotonic_ns() < settled_at_ns);
+            if let Some(former) = &former {
+                add_lacking(&mut state, former);
             }
             self.keep(state, now_ns);
             backoff.reset();
@@ -324,9 +334,20 @@ impl Kubelet {
     }
 }
 
+/// Adds the pods and devices of `former` that `state` lacks. Whether such a pod lives is seen in its cgroup.
+fn add_lacking(state: &mut KubeletState, former: &KubeletState) {
+    let name = |pod: &PodDevices| (pod.namespace.clone(), pod.pod.clone());
+    let names: HashSet<PodName> = state.pods.iter().map(name).collect();
+    let pods = former.pods.iter().filter(|pod| !names.contains(&name(pod))).cloned();
+    state.pods.extend(pods.take(answer::PODS_MAX.saturating_sub(names.len())));
+    let devices: BTreeSet<PluginDevice> = state.allocatable.iter().cloned().collect();
+    let lacking = former.allocatable.iter().filter(|device| !devices.contains(device)).cloned();
+    state.allocatable.extend(lacking.take(answer::DEVICES_MAX.saturating_sub(devices.len())));
+}
+
 async fn allocatable(
     client: &mut PodResourcesListerClient<Channel>,
-) -> Result<Vec<crate::model::PluginDevice>, KubeletError> {
+) -> Result<Vec<PluginDevice>, KubeletError> {
     match within(client.get_allocatable_resources(AllocatableResourcesRequest {})).await {
         Ok(answer) => Ok(answer::devices(answer.devices)),
         // Older kubelets lack it: then replicas that nobody has are not known.
@@ -342,12 +363,16 @@ async fn within<T>(
     Ok(answer?.into_inner())
 }
 
-/// Connects to the kubelet's socket; once, without trying again.
+/// Connects to the kubelet's socket once: that the connection was lost must be seen, since a kubelet that restarted has to
+/// find its pods again.
 async fn connect(socket: &Path) -> Result<Channel, KubeletError> {
-    let socket = socket.to_owned();
+    let mut socket = Some(socket.to_owned());
     let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
+        let socket = socket.take();
+        async move {
+            let socket = socket.ok_or_else(|| std::io::Error::other("the connection was lost"))?;
+            Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?))
+        }
     });
     // The address is not used: the connector knows where to go.
     let endpoint = Endpoint::from_static("http://kubelet").connect_timeout(CALL_WITHIN);
@@ -392,6 +417,24 @@ mod tests {
         assert!((2..5).all(|n| asked.add(name(n))));
         assert_eq!(asked.next(false, true, 61 * S), Some(Call::List));
         assert!((0..5).all(|n| asked.add(name(n)) == (n == 1)));
+    }
+
+    #[test]
+    fn what_a_list_lacks_is_added_and_what_it_has_stays_as_it_is() {
+        let pod = |n: usize, device: &str| {
+            let devices = vec![PluginDevice { resource: "r".into(), id: device.into() }];
+            let container = crate::model::ContainerDevices { devices, ..Default::default() };
+            PodDevices { namespace: "ml".into(), pod: name(n).1, containers: vec![container] }
+        };
+        let all = |ids: &[&str]| {
+            ids.iter().map(|id| PluginDevice { resource: "r".into(), id: (*id).into() }).collect()
+        };
+        let former = KubeletState { pods: vec![pod(0, "a"), pod(1, "b")], allocatable: all(&["a", "b"]) };
+        let mut state = KubeletState { pods: vec![pod(1, "c")], allocatable: all(&["c", "b"]) };
+        add_lacking(&mut state, &former);
+        let expected =
+            KubeletState { pods: vec![pod(1, "c"), pod(0, "a")], allocatable: all(&["c", "b", "a"]) };
+        assert_eq!(state, expected);
     }
 
     #[test]

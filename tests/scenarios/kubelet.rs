@@ -85,6 +85,16 @@ fn up(world: &World) -> anyhow::Result<Option<f64>> {
     Ok(world.nodes[0].metrics()?.sum("tonnage_agent_kubelet_up"))
 }
 
+fn wait_up(world: &mut World, value: f64) -> anyhow::Result<()> {
+    for _ in 0..60 {
+        world.live(1)?;
+        if up(world)? == Some(value) {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("tonnage_agent_kubelet_up is {:?}, not {value}", up(world)?)
+}
+
 #[test]
 fn a_pod_holds_what_it_was_given_without_any_process_until_it_ends_whatever_the_list_says()
 -> anyhow::Result<()> {
@@ -239,15 +249,6 @@ fn without_a_kubelets_word_processes_hold_and_it_is_said() -> anyhow::Result<()>
         ..Manners::default()
     });
     kubelet.set_pods(vec![kubelet::pod("train-0", &[&uuid])]);
-    let wait_up = |world: &mut World, value: f64| {
-        for _ in 0..60 {
-            world.live(1)?;
-            if up(world)? == Some(value) {
-                return Ok(());
-            }
-        }
-        anyhow::bail!("tonnage_agent_kubelet_up is {:?}, not {value}", up(world)?)
-    };
     wait_up(&mut world, 0.0)?;
     kubelet.set_manners(Manners { old: true, ..Manners::default() });
     wait_up(&mut world, 1.0)?;
@@ -265,6 +266,49 @@ fn without_a_kubelets_word_processes_hold_and_it_is_said() -> anyhow::Result<()>
     assert_eq!(books.time(RowKind::Idle, None).values().sum::<i128>(), 0);
     assert!(log.contains("turns calls away because they are too many"), "{log}");
     assert!(log.contains("The kubelet says who has which devices."), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_kubelet_that_restarts_and_knows_no_pods_at_first_takes_nothing_from_them() -> anyhow::Result<()> {
+    let uuids = [scenario::uuid(0), scenario::uuid(1)];
+    let listed = vec![kubelet::pod("known-again", &[&uuids[0]]), kubelet::pod("forgotten", &[&uuids[1]])];
+    let (mut world, mut kubelet) =
+        world(scenario::node(2), &[("known-again", 1), ("forgotten", 2)], listed.clone())?;
+    let begun_ns = world.now().wall_ns;
+    world.live(5)?;
+    kubelet.stop();
+    kubelet.set_pods(Vec::new());
+    let lists = kubelet.counts().list;
+    kubelet.resume()?;
+    for _ in 0..60 {
+        world.live(1)?;
+        if kubelet.counts().list > lists {
+            break;
+        }
+    }
+    assert!(kubelet.counts().list > lists, "it is listed again");
+    world.live(30)?;
+    kubelet.set_pods(listed[..1].to_vec());
+    let is_held = |world: &World, held: f64| -> anyhow::Result<bool> {
+        let scrape = world.nodes[0].metrics()?;
+        let series = scrape.series("tonnage_agent_allocations");
+        Ok(series.iter().any(|(labels, value)| {
+            labels.get("state").is_some_and(|state| state == "held") && *value == held
+        }))
+    };
+    assert!(is_held(&world, 2.0)?, "both are held while it settles");
+    for _ in 0..60 {
+        world.live(1)?;
+        if is_held(&world, 1.0)? {
+            break;
+        }
+    }
+    assert!(is_held(&world, 1.0)?, "what it does not list after a minute is not held");
+    let lived_ns = i128::from(world.now().wall_ns - begun_ns);
+    assert_eq!(held(&mut world, Some(0))?, BTreeMap::from([(word(1), lived_ns)]));
+    let forgotten = held(&mut world, Some(1))?[&word(2)];
+    assert!(forgotten >= 60 * S && forgotten < lived_ns, "{forgotten}");
     Ok(())
 }
 
