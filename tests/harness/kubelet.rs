@@ -32,6 +32,8 @@ pub struct Manners {
     pub refuse: Option<(Code, String)>,
     /// Lacks what older kubelets lack: `Get` and `GetAllocatableResources`.
     pub old: bool,
+    /// Lists nothing, and gives single pods.
+    pub lists_nothing: bool,
     /// Refuses calls beyond so many in a second and ten at once, by real time.
     pub limit_per_second: Option<u32>,
 }
@@ -189,6 +191,9 @@ impl PodResourcesLister for Service {
         self.enter().await?;
         let mut state = self.state();
         state.counts.list += 1;
+        if state.manners.lists_nothing {
+            return Ok(Response::new(ListPodResourcesResponse::default()));
+        }
         state.listed = state.generation;
         Ok(Response::new(ListPodResourcesResponse { pod_resources: state.pods.clone() }))
     }
