@@ -131,11 +131,11 @@ impl Listed {
                 ..Owner::default()
             });
             for id in &pod.ids {
-                let Some((device, part)) = devices.find(id) else {
+                let Some((device, part, guessed)) = devices.find(id) else {
                     counts.unresolved += 1;
                     continue;
                 };
-                let owner = Arc::clone(&owner);
+                let (owner, inferred) = (Arc::clone(&owner), inferred || guessed);
                 grants.push(Grant { device, owner, part, from_ns: None, until_ns: None, inferred });
             }
         }
