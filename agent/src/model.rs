@@ -77,6 +77,9 @@ pub struct MigDevice {
     pub uuid: String,
     /// Compute slices, where the driver says.
     pub slices: Option<u32>,
+    /// Numbers of its GPU instance on the GPU and of its compute instance in that, where the driver says.
+    pub gpu_instance: Option<u32>,
+    pub compute_instance: Option<u32>,
 }
 
 /// Values of the moment, for metrics only: nothing is billed by them.

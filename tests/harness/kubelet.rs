@@ -21,6 +21,7 @@ use tonnage_proto::podresources::{
     ContainerResources, DynamicResource, GetPodResourcesRequest, GetPodResourcesResponse,
     ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
 };
+use tonnage_runtime::clock::Clock;
 
 /// How it answers.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +32,14 @@ pub struct Manners {
     pub refuse: Option<(Code, String)>,
     /// Lacks what older kubelets lack: `Get` and `GetAllocatableResources`.
     pub old: bool,
+    /// Lists nothing, and gives single pods.
+    pub lists_nothing: bool,
+    /// Refuses calls beyond so many in a second and ten at once, by real time.
+    pub limit_per_second: Option<u32>,
 }
+
+/// Calls at once that a kubelet which limits them answers.
+const BURST: f64 = 10.0;
 
 #[derive(Debug, Default)]
 struct State {
@@ -42,6 +50,8 @@ struct State {
     generation: u64,
     listed: u64,
     counts: Counts,
+    /// Calls that the limit leaves, and as of when.
+    tokens: Option<(f64, i64)>,
 }
 
 /// Calls that it answered.
@@ -141,6 +151,16 @@ impl Drop for Kubelet {
     }
 }
 
+impl State {
+    fn take_token(&mut self, per_second: u32) -> bool {
+        let now_ns = Clock::system().monotonic_ns();
+        let (left, since_ns) = self.tokens.unwrap_or((BURST, now_ns));
+        let left = (left + (now_ns - since_ns) as f64 * 1e-9 * f64::from(per_second)).min(BURST);
+        self.tokens = Some((if left < 1.0 { left } else { left - 1.0 }, now_ns));
+        left >= 1.0
+    }
+}
+
 impl Service {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -150,6 +170,9 @@ impl Service {
         let manners = {
             let mut state = self.state();
             state.counts.calls += 1;
+            if state.manners.limit_per_second.is_some_and(|limit| !state.take_token(limit)) {
+                return Err(Status::resource_exhausted("rejected by rate limit"));
+            }
             state.manners.clone()
         };
         if let Some(slow) = manners.slow {
@@ -168,6 +191,9 @@ impl PodResourcesLister for Service {
         self.enter().await?;
         let mut state = self.state();
         state.counts.list += 1;
+        if state.manners.lists_nothing {
+            return Ok(Response::new(ListPodResourcesResponse::default()));
+        }
         state.listed = state.generation;
         Ok(Response::new(ListPodResourcesResponse { pod_resources: state.pods.clone() }))
     }

@@ -1,7 +1,8 @@
 //! Which of the node's GPUs an id means, and what part of it. Pure.
 //!
 //! A part is a fraction: one of so many replicas, so many of the compute slices, or both. The number of replicas is what
-//! the kubelet could allocate, so that those that nobody has are counted; where it does not say, what is allocated.
+//! the kubelet could allocate, so that those that nobody has are counted; where it does not say, what is allocated. The
+//! slices of a MIG device are as the driver says, else as its resource's or its own name says, else one is guessed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,16 +48,18 @@ impl<'a> Devices<'a> {
         Self { readings, checkpoint, replicas }
     }
 
-    /// The GPU's UUID and the part of it; `None` if no GPU here is it, or it cannot be known which.
-    pub(super) fn find(&self, id: &DeviceId) -> Option<(Arc<str>, Fraction)> {
-        let mut part = Fraction::WHOLE;
+    /// The GPU's UUID, the part of it, and whether the part was guessed; `None` if no GPU here is it, or it cannot be
+    /// known which.
+    pub(super) fn find(&self, id: &DeviceId) -> Option<(Arc<str>, Fraction, bool)> {
+        let (mut part, mut guessed) = (Fraction::WHOLE, false);
         let info = match &id.at {
             At::Uuid(uuid) => self.by_uuid(uuid)?,
             At::Index(index) => self.by_index(*index)?,
             At::Minor(minor) => self.by_minor(*minor)?,
             At::Mig { uuid, slices } => {
                 let (info, of_driver) = self.by_mig_uuid(uuid)?;
-                part = sliced(info, of_driver.or(*slices));
+                let slices = of_driver.or(*slices);
+                (part, guessed) = (sliced(info, slices), slices.is_none());
                 info
             }
             At::Instance { parent, instance, slices } => {
@@ -70,7 +73,8 @@ impl<'a> Devices<'a> {
                     (None, Parent::Minor(minor)) => self.by_minor(*minor)?,
                     (None, Parent::Index(index)) => self.by_index(*index)?,
                 };
-                part = sliced(info, *slices);
+                let slices = self.slices_of(info, instance).or(*slices);
+                (part, guessed) = (sliced(info, slices), slices.is_none());
                 info
             }
         };
@@ -78,7 +82,7 @@ impl<'a> Devices<'a> {
             let replicas = self.replicas.get(&id.at).map_or(1, BTreeSet::len);
             part.of *= u64::try_from(replicas).unwrap_or(PARTS_MAX).max(1);
         }
-        Some((Arc::clone(&info.uuid), part))
+        Some((Arc::clone(&info.uuid), part, guessed))
     }
 
     fn by_uuid(&self, uuid: &str) -> Option<&'a Arc<DeviceInfo>> {
@@ -101,9 +105,27 @@ impl<'a> Devices<'a> {
             Some((&reading.info, device.slices))
         })
     }
+
+    /// The compute slices of the GPU instance `<number>`, or of a compute instance of it, `<number>/<number>`.
+    fn slices_of(&self, info: &DeviceInfo, instance: &str) -> Option<u32> {
+        let (gpu_instance, compute_instance) = match instance.split_once('/') {
+            Some((gpu_instance, compute_instance)) => {
+                (gpu_instance, Some(compute_instance.parse::<u32>().ok()?))
+            }
+            None => (instance, None),
+        };
+        let gpu_instance = gpu_instance.parse::<u32>().ok()?;
+        let reading = self.readings.iter().find(|reading| reading.info.uuid == info.uuid)?;
+        let of_it = reading.mig_devices.iter().filter(|mig| {
+            mig.gpu_instance == Some(gpu_instance)
+                && (compute_instance.is_none() || mig.compute_instance == compute_instance)
+        });
+        // `None` if any is not known.
+        of_it.map(|mig| mig.slices).sum::<Option<u32>>().filter(|slices| *slices > 0)
+    }
 }
 
-/// So many of a GPU's compute slices; one where nobody says.
+/// So many of a GPU's compute slices; one is the guess where nobody says.
 fn sliced(info: &DeviceInfo, slices: Option<u32>) -> Fraction {
     let of = match info.slices {
         // A100, H100, H200 and B200 have seven.
@@ -164,11 +186,20 @@ mod tests {
         resource: &str,
         id: &str,
     ) -> Option<(String, u64, u64)> {
+        let (uuid, part, _) = find_or_guess(readings, all, resource, id)?;
+        Some((uuid.to_string(), part.parts, part.of))
+    }
+
+    fn find_or_guess(
+        readings: &[DeviceReading],
+        all: &[&str],
+        resource: &str,
+        id: &str,
+    ) -> Option<(Arc<str>, Fraction, bool)> {
         let checkpoint = Checkpoint::new("/no/such/file".into());
         let ids: Vec<DeviceId> = all.iter().map(|id| plugin(resource, id).unwrap()).collect();
         let devices = Devices::new(readings, &checkpoint, ids.iter());
-        let (uuid, part) = devices.find(&plugin(resource, id).unwrap())?;
-        Some((uuid.to_string(), part.parts, part.of))
+        devices.find(&plugin(resource, id).unwrap())
     }
 
     #[test]
@@ -192,13 +223,39 @@ mod tests {
     #[test]
     fn a_mig_device_is_so_many_of_its_gpus_slices() {
         let mut node = [reading(0, 0, "GPU-a", "NVIDIA A100"), reading(1, 1, "GPU-b", "NVIDIA A30")];
-        node[0].mig_devices = vec![MigDevice { uuid: "MIG-1".into(), slices: Some(3) }];
+        node[0].mig_devices = vec![mig("MIG-1", Some(3), 2, 0)];
         assert_eq!(find(&node, &[], "nvidia.com/gpu", "MIG-1"), Some(("GPU-a".into(), 3, 7)));
         assert_eq!(find(&node, &[], "nvidia.com/gpu", "MIG-2"), None);
         let a30 = find(&node, &[], "nvidia.com/mig-2g.12gb", "MIG-GPU-b/1/0");
         assert_eq!(a30, Some(("GPU-b".into(), 2, 4)));
         let shared = ["nvidia0/gi3/vgpu0", "nvidia0/gi3/vgpu1"];
         assert_eq!(find(&node, &shared, "nvidia.com/gpu", shared[0]), Some(("GPU-a".into(), 1, 14)));
+    }
+
+    fn mig(uuid: &str, slices: Option<u32>, gpu_instance: u32, compute_instance: u32) -> MigDevice {
+        let (gpu_instance, compute_instance) = (Some(gpu_instance), Some(compute_instance));
+        MigDevice { uuid: uuid.into(), slices, gpu_instance, compute_instance }
+    }
+
+    #[test]
+    fn an_instance_has_the_slices_that_the_driver_says_and_else_those_of_its_resource_or_a_guess() {
+        let mut node = [reading(0, 0, "GPU-a", "NVIDIA H100"), reading(1, 1, "GPU-b", "NVIDIA H100")];
+        node[0].mig_devices = vec![mig("MIG-1", Some(2), 7, 0), mig("MIG-2", Some(1), 7, 1)];
+        node[1].mig_devices = vec![mig("MIG-3", Some(4), 7, 0), mig("MIG-4", None, 9, 0)];
+        let part = |resource, id| {
+            let (_, part, guessed) = find_or_guess(&node, &[], resource, id).unwrap();
+            assert_eq!(part.of, 7);
+            (part.parts, guessed)
+        };
+        let gpu = "nvidia.com/gpu";
+        assert_eq!(part(gpu, "nvidia0/gi7"), (3, false));
+        assert_eq!(part(gpu, "MIG-GPU-a/7/0"), (2, false));
+        assert_eq!(part(gpu, "MIG-GPU-a/7/1"), (1, false));
+        assert_eq!(part("nvidia.com/mig-1g.10gb", "MIG-GPU-b/7/0"), (4, false));
+        assert_eq!(part("nvidia.com/mig-2g.20gb", "MIG-GPU-b/9/0"), (2, false));
+        assert_eq!(part(gpu, "MIG-GPU-b/9/0"), (1, true));
+        assert_eq!(part(gpu, "MIG-4"), (1, true));
+        assert_eq!(part(gpu, "nvidia1/gi8"), (1, true));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) struct Listed {
     of: Option<Arc<KubeletState>>,
     at_ns: i64,
     pods: Vec<Pod>,
+    /// Of all pods of the list, also those without ids that are known here.
+    names: BTreeSet<PodName>,
     all: BTreeSet<DeviceId>,
     unresolved: usize,
     hami: usize,
@@ -55,6 +57,7 @@ impl Listed {
         }
         for pod in &state.pods {
             let pod = self.pod(pod);
+            self.names.insert(pod.name.clone());
             self.all.extend(pod.ids.iter().cloned());
             if !pod.ids.is_empty() {
                 self.pods.push(pod);
@@ -91,9 +94,9 @@ impl Listed {
         self.all.iter()
     }
 
-    /// Whether the kubelet said anything of a pod of this name.
+    /// Whether the list names the pod, whatever it was given.
     pub(super) fn has(&self, name: &PodName) -> bool {
-        self.pods.iter().any(|pod| pod.name == *name)
+        self.names.contains(name)
     }
 
     /// What the living pods were given. `now_ns` is on the boot clock.
@@ -128,11 +131,11 @@ impl Listed {
                 ..Owner::default()
             });
             for id in &pod.ids {
-                let Some((device, part)) = devices.find(id) else {
+                let Some((device, part, guessed)) = devices.find(id) else {
                     counts.unresolved += 1;
                     continue;
                 };
-                let owner = Arc::clone(&owner);
+                let (owner, inferred) = (Arc::clone(&owner), inferred || guessed);
                 grants.push(Grant { device, owner, part, from_ns: None, until_ns: None, inferred });
             }
         }

@@ -42,6 +42,7 @@ const MIG_SLOTS_MAX: u32 = 64;
 const ENTRIES: usize = 1024;
 
 type ListCall = unsafe extern "C" fn(nvmlDevice_t, *mut c_uint, *mut nvmlProcessInfo_t) -> nvmlReturn_t;
+type NumberCall = unsafe extern "C" fn(nvmlDevice_t, *mut c_uint) -> nvmlReturn_t;
 /// What a device cannot tell, and why.
 type Missing = BTreeMap<&'static str, String>;
 
@@ -311,18 +312,41 @@ impl Mig {
     fn open(device: &Device<'_>, slot: u32, missing: &mut Missing) -> Result<MigDevice, NvmlError> {
         let mig = device.mig_device_by_index(slot)?;
         let uuid = mig.uuid()?;
-        let slices = match mig.attributes() {
-            // A compute instance may be a part of its GPU instance.
-            Ok(of) => {
-                [of.compute_instance_slice_count, of.gpu_instance_slice_count].into_iter().find(|n| *n > 0)
-            }
-            Err(error) if is_lasting(&error) => {
-                missing.insert("compute slices of MIG devices", error.to_string());
-                None
-            }
-            Err(error) => return Err(error),
+        let attributes = lacking("compute slices of MIG devices", mig.attributes(), missing)?;
+        // A compute instance may be a part of its GPU instance.
+        let slices = attributes.and_then(|of| {
+            [of.compute_instance_slice_count, of.gpu_instance_slice_count].into_iter().find(|n| *n > 0)
+        });
+        let lib = mig.nvml().lib();
+        let number = |call: Result<&NumberCall, NvmlError>| {
+            let mut number = 0;
+            // SAFETY: the handle was given just now, and the number has room.
+            nvml_try(unsafe { call?(mig.handle(), &raw mut number) }).map(|()| number)
         };
-        Ok(MigDevice { uuid, slices })
+        let gpu_instance = number(lib.nvmlDeviceGetGpuInstanceId.as_ref().map_err(missing_symbol));
+        let compute_instance = number(lib.nvmlDeviceGetComputeInstanceId.as_ref().map_err(missing_symbol));
+        Ok(MigDevice {
+            uuid,
+            slices,
+            gpu_instance: lacking("GPU instances of MIG devices", gpu_instance, missing)?,
+            compute_instance: lacking("compute instances of MIG devices", compute_instance, missing)?,
+        })
+    }
+}
+
+/// What a driver may lack for good is then not known.
+fn lacking<T>(
+    what: &'static str,
+    answer: Result<T, NvmlError>,
+    missing: &mut Missing,
+) -> Result<Option<T>, NvmlError> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_lasting(&error) => {
+            missing.insert(what, error.to_string());
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

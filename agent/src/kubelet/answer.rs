@@ -6,10 +6,10 @@ use tonnage_proto::podresources as pb;
 use crate::model::{ClaimedDevice, ContainerDevices, PluginDevice, PodDevices};
 
 /// Pods with devices on one node; Kubernetes advises against more than 110 in all.
-const PODS_MAX: usize = 2_048;
+pub(super) const PODS_MAX: usize = 2_048;
 const CONTAINERS_MAX: usize = 256;
 /// Devices of one pod, and of the node: replicas are counted one by one.
-const DEVICES_MAX: usize = 16_384;
+pub(super) const DEVICES_MAX: usize = 16_384;
 
 /// Pods that have devices.
 pub(super) fn pods(pods: Vec<pb::PodResources>) -> Vec<PodDevices> {

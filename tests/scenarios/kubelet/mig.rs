@@ -7,6 +7,7 @@ use harness::scenario;
 use harness::world::World;
 use nvidia_ml::scenario::{MigDevice, Scenario};
 use tonnage_aggregator::model::RowKind;
+use tonnage_proto::method;
 
 use super::{S, held, start, wait_listed, word, world};
 use crate::books::Books;
@@ -50,7 +51,7 @@ fn of_a_second(weights: &[i128]) -> Vec<i128> {
 fn by_every_name_of_a_mig_device_a_pod_holds_its_slices_and_the_rest_is_idle() -> anyhow::Result<()> {
     let gpu = scenario::uuid;
     let cut_into =
-        vec![vec![mig(1, 3), mig(2, 1)], vec![mig(3, 2)], vec![mig(4, 2)], vec![mig(5, 1)], vec![]];
+        vec![vec![mig(1, 3), mig(2, 1)], vec![mig(3, 2)], vec![mig(4, 2)], vec![mig(5, 3)], vec![]];
     let replicas: Vec<String> = (0..3).map(|n| format!("{}::{n}", mig_uuid(3))).collect();
     let legacy = format!("MIG-{}/5/0", gpu(2));
     let listed = vec![
@@ -81,7 +82,7 @@ fn by_every_name_of_a_mig_device_a_pod_holds_its_slices_and_the_rest_is_idle() -
     world.live(20)?;
     // By GPU: pods with their parts, and the parts that nobody has.
     let expected: [(&[(u32, i128)], i128); 5] =
-        [(&[(1, 3), (2, 1)], 3), (&[(3, 2), (4, 4)], 21 - 6), (&[(5, 2)], 5), (&[(6, 1)], 6), (&[(7, 1)], 6)];
+        [(&[(1, 3), (2, 1)], 3), (&[(3, 2), (4, 4)], 21 - 6), (&[(5, 2)], 5), (&[(6, 3)], 4), (&[(7, 1)], 6)];
     for ((pods, free), n) in expected.iter().zip(0..) {
         let weights: Vec<i128> = pods.iter().map(|(_, parts)| *parts).chain([*free]).collect();
         let mut of_20_s: Vec<i128> = of_a_second(&weights).iter().map(|part| 20 * part).collect();
@@ -111,6 +112,24 @@ fn a_gpu_that_is_cut_anew_is_held_by_its_new_mig_devices_from_when_they_are_know
     // The agent lists MIG devices with each tenth reading: with that at second 20 the old one is gone.
     let expected = [(word(1), 19 * of_a_second(&[3, 4])[0]), (word(2), 11 * of_a_second(&[2, 5])[0])];
     assert_eq!(held(&mut world, None)?, BTreeMap::from(expected));
+    Ok(())
+}
+
+#[test]
+fn an_instance_whose_size_nobody_says_is_held_as_one_slice_and_it_is_marked_as_inferred() -> anyhow::Result<()>
+{
+    let mut scenario = cut(vec![vec![mig(1, 3)]]);
+    scenario.faults.no_permission = vec!["nvmlDeviceGetGpuInstanceId".to_owned()];
+    let (mut world, _kubelet) =
+        world(scenario, &[("guessed", 1)], vec![kubelet::pod("guessed", &["nvidia0/gi2"])])?;
+    world.live(10)?;
+    let log = std::fs::read_to_string(world.nodes[0].log())?;
+    let of_pod = 10 * of_a_second(&[1, 6])[0];
+    assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(1), of_pod)]));
+    let folded = Books::read(&world.aggregator.data_dir())?.folded()?;
+    let methods = folded[&scenario::uuid(0)].iter().fold(0, |bits, window| bits | window.method);
+    assert_ne!(methods & method::HELD_INFERRED, 0);
+    assert!(log.contains("GPU instances of MIG devices"), "{log}");
     Ok(())
 }
 

@@ -33,7 +33,8 @@ pub(in crate::attribution) fn grants(jobs: &[Job], devices: &Devices<'_>, now: N
             ..Owner::default()
         });
         for JobDevice { at, parts, of } in &job.devices {
-            let Some((device, mut part)) = devices.find(&DeviceId { at: place(*at), replica: None }) else {
+            let Some((device, mut part, guessed)) = devices.find(&DeviceId { at: place(*at), replica: None })
+            else {
                 unresolved += 1;
                 continue;
             };
@@ -45,7 +46,7 @@ pub(in crate::attribution) fn grants(jobs: &[Job], devices: &Devices<'_>, now: N
                 part,
                 from_ns: job.from_wall_ns.map(in_ledger_time),
                 until_ns,
-                inferred: job.inferred,
+                inferred: job.inferred || guessed,
             });
         }
     }
