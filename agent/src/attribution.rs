@@ -162,7 +162,7 @@ impl Attribution {
         let (names, live, now_ns) = (&mut self.pod_names, &mut self.live_pods, now.reading.monotonic_ns);
         let standing = |name: &PodName| pods::standing(names, live, name, now_ns);
         let (mut all, mut counts) = self.listed.grants(&found, standing, now.reading.boot_ns);
-        let (of_jobs, unresolved) = slurm::grants(self.jobs.read(&self.boot_id), &found, now);
+        let (of_jobs, unresolved) = slurm::grants(self.jobs.read(&self.boot_id, now.reading), &found, now);
         all.extend(of_jobs);
         counts.unresolved += unresolved;
         (self.allocations, self.counts) = (grants::by_device(all), counts);

@@ -68,7 +68,7 @@ fn resolve(attribution: &mut Attribution, pid: u32, at_s: i64) -> Holder {
     attribution.resolve(&device().info, &[process], now).0.remove(0)
 }
 
-fn device() -> DeviceReading {
+pub(super) fn device() -> DeviceReading {
     let info = DeviceInfo {
         uuid: "GPU-a".into(),
         model: "NVIDIA H100".into(),
