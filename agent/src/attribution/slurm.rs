@@ -18,6 +18,7 @@ pub mod slurm_conf;
 
 mod folder;
 mod grants;
+mod handover;
 mod index;
 mod mapping_dir;
 
@@ -94,6 +95,8 @@ pub struct JobDevice {
     pub parts: u32,
     /// 1: a whole device. Else its shards, or its parts of MPS.
     pub of: u32,
+    /// Slurm gave it to this job alone.
+    pub whole: bool,
 }
 
 /// A GPU, or a part of one, as far as Slurm names it.
@@ -124,6 +127,7 @@ pub struct Jobs {
     indices: Indices,
     boot_id: String,
     sighted: Sighted,
+    ends: handover::Ends,
     jobs: Vec<Job>,
     problems: BTreeSet<String>,
 }
@@ -139,6 +143,7 @@ impl Jobs {
             node: paths.node,
             boot_id: String::new(),
             sighted: Sighted::new(),
+            ends: handover::Ends::new(),
             jobs: Vec::new(),
             problems: BTreeSet::new(),
         }
@@ -200,6 +205,7 @@ impl Jobs {
             job.until = file.end_ns.and_then(|ns| moment(ns, file.end_boot_ns, Some(ended)));
             jobs.insert(id.to_owned(), job);
         }
+        problems.extend(handover::end_at_the_next(&mut jobs, &mut self.ends));
         if let Some(folder) = &self.mapping {
             problems.extend(folder.problems().map(str::to_owned));
             for (id, job) in mapped(folder) {
@@ -244,6 +250,7 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
             }
         };
         inferred |= located.inferred || part.inferred;
+        let mut guessed = part.inferred;
         let (parts, of) = match part.kind {
             PartKind::Shard => (part.count, located.shards),
             PartKind::Mps => (part.count, located.mps),
@@ -251,7 +258,7 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
             PartKind::Whole => match file.mps_percent {
                 Some(percent) if located.mps > 0 => (percent, 100),
                 _ => {
-                    inferred = true;
+                    (inferred, guessed) = (true, true);
                     problems.insert(format!(
                         "job {}: its GPUs can be shared, and the hook could not ask scontrol for how much of them it \
                          has: they are taken to be its alone",
@@ -262,9 +269,11 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
             },
         };
         // More than there is, or of something that gres.conf does not count: then all of it.
-        inferred |= of == 0 || parts > of;
+        guessed |= of == 0 || parts > of;
+        inferred |= guessed;
         let of = of.max(1);
-        devices.push(JobDevice { at: located.at, parts: parts.min(of), of });
+        let whole = !guessed && parts == of;
+        devices.push(JobDevice { at: located.at, parts: parts.min(of), of, whole });
     }
     Job {
         job_id: file.job_id.clone(),
@@ -299,7 +308,7 @@ fn mapped(folder: &Folder<(DeviceRef, Vec<String>)>) -> BTreeMap<String, Job> {
                 until: None,
                 inferred: false,
             });
-            job.devices.push(JobDevice { at: *at, parts: 1, of });
+            job.devices.push(JobDevice { at: *at, parts: 1, of, whole: false });
             job.inferred |= of > 1;
         }
     }

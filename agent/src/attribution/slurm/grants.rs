@@ -33,7 +33,7 @@ pub(in crate::attribution) fn grants(jobs: &[Job], devices: &Devices<'_>, now: N
             partition: job.partition.clone(),
             ..Owner::default()
         });
-        for JobDevice { at, parts, of } in &job.devices {
+        for JobDevice { at, parts, of, .. } in &job.devices {
             let Some((device, mut part)) = devices.find(&DeviceId { at: place(*at), replica: None }) else {
                 unresolved += 1;
                 continue;

@@ -207,3 +207,39 @@ fn without_the_boot_clock_what_lies_in_the_future_is_unknown_or_now_and_stays_so
     assert_eq!(claimed(&mut given, reading(110, 0)), one("1", None, 100));
     assert_eq!(claimed(&mut given, reading(161, 0)), []);
 }
+
+#[test]
+fn a_job_whose_end_was_lost_ends_where_another_was_given_its_gpu_and_that_is_told() {
+    let start = |at_s: i64| format!("start_ns={}\ngpus=0", (1_000 + at_s) * S);
+    for order in [[12, 15, 17], [17, 15, 12], [15, 17, 12]] {
+        let mut given = given("Name=gpu File=/no/nvidia0\n");
+        for id in order {
+            given.note(id, &start(i64::from(id)));
+            given.jobs.read(BOOT, NOW);
+        }
+        let ends = || [one("12", 12, 15), one("15", 15, 17), one("17", 17, None)].concat();
+        assert_eq!(claimed(&mut given, reading(50, 0)), ends(), "{order:?}");
+        let problems: Vec<_> = given.jobs.problems().collect();
+        assert!(
+            problems.len() == 2 && problems[0].starts_with("job 12 has no end, but job 15 was"),
+            "{problems:?}"
+        );
+        // The end stays when the file of the next job goes.
+        given.note(15, &format!("{}\nend_ns={}", start(15), 1_016 * S));
+        claimed(&mut given, reading(50, 0));
+        fs::remove_file(given.dir.path().join("jobs/15")).unwrap();
+        assert_eq!(claimed(&mut given, reading(50, 0)), [one("12", 12, 15), one("17", 17, None)].concat());
+    }
+}
+
+#[test]
+fn jobs_that_share_a_gpu_or_may_do_so_do_not_end_one_another() {
+    let mut given = given("Name=gpu File=/no/nvidia0\nName=shard Count=4\n");
+    for (id, detail) in [(1, ""), (2, ""), (3, "GRES=shard:2(IDX:0)"), (4, "GRES=shard:2(IDX:0)")] {
+        given.note(
+            id,
+            &format!("start_ns={}\ngpus=0\nnode=n\ndetail=Nodes=n {detail}", (1_000 + i64::from(id)) * S),
+        );
+    }
+    assert!(claimed(&mut given, reading(50, 0)).iter().all(|(_, _, until)| until.is_none()));
+}
