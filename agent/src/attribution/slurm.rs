@@ -77,6 +77,8 @@ pub struct Job {
     pub from: Option<Moment>,
     /// `None`: it goes on.
     pub until: Option<Moment>,
+    /// By the hooks, not only by a mapping folder.
+    pub by_hooks: bool,
     /// Of at least one device it is not certain that it is this one, or how much of it.
     pub inferred: bool,
 }
@@ -208,7 +210,7 @@ impl Jobs {
         problems.extend(handover::end_at_the_next(&mut jobs, &mut self.ends));
         if let Some(folder) = &self.mapping {
             problems.extend(folder.problems().map(str::to_owned));
-            for (id, job) in mapped(folder) {
+            for (id, job) in mapped(folder, now.wall_ns.saturating_sub(now.boot_ns)) {
                 // The hooks know more.
                 jobs.entry(id).or_insert(job);
             }
@@ -288,14 +290,15 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
         devices,
         from: None,
         until: None,
+        by_hooks: true,
         inferred,
     }
 }
 
-/// Jobs of the mapping folder. Of several on one GPU nobody says how much each has: equal parts.
-fn mapped(folder: &Folder<(DeviceRef, Vec<String>)>) -> BTreeMap<String, Job> {
+/// Jobs of the mapping folder by files of this boot: the folder may survive it, and its jobs did not. Of several on one GPU nobody says how much each has: equal parts.
+fn mapped(folder: &Folder<(DeviceRef, Vec<String>)>, booted_wall_ns: i64) -> BTreeMap<String, Job> {
     let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
-    for (_, (at, ids)) in folder.files() {
+    for (_, (at, ids)) in folder.files_since(booted_wall_ns) {
         let of = u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1);
         for id in ids {
             let job = jobs.entry(id.clone()).or_insert_with(|| Job {
@@ -306,6 +309,7 @@ fn mapped(folder: &Folder<(DeviceRef, Vec<String>)>) -> BTreeMap<String, Job> {
                 devices: Vec::new(),
                 from: None,
                 until: None,
+                by_hooks: false,
                 inferred: false,
             });
             job.devices.push(JobDevice { at: *at, parts: 1, of, whole: false });

@@ -1,5 +1,6 @@
 //! Jobs as metering takes them: which of the node's GPUs each holds, and since when in ledger time. Pure.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tonnage_runtime::clock::Reading;
@@ -18,7 +19,7 @@ const SET_NS: u64 = 200_000_000;
 
 /// What the jobs hold, and how many devices of theirs are none of this node's.
 pub(in crate::attribution) fn grants(jobs: &[Job], devices: &Devices<'_>, now: Now) -> (Vec<Grant>, usize) {
-    let (mut grants, mut unresolved) = (Vec::new(), 0);
+    let (mut grants, mut mapped, mut unresolved) = (Vec::new(), Vec::new(), 0);
     for job in jobs {
         let from_ns = job.from.map(|from| in_ledger_time(from, now));
         let until_ns = job.until.map(|until| in_ledger_time(until, now).max(from_ns.unwrap_or(i64::MIN)));
@@ -40,6 +41,7 @@ pub(in crate::attribution) fn grants(jobs: &[Job], devices: &Devices<'_>, now: N
             };
             part.parts *= u64::from(*parts);
             part.of *= u64::from(*of).max(1);
+            let grants = if job.by_hooks { &mut grants } else { &mut mapped };
             grants.push(Grant {
                 device,
                 owner: Arc::clone(&owner),
@@ -50,6 +52,13 @@ pub(in crate::attribution) fn grants(jobs: &[Job], devices: &Devices<'_>, now: N
             });
         }
     }
+    // Where a hook says who holds a device, it knows more than the mapping folder.
+    let held: BTreeSet<Arc<str>> = grants
+        .iter()
+        .filter(|grant| grant.until_ns.is_none())
+        .map(|grant| Arc::clone(&grant.device))
+        .collect();
+    grants.extend(mapped.into_iter().filter(|grant| !held.contains(&grant.device)));
     (grants, unresolved)
 }
 

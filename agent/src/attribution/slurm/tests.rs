@@ -243,3 +243,25 @@ fn jobs_that_share_a_gpu_or_may_do_so_do_not_end_one_another() {
     }
     assert!(claimed(&mut given, reading(50, 0)).iter().all(|(_, _, until)| until.is_none()));
 }
+
+#[test]
+fn a_mapping_of_before_this_boot_holds_nothing() {
+    let mut given = given("");
+    fs::write(given.dir.path().join("mapping/0"), "7\n").unwrap();
+    let written = fs::metadata(given.dir.path().join("mapping/0")).unwrap().modified().unwrap();
+    let written_ns = written.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let booted = |at_ns: i64| Reading { wall_ns: at_ns + 100 * S, monotonic_ns: 100 * S, boot_ns: 100 * S };
+    let written_ns = i64::try_from(written_ns).unwrap();
+    assert!(given.jobs.read(BOOT, booted(written_ns + S)).is_empty());
+    fs::write(given.dir.path().join("mapping/0"), "7\n8\n").unwrap();
+    assert_eq!(given.jobs.read(BOOT, booted(written_ns - S)).len(), 2);
+}
+
+#[test]
+fn where_a_hook_says_who_holds_a_device_the_mapping_does_not_count() {
+    let mut given = given("Name=gpu File=/no/nvidia0\n");
+    fs::write(given.dir.path().join("mapping/0"), "7\n").unwrap();
+    assert_eq!(claimed(&mut given, reading(50, 0)), one("7", None, None));
+    given.note(8, &format!("start_ns={}\ngpus=0", 1_010 * S));
+    assert_eq!(claimed(&mut given, reading(50, 0)), one("8", 10, None));
+}
