@@ -97,7 +97,7 @@ pub struct JobDevice {
     pub parts: u32,
     /// 1: a whole device. Else its shards, or its parts of MPS.
     pub of: u32,
-    /// Slurm gave it to this job alone.
+    /// Slurm gave it as a whole, which it does to one job at a time.
     pub whole: bool,
 }
 
@@ -274,7 +274,8 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
         guessed |= of == 0 || parts > of;
         inferred |= guessed;
         let of = of.max(1);
-        let whole = !guessed && parts == of;
+        // Slurm 22.05.8 gives a GPU as a whole while shards or MPS of it are in use: all of those are not the GPU.
+        let whole = !guessed && part.kind == PartKind::Whole;
         devices.push(JobDevice { at: located.at, parts: parts.min(of), of, whole });
     }
     Job {

@@ -235,7 +235,9 @@ fn a_job_whose_end_was_lost_ends_where_another_was_given_its_gpu_and_that_is_tol
 #[test]
 fn jobs_that_share_a_gpu_or_may_do_so_do_not_end_one_another() {
     let mut given = given("Name=gpu File=/no/nvidia0\nName=shard Count=4\n");
-    for (id, detail) in [(1, ""), (2, ""), (3, "GRES=shard:2(IDX:0)"), (4, "GRES=shard:2(IDX:0)")] {
+    for (id, detail) in
+        [(1, ""), (2, ""), (3, "GRES=shard:2(IDX:0)"), (4, "GRES=shard:4(IDX:0)"), (5, "GRES=gpu:1(IDX:0)")]
+    {
         given.note(
             id,
             &format!("start_ns={}\ngpus=0\nnode=n\ndetail=Nodes=n {detail}", (1_000 + i64::from(id)) * S),
