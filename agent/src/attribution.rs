@@ -45,7 +45,7 @@ use crate::attribution::live_pods::LivePods;
 use crate::attribution::pod_names::{PodName, PodNames};
 use crate::attribution::process::Start;
 use crate::attribution::slurm::Jobs;
-use crate::attribution::slurm::sluid::Sluids;
+use crate::attribution::slurm::sluid::{Sluids, is_sluid};
 use crate::attribution::users::Users;
 use crate::model::{
     Allocation, AllocationCounts, DeviceInfo, DeviceProcess, DeviceReading, Holder, KubeletState, Owner,
@@ -55,6 +55,8 @@ use crate::model::{
 /// How long a cgroup is believed; and that of a pod without a name, which may get one any moment.
 const RECHECK_NS: i64 = 30_000_000_000;
 const RECHECK_NAMELESS_NS: i64 = 10_000_000_000;
+/// Of a Slurm job whose number is not known: at every tick.
+const RECHECK_NUMBERLESS_NS: i64 = 0;
 /// A process that is gone from `/proc` is still itself on the device for this long: two of the longest periods.
 const ENDED_NS: i64 = 10_000_000_000;
 const FORGET_AFTER_NS: i64 = 60_000_000_000;
@@ -162,7 +164,7 @@ impl Attribution {
         let (names, live, now_ns) = (&mut self.pod_names, &mut self.live_pods, now.reading.monotonic_ns);
         let standing = |name: &PodName| pods::standing(names, live, name, now_ns);
         let (mut all, mut counts) = self.listed.grants(&found, standing, now.reading.boot_ns);
-        let (of_jobs, unresolved) = slurm::grants(self.jobs.read(&self.boot_id), &found, now);
+        let (of_jobs, unresolved) = slurm::grants(self.jobs.read(&self.boot_id, now.reading), &found, now);
         all.extend(of_jobs);
         counts.unresolved += unresolved;
         (self.allocations, self.counts) = (grants::by_device(all), counts);
@@ -274,8 +276,12 @@ impl Attribution {
         let text = text.filter(|_| process::start(&self.procfs, pid) == Some(start));
         let Some(text) = text else { return (Owner::default(), 0) };
         let owner = self.owner(pid, cgroup::parse(&text), before, reading);
-        let nameless = owner.kind == OwnerKind::Pod && owner.pod.is_empty();
-        (owner, if nameless { RECHECK_NAMELESS_NS } else { RECHECK_NS })
+        let recheck_ns = match owner.kind {
+            OwnerKind::Pod if owner.pod.is_empty() => RECHECK_NAMELESS_NS,
+            OwnerKind::SlurmJob if is_sluid(&owner.job_id) => RECHECK_NUMBERLESS_NS,
+            _ => RECHECK_NS,
+        };
+        (owner, recheck_ns)
     }
 
     fn owner(&mut self, pid: u32, place: Place, before: Option<&Owner>, reading: Reading) -> Owner {
@@ -296,7 +302,7 @@ impl Attribution {
             }
             Place::Slurm { job, step, uid } => {
                 owner.kind = OwnerKind::SlurmJob;
-                // What cannot be found out yet is looked for again when the cgroup is.
+                // What cannot be found out yet is looked for again at the next tick.
                 owner.job_id = self.sluids.job_id(&job).map_or(job.clone(), str::to_owned);
                 owner.step = step;
                 owner.user = user(&mut self.users, &self.procfs, uid);

@@ -65,7 +65,7 @@ pub async fn check(config: &Config) -> Findings {
     findings.section("GPUs");
     let devices = gpus(config, &clock, &mut findings).await;
     findings.section("Slurm");
-    slurm::slurm(config, &devices, &mut findings);
+    slurm::slurm(config, &devices, clock.read(), &mut findings);
     findings.section("Spool and ledger");
     spool(&config.spool, &mut findings);
     token(config, &mut findings);

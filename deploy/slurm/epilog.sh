@@ -37,11 +37,17 @@ case $end_ns in '' | *[!0-9]*)
     ;;
 esac
 
+end_boot_s=''
+read -r end_boot_s _ </proc/uptime
+case $end_boot_s in *[!0-9.]*) end_boot_s='' ;; esac
+
 if [ -f "$dir/$id" ]; then
     text=''
+    [ -z "$end_boot_s" ] || text="end_boot_s=$end_boot_s
+"
     while [ "$lines_max" -gt 0 ] && IFS= read -r line; do
         lines_max=$((lines_max - 1))
-        case $line in end_ns=*) ;; *) text="$text$line
+        case $line in end_ns=* | end_boot_s=*) ;; *) text="$text$line
 " ;; esac
     done <"$dir/$id"
     if printf 'end_ns=%s\n%s' "$end_ns" "$text" >"$dir/.$id"; then

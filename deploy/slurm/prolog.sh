@@ -62,6 +62,10 @@ case $start_ns in '' | *[!0-9]*)
 esac
 boot_id=''
 read -r boot_id </proc/sys/kernel/random/boot_id
+# Seconds since boot, to hundredths: where the wall clock is set later this still tells the start.
+start_boot_s=''
+read -r start_boot_s _ </proc/uptime
+case $start_boot_s in *[!0-9.]*) start_boot_s='' ;; esac
 
 # Of shards and MPS: "Nodes=<list> ... GRES=shard:2(IDX:0) Nodes=..."; the agent picks its node's.
 detail=''
@@ -96,6 +100,7 @@ if {
         line job_id "$id" &&
         line boot_id "$boot_id" &&
         line start_ns "$start_ns" &&
+        line start_boot_s "$start_boot_s" &&
         line uid "$uid" &&
         line user "$user" &&
         line account "$account" &&

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use harness::slurm::{Accounted, GresNode, Slurm};
 use tonnage_agent::attribution::slurm::{DeviceRef, Job, Jobs, Paths};
+use tonnage_runtime::clock::Clock;
 
 /// What the ledger says of jobs.
 mod bill;
@@ -71,7 +72,7 @@ fn jobs(slurm: &Slurm, node: usize) -> anyhow::Result<Vec<Job>> {
         ..Paths::default()
     });
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let found = jobs.read(boot_id.trim()).to_vec();
+    let found = jobs.read(boot_id.trim(), Clock::system().read()).to_vec();
     let problems: Vec<_> = jobs.problems().collect();
     assert!(problems.is_empty(), "{problems:?}");
     Ok(found)

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::attribution::devices::{Fraction, common};
+use crate::attribution::slurm::sluid::is_sluid;
 use crate::model::{Allocation, Claim, Holder, Owner, OwnerKind};
 
 /// A device, or a part of it, that somebody was given.
@@ -41,6 +42,7 @@ pub(super) fn by_device(grants: Vec<Grant>) -> BTreeMap<Arc<str>, Allocation> {
 
 /// Gives each process that is of somebody with a claim on this device that claim's owner: so they are one row.
 ///
+/// A process whose job's number is not known yet is taken to be of the one Slurm job that goes on here, which is marked.
 /// Where the node does not say which uid a pod's name stands for, and one such pod has a claim and processes of one nameless
 /// pod are on the device, they are taken to be the same, which is marked.
 pub(super) fn join(holders: &mut [Holder], allocation: &Allocation) {
@@ -50,12 +52,22 @@ pub(super) fn join(holders: &mut [Holder], allocation: &Allocation) {
     let only_claim = unjoined.next().filter(|first| unjoined.all(|other| other.owner == first.owner));
     let mut uids = holders.iter().filter(|holder| nameless(&holder.owner)).map(|h| h.owner.pod_uid.as_str());
     let only_uid = uids.next().filter(|first| uids.all(|other| other == *first)).map(str::to_owned);
+    let mut jobs = allocation
+        .claims
+        .iter()
+        .filter(|claim| claim.owner.kind == OwnerKind::SlurmJob && claim.until_ns.is_none());
+    let only_job = jobs.next().filter(|first| jobs.all(|other| other.owner == first.owner));
     for holder in holders {
         if let Some(claim) = allocation.claims.iter().find(|claim| is_of(&holder.owner, &claim.owner)) {
             holder.owner = Arc::clone(&claim.owner);
         } else if let (Some(claim), Some(uid)) = (only_claim, &only_uid)
             && nameless(&holder.owner)
             && holder.owner.pod_uid == *uid
+        {
+            (holder.owner, holder.inferred) = (Arc::clone(&claim.owner), true);
+        } else if let Some(claim) = only_job
+            && holder.owner.kind == OwnerKind::SlurmJob
+            && is_sluid(&holder.owner.job_id)
         {
             (holder.owner, holder.inferred) = (Arc::clone(&claim.owner), true);
         }
@@ -153,5 +165,24 @@ mod tests {
         let mut holders = vec![process(job("0", "1000")), process(job("extern", "1000"))];
         join(&mut holders, &allocation);
         assert!(holders.iter().all(|holder| holder.owner == claim));
+    }
+
+    #[test]
+    fn a_process_whose_jobs_number_is_not_known_yet_is_of_the_one_job_that_goes_on_and_marked() {
+        let job =
+            |id: &str| Arc::new(Owner { kind: OwnerKind::SlurmJob, job_id: id.into(), ..Owner::default() });
+        let by_sluid = |claims: &[(&str, Option<i64>)]| {
+            let grants =
+                claims.iter().map(|(id, until_ns)| Grant { until_ns: *until_ns, ..grant(&job(id), 1, 1) });
+            let allocation = by_device(grants.collect()).remove("GPU-a").unwrap_or_default();
+            let mut holders = vec![process((*job("s5K1KKYAYG5D00")).clone())];
+            join(&mut holders, &allocation);
+            (holders[0].owner.job_id.clone(), holders[0].inferred)
+        };
+        assert_eq!(by_sluid(&[("12", None)]), ("12".into(), true));
+        assert_eq!(by_sluid(&[("11", Some(5)), ("12", None)]), ("12".into(), true));
+        for claims in [&[("12", None), ("13", None)][..], &[]] {
+            assert_eq!(by_sluid(claims), ("s5K1KKYAYG5D00".into(), false));
+        }
     }
 }

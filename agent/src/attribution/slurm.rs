@@ -18,12 +18,14 @@ pub mod slurm_conf;
 
 mod folder;
 mod grants;
+mod handover;
 mod index;
 mod mapping_dir;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use tonnage_runtime::clock::Reading;
 use tracing::warn;
 
 use crate::attribution::slurm::folder::Folder;
@@ -35,6 +37,13 @@ use crate::attribution::slurm::job_file::{JobFile, Part, PartKind};
 
 /// Problems that are kept and told.
 const PROBLEMS_MAX: usize = 256;
+
+/// A file can be written after the clocks were read and before it is.
+const SOON_NS: i64 = 1_000_000_000;
+
+/// What was made of a job's moments at first sight, by its id and the wall clock's time. It stays, since the wall clock
+/// may be set afterwards.
+type Sighted = BTreeMap<(String, i64), Option<Moment>>;
 
 /// Where Slurm's facts are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -64,12 +73,21 @@ pub struct Job {
     pub account: String,
     pub partition: String,
     pub devices: Vec<JobDevice>,
-    /// Wall clock; `None`: it is not known when it began.
-    pub from_wall_ns: Option<i64>,
+    /// `None`: it is not known when it began.
+    pub from: Option<Moment>,
     /// `None`: it goes on.
-    pub until_wall_ns: Option<i64>,
+    pub until: Option<Moment>,
+    /// By the hooks, not only by a mapping folder.
+    pub by_hooks: bool,
     /// Of at least one device it is not certain that it is this one, or how much of it.
     pub inferred: bool,
+}
+
+/// A moment by both clocks: the wall clock is finer, and the boot clock is never set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    pub wall_ns: i64,
+    pub boot_ns: i64,
 }
 
 /// What a job has of a device: `parts` of `of`.
@@ -79,6 +97,8 @@ pub struct JobDevice {
     pub parts: u32,
     /// 1: a whole device. Else its shards, or its parts of MPS.
     pub of: u32,
+    /// Slurm gave it as a whole, which it does to one job at a time.
+    pub whole: bool,
 }
 
 /// A GPU, or a part of one, as far as Slurm names it.
@@ -108,6 +128,8 @@ pub struct Jobs {
     mapping: Option<Folder<(DeviceRef, Vec<String>)>>,
     indices: Indices,
     boot_id: String,
+    sighted: Sighted,
+    ends: handover::Ends,
     jobs: Vec<Job>,
     problems: BTreeSet<String>,
 }
@@ -122,13 +144,15 @@ impl Jobs {
             mapping: mapping.map(|path| Folder::new(path, mapping_dir::BYTES_MAX)),
             node: paths.node,
             boot_id: String::new(),
+            sighted: Sighted::new(),
+            ends: handover::Ends::new(),
             jobs: Vec::new(),
             problems: BTreeSet::new(),
         }
     }
 
     /// All jobs that the node knows of now, in the order of their ids as text.
-    pub fn read(&mut self, boot_id: &str) -> &[Job] {
+    pub fn read(&mut self, boot_id: &str, now: Reading) -> &[Job] {
         let files = self.files.refresh(|bytes, name| {
             if !job_file::is_number(name) {
                 return Err("its name should be a job's number".to_owned());
@@ -139,7 +163,7 @@ impl Jobs {
         let indices = self.indices.refresh();
         if files || mapping || indices || self.boot_id != boot_id {
             boot_id.clone_into(&mut self.boot_id);
-            self.gather();
+            self.gather(now);
         }
         &self.jobs
     }
@@ -164,16 +188,29 @@ impl Jobs {
     }
 
     /// Works the jobs out anew.
-    fn gather(&mut self) {
+    fn gather(&mut self, now: Reading) {
         let mut problems: BTreeSet<String> = self.files.problems().map(str::to_owned).collect();
         let mut jobs = BTreeMap::new();
+        let before = std::mem::take(&mut self.sighted);
         for (id, file) in self.files.files().filter(|(_, file)| file.boot_id == self.boot_id) {
-            let job = job(file, &self.node, &mut self.indices, &mut problems);
+            let mut job = job(file, &self.node, &mut self.indices, &mut problems);
+            let mut moment = |wall_ns: i64, boot_ns: Option<i64>, future| {
+                let at = (id.to_owned(), wall_ns);
+                let known = before.get(&at).copied();
+                let known = known.unwrap_or_else(|| moment(wall_ns, boot_ns, now).or(future));
+                self.sighted.insert(at, known);
+                known
+            };
+            job.from = file.start_ns.and_then(|ns| moment(ns, file.start_boot_ns, None));
+            // An ended job is at an end, whatever the clock was.
+            let ended = Moment { wall_ns: now.wall_ns, boot_ns: now.boot_ns };
+            job.until = file.end_ns.and_then(|ns| moment(ns, file.end_boot_ns, Some(ended)));
             jobs.insert(id.to_owned(), job);
         }
+        problems.extend(handover::end_at_the_next(&mut jobs, &mut self.ends));
         if let Some(folder) = &self.mapping {
             problems.extend(folder.problems().map(str::to_owned));
-            for (id, job) in mapped(folder) {
+            for (id, job) in mapped(folder, now.wall_ns.saturating_sub(now.boot_ns)) {
                 // The hooks know more.
                 jobs.entry(id).or_insert(job);
             }
@@ -190,7 +227,16 @@ impl Jobs {
     }
 }
 
-/// A job of the hooks.
+/// When a moment that the hooks noted was on the boot clock: as they noted it, else by what the wall clock shows now.
+/// `None`: it lies in the future, so the wall clock was set back.
+fn moment(wall_ns: i64, boot_ns: Option<i64>, now: Reading) -> Option<Moment> {
+    let reckoned_ns = now.boot_ns.saturating_sub(now.wall_ns.saturating_sub(wall_ns));
+    let soon_ns = now.boot_ns.saturating_add(SOON_NS);
+    let mut boot_ns = boot_ns.into_iter().chain([reckoned_ns]).filter(|boot_ns| *boot_ns <= soon_ns);
+    boot_ns.next().map(|boot_ns| Moment { wall_ns, boot_ns })
+}
+
+/// A job of the hooks, without its times.
 fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSet<String>) -> Job {
     let node = if file.node.is_empty() { node } else { &file.node };
     let mut inferred = false;
@@ -206,6 +252,7 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
             }
         };
         inferred |= located.inferred || part.inferred;
+        let mut guessed = part.inferred;
         let (parts, of) = match part.kind {
             PartKind::Shard => (part.count, located.shards),
             PartKind::Mps => (part.count, located.mps),
@@ -213,7 +260,7 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
             PartKind::Whole => match file.mps_percent {
                 Some(percent) if located.mps > 0 => (percent, 100),
                 _ => {
-                    inferred = true;
+                    (inferred, guessed) = (true, true);
                     problems.insert(format!(
                         "job {}: its GPUs can be shared, and the hook could not ask scontrol for how much of them it \
                          has: they are taken to be its alone",
@@ -224,9 +271,12 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
             },
         };
         // More than there is, or of something that gres.conf does not count: then all of it.
-        inferred |= of == 0 || parts > of;
+        guessed |= of == 0 || parts > of;
+        inferred |= guessed;
         let of = of.max(1);
-        devices.push(JobDevice { at: located.at, parts: parts.min(of), of });
+        // Slurm 22.05.8 gives a GPU as a whole while shards or MPS of it are in use: all of those are not the GPU.
+        let whole = !guessed && part.kind == PartKind::Whole;
+        devices.push(JobDevice { at: located.at, parts: parts.min(of), of, whole });
     }
     Job {
         job_id: file.job_id.clone(),
@@ -239,17 +289,17 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
         account: file.account.clone(),
         partition: file.partition.clone(),
         devices,
-        from_wall_ns: file.start_ns,
-        // The clock may have been set back in between.
-        until_wall_ns: file.end_ns.map(|end_ns| end_ns.max(file.start_ns.unwrap_or(end_ns))),
+        from: None,
+        until: None,
+        by_hooks: true,
         inferred,
     }
 }
 
-/// Jobs of the mapping folder. Of several on one GPU nobody says how much each has: equal parts.
-fn mapped(folder: &Folder<(DeviceRef, Vec<String>)>) -> BTreeMap<String, Job> {
+/// Jobs of the mapping folder by files of this boot: the folder may survive it, and its jobs did not. Of several on one GPU nobody says how much each has: equal parts.
+fn mapped(folder: &Folder<(DeviceRef, Vec<String>)>, booted_wall_ns: i64) -> BTreeMap<String, Job> {
     let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
-    for (_, (at, ids)) in folder.files() {
+    for (_, (at, ids)) in folder.files_since(booted_wall_ns) {
         let of = u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1);
         for id in ids {
             let job = jobs.entry(id.clone()).or_insert_with(|| Job {
@@ -258,11 +308,12 @@ fn mapped(folder: &Folder<(DeviceRef, Vec<String>)>) -> BTreeMap<String, Job> {
                 account: String::new(),
                 partition: String::new(),
                 devices: Vec::new(),
-                from_wall_ns: None,
-                until_wall_ns: None,
+                from: None,
+                until: None,
+                by_hooks: false,
                 inferred: false,
             });
-            job.devices.push(JobDevice { at: *at, parts: 1, of });
+            job.devices.push(JobDevice { at: *at, parts: 1, of, whole: false });
             job.inferred |= of > 1;
         }
     }

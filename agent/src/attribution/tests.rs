@@ -68,7 +68,7 @@ fn resolve(attribution: &mut Attribution, pid: u32, at_s: i64) -> Holder {
     attribution.resolve(&device().info, &[process], now).0.remove(0)
 }
 
-fn device() -> DeviceReading {
+pub(super) fn device() -> DeviceReading {
     let info = DeviceInfo {
         uuid: "GPU-a".into(),
         model: "NVIDIA H100".into(),
@@ -264,4 +264,22 @@ fn a_job_of_another_boot_holds_nothing() {
     let mut attribution = node.attribution();
     attribution.allocate(&[device()], None, Now { reading: reading(100), ledger_ns: 0 });
     assert!(attribution.allocations.is_empty());
+}
+
+#[test]
+fn a_jobs_number_is_looked_for_at_every_tick_until_it_is_known() {
+    let node = Node::new();
+    let step = "system.slice/slurmstepd.scope/s5K1KKYAYG5D00/step_0";
+    node.process(7, 20, &format!("/{step}/user/task_0"));
+    let mut attribution = node.attribution();
+    assert_eq!(resolve(&mut attribution, 7, 100).owner.job_id, "s5K1KKYAYG5D00");
+    node.process(8, 20, "/");
+    let proc = node.0.path().join("proc/8");
+    let status = fs::read_to_string(proc.join("status")).unwrap();
+    fs::write(proc.join("status"), status.replace("\t1000", "\t0")).unwrap();
+    fs::write(proc.join("cmdline"), "slurmstepd: [1234.0]\0").unwrap();
+    let procs = node.0.path().join("cgroup").join(step).join("slurm");
+    fs::create_dir_all(&procs).unwrap();
+    fs::write(procs.join("cgroup.procs"), "8\n").unwrap();
+    assert_eq!(resolve(&mut attribution, 7, 101).owner.job_id, "1234");
 }

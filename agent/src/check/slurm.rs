@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tonnage_runtime::clock::Reading;
+
 use crate::attribution::slurm::{DeviceRef, Jobs, safe_folder};
 use crate::check::Findings;
 use crate::config::Config;
@@ -21,7 +23,7 @@ const AT_ALLOCATION: [&str; 4] = ["alloc", "contain", "x11", "runinjob"];
 /// Keys in lower case; a key that appears again has all its values.
 type Conf = HashMap<String, Vec<String>>;
 
-pub(super) fn slurm(config: &Config, devices: &[DeviceReading], findings: &mut Findings) {
+pub(super) fn slurm(config: &Config, devices: &[DeviceReading], now: Reading, findings: &mut Findings) {
     let (slurm, slurm_conf) = (&config.paths.slurm, &config.slurm_conf);
     let path = slurm_conf.display();
     let mut conf = Conf::new();
@@ -46,7 +48,7 @@ pub(super) fn slurm(config: &Config, devices: &[DeviceReading], findings: &mut F
     }
     let mut jobs = Jobs::new(slurm.clone());
     if let Ok(boot_id) = node::boot_id(&config.paths.procfs) {
-        let many = jobs.read(&boot_id).iter().filter(|job| job.until_wall_ns.is_none()).count();
+        let many = jobs.read(&boot_id, now).iter().filter(|job| job.until.is_none()).count();
         findings.good(&format!("{many} jobs hold GPUs"));
     }
     indices(&mut jobs, devices, findings);

@@ -39,6 +39,11 @@ impl Stamp {
             modified_ns: metadata.mtime_nsec(),
         }
     }
+
+    /// Since the Unix epoch.
+    pub(super) fn at_ns(self) -> i64 {
+        self.modified_s.saturating_mul(1_000_000_000).saturating_add(self.modified_ns)
+    }
 }
 
 /// What is known of a folder's files.
@@ -131,6 +136,12 @@ impl<T> Folder<T> {
     /// Files that were understood, by name.
     pub(super) fn files(&self) -> impl Iterator<Item = (&str, &T)> {
         self.known.iter().filter_map(|(name, (_, file))| Some((name.as_str(), file.as_ref().ok()?)))
+    }
+
+    /// As [`Folder::files`], without those that were last written before a moment.
+    pub(super) fn files_since(&self, wall_ns: i64) -> impl Iterator<Item = (&str, &T)> {
+        let known = self.known.iter().filter(move |(_, (stamp, _))| stamp.at_ns() >= wall_ns);
+        known.filter_map(|(name, (_, file))| Some((name.as_str(), file.as_ref().ok()?)))
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &str> {

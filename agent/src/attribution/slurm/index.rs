@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::attribution::slurm::folder::Stamp;
@@ -39,6 +39,8 @@ pub(super) struct Indices {
     /// The files that were read, with what they then were.
     read: Vec<(PathBuf, Option<Stamp>)>,
     by_node: HashMap<String, Gres>,
+    /// gres.conf is there and cannot be read: why.
+    unreadable: Option<String>,
 }
 
 impl Indices {
@@ -50,12 +52,16 @@ impl Indices {
             procfs: paths.procfs.clone(),
             read: Vec::new(),
             by_node: HashMap::new(),
+            unreadable: None,
         }
     }
 
     /// Forgets what has changed on disk, and says whether anything has.
     pub(super) fn refresh(&mut self) -> bool {
-        let same = !self.read.is_empty() && self.read.iter().all(|(path, known)| stamp(path) == *known);
+        // Its mode may have changed, which a stamp does not have.
+        let same = self.unreadable.is_none()
+            && !self.read.is_empty()
+            && self.read.iter().all(|(path, known)| stamp(path) == *known);
         if !same {
             self.by_node.clear();
             let both = [&self.gres_conf, &self.slurm_conf];
@@ -80,8 +86,15 @@ impl Indices {
             let slurm_conf = text(&self.slurm_conf).unwrap_or_default();
             let types =
                 slurm_conf::gpu_types(&slurm_conf, node, &mut |path| include_of(&self.slurm_conf, path));
-            let gres_conf = text(&self.gres_conf).unwrap_or_default();
-            let gres = gres::parse(&gres_conf, node, &types, &mut |path| include_of(&self.gres_conf, path));
+            let gres_conf = read_text(&self.gres_conf);
+            self.unreadable =
+                gres_conf.as_ref().err().filter(|error| error.kind() != ErrorKind::NotFound).map(|error| {
+                    format!("{}: {error}: let the agent's user read it", self.gres_conf.display())
+                });
+            let gres_conf = gres_conf.unwrap_or_default();
+            let mut gres =
+                gres::parse(&gres_conf, node, &types, &mut |path| include_of(&self.gres_conf, path));
+            gres.problems.extend(self.unreadable.clone());
             self.by_node.insert(node.to_owned(), gres);
         }
         self.by_node.entry(node.to_owned()).or_default()
@@ -111,6 +124,15 @@ impl Indices {
         if !none_listed && !auto_detect {
             return Err(format!(
                 "GRES index {index} of node {node}: {path} lists fewer GPUs: say which it is with --slurm.gpu-map"
+            ));
+        }
+        if let Some(problem) = &self.unreadable {
+            return Err(format!("GRES index {index} of node {node}: {problem}"));
+        }
+        if self.is_divided() {
+            return Err(format!(
+                "GRES index {index} of node {node}: Slurm finds GPUs by itself, and here are MIG devices, whose order is \
+                 not known: say which it is with --slurm.gpu-map"
             ));
         }
         let minors = self.minors();
@@ -154,6 +176,17 @@ impl Indices {
             .ok_or_else(|| format!("{file}: no device node, and not called like /dev/nvidia0"))
     }
 
+    /// Whether any GPU has instances. `mig-minors` does not tell: it lists all that there could be.
+    fn is_divided(&self) -> bool {
+        let folders = |path: PathBuf| {
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries.take(gres::GPUS_MAX).filter_map(|entry| entry.file_name().into_string().ok())
+        };
+        let capabilities = self.procfs.join("driver/nvidia/capabilities");
+        let mut gpus = folders(capabilities.clone()).filter(|name| name.starts_with("gpu"));
+        gpus.any(|gpu| folders(capabilities.join(gpu).join("mig")).any(|name| name.starts_with("gi")))
+    }
+
     /// Minor numbers of the driver's GPUs, sorted.
     fn minors(&self) -> Vec<u32> {
         let gpus = fs::read_dir(self.procfs.join("driver/nvidia/gpus")).into_iter().flatten().flatten();
@@ -174,10 +207,14 @@ fn stamp(path: &Path) -> Option<Stamp> {
 
 /// A file's text up to the limit of its parser.
 fn text(path: &Path) -> Option<String> {
+    read_text(path).ok()
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(gres::BYTES_MAX).unwrap_or(u64::MAX);
-    fs::File::open(path).ok()?.take(limit).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The minor number of a character device.

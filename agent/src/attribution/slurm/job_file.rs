@@ -25,6 +25,9 @@ pub struct JobFile {
     pub start_ns: Option<i64>,
     /// Once the job's Epilog has run.
     pub end_ns: Option<i64>,
+    /// The same moments on the boot clock, rounded down to hundredths of a second; hooks of earlier versions have none.
+    pub start_boot_ns: Option<i64>,
+    pub end_boot_ns: Option<i64>,
     pub uid: Option<u32>,
     pub user: String,
     pub account: String,
@@ -113,6 +116,8 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<JobFile, JobFileError> {
         boot_id,
         start_ns: time("start_ns", get("start_ns"))?,
         end_ns: time("end_ns", get("end_ns"))?,
+        start_boot_ns: uptime("start_boot_s", get("start_boot_s"))?,
+        end_boot_ns: uptime("end_boot_s", get("end_boot_s"))?,
         uid: get("uid").parse().ok(),
         user: short("user")?,
         account: short("account")?,
@@ -138,6 +143,19 @@ fn time(field: &'static str, text: &str) -> Result<Option<i64>, JobFileError> {
     let ns = text.parse().ok().filter(|ns: &i64| *ns >= 0 && !text.starts_with('+'));
     let right = "it should be nanoseconds since the Unix epoch";
     ns.map(Some).ok_or_else(|| wrong(field, text, right))
+}
+
+/// `17986.13`, as `/proc/uptime` has it.
+fn uptime(field: &'static str, text: &str) -> Result<Option<i64>, JobFileError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let whole = |digits: &str| digits.parse::<u32>().ok().filter(|_| !digits.starts_with('+')).map(i64::from);
+    let (s, hundredths) = text.split_once('.').unwrap_or((text, "00"));
+    let ns = whole(s).zip(whole(hundredths).filter(|_| hundredths.len() == 2));
+    let right = "it should be seconds since boot with two decimals, as /proc/uptime has them";
+    ns.map(|(s, hundredths)| Some(s * 1_000_000_000 + hundredths * 10_000_000))
+        .ok_or_else(|| wrong(field, text, right))
 }
 
 /// `0,2-3`: at least one number, each once, in order.

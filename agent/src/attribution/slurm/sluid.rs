@@ -80,7 +80,7 @@ impl Sluids {
 }
 
 /// `s5K1KKYAYG5D00`.
-fn is_sluid(text: &str) -> bool {
+pub(in crate::attribution) fn is_sluid(text: &str) -> bool {
     text.len() == SLUID_BYTES
         && text.starts_with('s')
         && text.bytes().skip(1).all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())

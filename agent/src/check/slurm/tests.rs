@@ -34,7 +34,12 @@ impl Given {
         let args = ["tonnage-agent", "check", "--insecure-loopback", "--slurm.node=n", &conf, &jobs];
         let Command::Check(args) = Cli::try_parse_from(args).unwrap().command else { unreachable!() };
         let mut findings = Findings::default();
-        slurm(&args.resolve().unwrap(), &[device("GPU-a", 3), device("GPU-b", 1)], &mut findings);
+        slurm(
+            &args.resolve().unwrap(),
+            &[device("GPU-a", 3), device("GPU-b", 1)],
+            Reading::default(),
+            &mut findings,
+        );
         findings
     }
 }

@@ -125,3 +125,36 @@ fn a_changed_file_is_read_again() {
     assert!(indices.refresh());
     assert_eq!(indices.locate(0, "n").map(|located| located.at), Ok(DeviceRef::Minor(55)));
 }
+
+#[test]
+fn where_slurm_finds_mig_devices_by_itself_nothing_is_guessed() {
+    let mut given = given("AutoDetect=nvml\n");
+    given.write("proc/driver/nvidia-caps/mig-minors", "gpu0/gi1/access 12\n");
+    given.write("proc/driver/nvidia/capabilities/mig/config", "");
+    assert!(given.locate(0).is_ok(), "it is not divided");
+    given.write("proc/driver/nvidia/capabilities/gpu0/mig/gi1/access", "");
+    let error = given.locate(0).unwrap_err();
+    assert!(error.contains("MIG") && error.contains("--slurm.gpu-map"), "{error}");
+    given.paths.gpu_map = BTreeMap::from([(0, PathBuf::from("/no/nvidia7"))]);
+    assert!(given.locate(0).is_ok());
+}
+
+#[test]
+fn a_gres_conf_that_cannot_be_read_is_told_and_nothing_is_guessed_until_it_can() {
+    let given = given("");
+    fs::remove_file(given.dir.path().join("gres.conf")).unwrap();
+    assert!(given.locate(0).is_ok(), "there is none");
+    // Root may read any file, but a folder is none.
+    fs::create_dir(given.dir.path().join("gres.conf")).unwrap();
+    let mut indices = Indices::new(&given.paths);
+    assert!(indices.refresh());
+    assert!(indices.locate(0, "n").unwrap_err().contains("gres.conf"));
+    assert!(
+        indices.gres("n").problems.iter().any(|problem| problem.contains("let the agent's user read it"))
+    );
+    fs::remove_dir(given.dir.path().join("gres.conf")).unwrap();
+    given.write("gres.conf", "Name=gpu File=/no/nvidia4\n");
+    assert!(indices.refresh());
+    assert_eq!(indices.locate(0, "n"), Ok(at(DeviceRef::Minor(4), false)));
+    assert!(!indices.refresh());
+}

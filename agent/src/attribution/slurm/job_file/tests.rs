@@ -12,8 +12,11 @@ fn a_file_of_the_hooks_is_understood() {
     assert_eq!((file.start_ns, file.end_ns, file.uid), (Some(5), None, Some(1000)));
     assert_eq!((file.user.as_str(), file.account.as_str(), file.partition.as_str()), ("ada", "ml", "gpu"));
     assert_eq!((file.gpus, file.parts), (vec![0, 2, 3], None));
-    let ended = parse(format!("end_ns=9\n{GOOD}").as_bytes(), "42").unwrap();
+    assert_eq!((file.start_boot_ns, file.end_boot_ns), (None, None));
+    let ended = format!("end_ns=9\nend_boot_s=17986.13\nstart_boot_s=0.07\n{GOOD}");
+    let ended = parse(ended.as_bytes(), "42").unwrap();
     assert_eq!(ended.end_ns, Some(9));
+    assert_eq!((ended.start_boot_ns, ended.end_boot_ns), (Some(70_000_000), Some(17_986_130_000_000)));
 }
 
 #[test]
@@ -25,6 +28,8 @@ fn what_is_wrong_is_named_with_its_value_and_what_would_be_right() {
         ("boot_id=b\n", "", "boot_id"),
         ("start_ns=5", "start_ns=-5", "start_ns"),
         ("start_ns=5", "start_ns=99999999999999999999", "start_ns"),
+        ("user=ada", "start_boot_s=1.5", "start_boot_s"),
+        ("user=ada", "end_boot_s=-1.50", "end_boot_s"),
         ("gpus=0,2-3", "gpus=", "gpus"),
         ("gpus=0,2-3", "gpus=3-2", "gpus"),
         ("gpus=0,2-3", "gpus=0-4000000000", "gpus"),
