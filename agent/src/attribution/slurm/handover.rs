@@ -1,7 +1,7 @@
 //! A job whose Epilog was lost: it ends where another was given its GPU. Pure.
 //!
-//! Slurm gives a GPU as a whole to one job at a time, so where two jobs of the hooks have one, the older has ended. What was
-//! found stays for as long as the older job's file does: the file of the newer one is removed earlier.
+//! Slurm gives a GPU as a whole to one job at a time, so where two jobs of the hooks have one, the older has ended. What
+//! was found stays for as long as the older job's file does: the file of the newer one is removed earlier.
 //!
 //! Not for: parts of GPUs, which several jobs have at once, and jobs of which it is not known when they began.
 
