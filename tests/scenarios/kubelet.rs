@@ -258,6 +258,18 @@ fn without_a_kubelets_word_processes_hold_and_it_is_said() -> anyhow::Result<()>
     wait_up(&mut world, 0.0)?;
     kubelet.set_manners(Manners { old: true, ..Manners::default() });
     wait_up(&mut world, 1.0)?;
+    // Slower than the agent waits, which is real time.
+    kubelet.set_manners(Manners { old: true, slow: Some(Duration::from_secs(60)), ..Manners::default() });
+    let mut wait_patiently = |value: f64| {
+        wait_until(DEADLINE, "the agent's patience", String::new, || {
+            world.live(1)?;
+            Ok((up(&world)? == Some(value)).then_some(()))
+        })
+    };
+    wait_patiently(0.0)?;
+    kubelet.set_manners(Manners { old: true, ..Manners::default() });
+    // A call that is on its way is waited for.
+    wait_patiently(1.0)?;
     // A restart takes the socket away; the pod goes on, by the last list.
     kubelet.stop();
     wait_up(&mut world, 0.0)?;
@@ -271,6 +283,7 @@ fn without_a_kubelets_word_processes_hold_and_it_is_said() -> anyhow::Result<()>
     let books = Books::read(&world.aggregator.data_dir())?;
     assert_eq!(books.time(RowKind::Idle, None).values().sum::<i128>(), 0);
     assert!(log.contains("turns calls away because they are too many"), "{log}");
+    assert!(log.contains("it does not answer within 10 s"), "{log}");
     assert!(log.contains("The kubelet says who has which devices."), "{log}");
     Ok(())
 }

@@ -66,11 +66,24 @@ fn the_ledger_bills_each_job_for_what_slurm_accounts_and_the_rest_is_idle() -> a
     assert!(checked.status.success() && text.contains(&index), "{text}");
     slurm.wait_ended(one, "COMPLETED")?;
     slurm.run("scancel", &[&cancelled.to_string()])?;
+    let timed_out = slurm.submit(&["--gres=gpu:1"], "sleep 300")?;
+    slurm.wait_running(timed_out)?;
+    slurm.run("scontrol", &["update", &format!("JobId={timed_out}"), "EndTime=now+1"])?;
+    let array = slurm.submit(&["--gres=gpu:1", "--array=0-1"], "sleep 1")?;
+    let tasks = slurm.wait("both tasks", |slurm| {
+        let tasks = slurm.sacct(array)?;
+        Ok((tasks.len() == 2 && tasks.iter().all(|task| task.state == "COMPLETED")).then_some(tasks))
+    })?;
 
+    let tasks = tasks.iter().map(|task| (task.job, 1.0, "COMPLETED"));
+    let alone = [
+        (two, 2.0, "COMPLETED"),
+        (one, 1.0, "COMPLETED"),
+        (cancelled, 1.0, "CANCELLED"),
+        (timed_out, 1.0, "TIMEOUT"),
+    ];
     let mut holds = BTreeMap::new();
-    for (job, gpus, state) in
-        [(two, 2.0, "COMPLETED"), (one, 1.0, "COMPLETED"), (cancelled, 1.0, "CANCELLED")]
-    {
+    for (job, gpus, state) in alone.into_iter().chain(tasks) {
         let noted = ended(&slurm, 0, job)?;
         let held_s = (number(&noted, "end_ns")? - number(&noted, "start_ns")?) as f64 * 1e-9;
         holds.insert(job.to_string(), (gpus, held_s, slurm.wait_ended(job, state)?));
