@@ -2,7 +2,7 @@
 //!
 //! glibc gives large buffers pages of their own, until one of them is freed: then it takes buffers of that size from the
 //! heap, too, among small allocations that outlive them. sled frees and makes buffers of half a MiB all the time, so the
-//! agent's heap filled with holes: 23.9 MiB of anonymous memory instead of 6.3 (docs/measurements.md).
+//! agent's heap filled with holes: 23.9 MiB of anonymous memory instead of 6.2 (docs/measurements.md).
 #![allow(unsafe_code, reason = "mallopt is C; the standard library has no word for it")]
 
 /// Buffers from this size on have pages of their own for good; it is glibc's first threshold. Does nothing elsewhere.
