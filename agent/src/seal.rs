@@ -64,6 +64,7 @@ pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overl
             energy_idle_uj: window.energy_idle_uj,
             energy_unobserved_uj: window.energy_unobserved_uj,
             samples: window.samples,
+            ..pb::Window::default()
         })
         .collect();
     let gaps = gaps

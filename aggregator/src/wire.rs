@@ -193,9 +193,8 @@ fn usage(usage: &pb::Usage, owners: usize, capacity_ns: u64) -> Result<Usage, St
             return Err(format!("kind: {} is not taken by this version, HELD and INTRUDER are", usage.kind));
         }
     };
-    let (gi, ci, generation) = (usage.gpu_instance, usage.compute_instance, usage.instance_generation);
-    if (gi, ci, generation, usage.slices) != (0, 0, 0, 0) {
-        return Err(format!("gpu_instance: {gi}/{ci}: MIG instances are not taken by this version"));
+    if usage.instance != 0 {
+        return Err(format!("instance: {}: MIG instances are not taken by this version", usage.instance));
     }
     if intruder && usage.held_ns != 0 {
         return Err(format!("held_ns: {} is not 0, and an INTRUDER holds nothing", usage.held_ns));

@@ -1,9 +1,9 @@
 //! Versions, sizes and the grid of time. Both ends of the uplink keep to them; the ledger enforces them.
 
 /// Version of the uplink's contract. Both sides speak this one and the one before; they meet at the lower.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Oldest version that is still spoken.
-pub const PROTOCOL_OLDEST: u32 = 1;
+pub const PROTOCOL_OLDEST: u32 = 2;
 /// Version of the `Batch` message inside sealed bytes.
 pub const BATCH_FORMAT: u32 = 1;
 
@@ -29,6 +29,8 @@ pub const UNATTRIBUTED_FACTOR_MAX: u64 = 64;
 pub const USAGES_PER_WINDOW_MAX: usize = 512;
 /// Devices of one node: 16 GPUs with every MIG instance would be far below.
 pub const DEVICES_PER_BATCH_MAX: usize = 256;
+/// Instances named in one batch.
+pub const INSTANCES_PER_BATCH_MAX: usize = 2048;
 /// Owners named in one batch.
 pub const OWNERS_PER_BATCH_MAX: usize = 8192;
 /// Longest text of a name (node, namespace, pod, unit, model, ...) in bytes; Kubernetes allows 253.

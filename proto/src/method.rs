@@ -17,6 +17,8 @@ pub const HELD_INFERRED: u32 = 1 << 3;
 pub const BUSY_PROCESS: u32 = 1 << 4;
 /// Busy: samples said more than was held, and were scaled down to it.
 pub const BUSY_SCALED: u32 = 1 << 5;
+/// Busy: the driver's utilisation of a MIG instance (GPM), all of it the one owner's who had a process there.
+pub const BUSY_INSTANCE: u32 = 1 << 6;
 /// Memory: the driver's figure per process.
 pub const MEMORY_PROCESS: u32 = 1 << 8;
 /// Energy: the device's counter, split by busy time.
@@ -24,13 +26,14 @@ pub const ENERGY_BY_BUSY: u32 = 1 << 12;
 /// Energy: the device's counter, split by held time, since nobody was busy.
 pub const ENERGY_BY_HELD: u32 = 1 << 13;
 
-const NAMES: [(u32, &str); 9] = [
+const NAMES: [(u32, &str); 10] = [
     (HELD_CGROUP, "held_cgroup"),
     (HELD_ALLOCATION, "held_allocation"),
     (HELD_SPLIT, "held_split"),
     (HELD_INFERRED, "held_inferred"),
     (BUSY_PROCESS, "busy_process"),
     (BUSY_SCALED, "busy_scaled"),
+    (BUSY_INSTANCE, "busy_instance"),
     (MEMORY_PROCESS, "memory_process"),
     (ENERGY_BY_BUSY, "energy_by_busy"),
     (ENERGY_BY_HELD, "energy_by_held"),

@@ -114,8 +114,7 @@ fn add(sum: &mut pb::Window, window: pb::Window) {
 
 /// What makes two usages parts of one.
 fn key(usage: &pb::Usage) -> impl PartialEq {
-    let instance = (usage.instance_generation, usage.gpu_instance, usage.compute_instance, usage.slices);
-    (usage.owner, usage.kind, instance)
+    (usage.owner, usage.kind, usage.instance)
 }
 
 #[cfg(test)]

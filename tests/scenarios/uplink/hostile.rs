@@ -72,7 +72,7 @@ fn a_first_message_that_is_no_good_hello_is_refused_by_name() -> anyhow::Result<
     let batch = seal(&bad.batch(1, vec![window(BEGIN_NS, CELL, 0)]));
     let holdings = |oldest_seq, sealed_seq| Some(Holdings { oldest_seq, sealed_seq });
     for (message, code, says) in [
-        (changed(&|hello| hello.protocol = PROTOCOL + 6), Code::Protocol, "protocol 8, this ledger 1 to 2"),
+        (changed(&|hello| hello.protocol = PROTOCOL + 6), Code::Protocol, "protocol 9, this ledger 2 to 3"),
         (changed(&|hello| hello.protocol = 0), Code::Protocol, "protocol 0"),
         (changed(&|hello| hello.epoch = vec![7; 5]), Code::Malformed, "epoch"),
         (changed(&|hello| hello.node = String::new()), Code::Malformed, "node: is empty"),
@@ -159,12 +159,12 @@ fn spoilt() -> Vec<(&'static str, Spoil)> {
         ("idle_ns", Box::new(|batch| batch.windows[0].idle_ns = u64::MAX)),
         ("held_ns", usage(|usage| usage.held_ns = u64::MAX)),
         ("busy_ns", usage(|usage| usage.busy_ns = usage.held_ns + 1)),
-        ("MIG", usage(|usage| usage.gpu_instance = 1)),
-        ("MIG", usage(|usage| usage.slices = 3)),
+        ("MIG", usage(|usage| usage.instance = 1)),
+        ("MIG", usage(|usage| usage.instance = 2)),
         ("held_ns: 1 is not 0", usage(|usage| (usage.kind, usage.held_ns) = (2, 1))),
         ("kind", usage(|usage| usage.kind = 0)),
         ("busy_ns", usage(|usage| (usage.kind, usage.held_ns, usage.busy_ns) = (2, 0, u64::MAX))),
-        ("MIG", usage(|usage| (usage.kind, usage.held_ns, usage.gpu_instance) = (2, 0, 1))),
+        ("MIG", usage(|usage| (usage.kind, usage.held_ns, usage.instance) = (2, 0, 1))),
         (
             "usages[2].owner: 0 stands twice",
             Box::new(|batch| {
