@@ -147,6 +147,7 @@ impl World {
         gpu.energy_shown.extend(energy_mj);
         Observation {
             info: Arc::clone(&gpu.info),
+            partition: None,
             holders: gpu.processes.clone(),
             allocation: gpu.allocation.clone(),
             utilisation: rng.random_bool(0.9).then_some(samples),
@@ -264,7 +265,7 @@ fn end_ns(window: &Window) -> i64 {
 fn add_up(windows: &[Window]) -> Sums {
     let mut sums = Sums::new();
     for window in windows {
-        let usages = window.usages.iter().map(|(owner, usage)| (owner.pod_uid.clone(), usage.held_ns));
+        let usages = window.usages.iter().map(|((_, owner), usage)| (owner.pod_uid.clone(), usage.held_ns));
         for (owner, ns) in usages.chain([(String::new(), window.idle_ns)]) {
             *sums.entry((window.info.uuid.to_string(), cell(window.start_ns), owner)).or_default() += ns;
         }
