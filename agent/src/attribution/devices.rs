@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::attribution::device_ids::{At, DeviceId, Parent};
-use crate::attribution::dra_checkpoint::Checkpoint;
+use crate::attribution::dra_checkpoint::{Checkpoint, Prepared};
 use crate::model::{DeviceInfo, DeviceReading, Instance, MigReading};
 
 /// Most parts into which a device is divided; beyond it parts are rounded.
@@ -62,10 +62,23 @@ impl<'a> Devices<'a> {
                 reading
             }
             At::Instance { parent, instance, slices } => {
-                let reading = self.parent(parent, instance)?;
+                let prepared = self.prepared(parent, instance);
+                let reading = match prepared {
+                    Some(prepared) => self.by_uuid(&prepared.parent)?,
+                    None => self.parent(parent)?,
+                };
                 match &reading.mig {
-                    // Not there, or not listed yet.
-                    Some(mig) => instances = numbered(mig, instance).filter(|of_it| !of_it.is_empty())?,
+                    Some(mig) => {
+                        let of_it = match prepared {
+                            Some(prepared) => made(mig, prepared),
+                            None => numbered(mig, instance).or_else(|| {
+                                guessed = true;
+                                of_profile(mig, instance)
+                            }),
+                        };
+                        // Not there, or not listed yet.
+                        instances = of_it.filter(|of_it| !of_it.is_empty())?;
+                    }
                     // The driver does not let us see how the GPU is partitioned.
                     None => (part, guessed) = (sliced(&reading.info, *slices), slices.is_none()),
                 }
@@ -80,14 +93,17 @@ impl<'a> Devices<'a> {
         Some(Found { device: Arc::clone(&reading.info.uuid), instances, part, guessed })
     }
 
-    fn parent(&self, parent: &Parent, instance: &str) -> Option<&'a DeviceReading> {
+    /// What DRA's driver made of a device that it names by a minor and a profile.
+    fn prepared(&self, parent: &Parent, instance: &str) -> Option<&'a Prepared> {
+        let Parent::Minor(minor) = parent else { return None };
+        self.checkpoint.device(&format!("gpu-{minor}-mig-{instance}"))
+    }
+
+    fn parent(&self, parent: &Parent) -> Option<&'a DeviceReading> {
         match parent {
             Parent::Uuid(uuid) => self.by_uuid(uuid),
             Parent::Index(index) => self.by_index(*index),
-            Parent::Minor(minor) => match self.checkpoint.parent(&format!("gpu-{minor}-mig-{instance}")) {
-                Some(uuid) => self.by_uuid(uuid),
-                None => self.by_minor(*minor),
-            },
+            Parent::Minor(minor) => self.by_minor(*minor),
         }
     }
 
@@ -153,6 +169,29 @@ fn numbered(mig: &MigReading, text: &str) -> Option<Vec<Arc<Instance>>> {
             && (compute_instance.is_none() || instance.compute_instance == compute_instance)
     });
     Some(instances.cloned().collect())
+}
+
+/// The instance that DRA's driver made, by what it says of it.
+fn made(mig: &MigReading, prepared: &Prepared) -> Option<Vec<Arc<Instance>>> {
+    let instances =
+        mig.instances.iter().map(|reading| &reading.instance).filter(|instance| match &prepared.mig {
+            Some(uuid) => instance.uuid.eq_ignore_ascii_case(uuid),
+            None => {
+                prepared.gpu_instance.is_some()
+                    && instance.gpu_instance == prepared.gpu_instance
+                    && (prepared.compute_instance.is_none()
+                        || instance.compute_instance == prepared.compute_instance)
+            }
+        });
+    Some(instances.cloned().collect())
+}
+
+/// The one instance of the profile in DRA's name for it, `<profile>-<id>-<start>`; of several nobody knows which it is.
+fn of_profile(mig: &MigReading, name: &str) -> Option<Vec<Arc<Instance>>> {
+    let profile = name.split('-').next()?;
+    let undotted = |instance: &Instance| instance.profile.replace('.', "");
+    let mut of_it = mig.instances.iter().map(|of| &of.instance).filter(|of| undotted(of) == profile);
+    of_it.next().filter(|_| of_it.next().is_none()).map(|only| vec![Arc::clone(only)])
 }
 
 /// So many of a GPU's compute slices; one is the guess where nobody says.
@@ -284,6 +323,32 @@ mod tests {
         assert_eq!(instances(&[], gpu, "MIG-3"), None);
         assert_eq!(instances(&[], gpu, "nvidia0/gi8"), None);
         assert_eq!(instances(&[], gpu, "nvidia0/gi8/vgpu0"), None);
+    }
+
+    #[test]
+    fn a_claims_mig_device_is_what_its_driver_made_and_else_the_only_one_of_its_profile() {
+        let mut node = [reading(0, 0, "GPU-a", "NVIDIA H100")];
+        node[0].mig = partitioned(&[("MIG-1", 7, 0), ("MIG-2", 9, 0)]);
+        if let Some(mig) = &mut node[0].mig {
+            Arc::make_mut(&mut mig.instances[0].instance).profile = "1g.10gb".into();
+            Arc::make_mut(&mut mig.instances[1].instance).profile = "1g.20gb".into();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.json");
+        let mut checkpoint = Checkpoint::new(path.clone());
+        let claimed = |checkpoint: &Checkpoint, name| {
+            let id = crate::attribution::device_ids::claimed("gpu.nvidia.com", name).unwrap();
+            let found = Devices::new(&node, checkpoint, [].iter()).find(&id)?;
+            Some((found.instances[0].uuid.to_string(), found.guessed))
+        };
+        assert_eq!(claimed(&checkpoint, "gpu-0-mig-1g20gb-15-0"), Some(("MIG-2".into(), true)));
+        assert_eq!(claimed(&checkpoint, "gpu-0-mig-2g20gb-14-0"), None);
+        // The minor was another when it was named.
+        let text = r#"{"device":{"deviceName":"gpu-3-mig-1g10gb-19-0"},
+            "concrete":{"parentUUID":"GPU-a","giId":7,"ciId":0}}"#;
+        std::fs::write(&path, text).unwrap();
+        checkpoint.refresh();
+        assert_eq!(claimed(&checkpoint, "gpu-3-mig-1g10gb-19-0"), Some(("MIG-1".into(), false)));
     }
 
     #[test]
