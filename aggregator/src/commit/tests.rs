@@ -24,6 +24,8 @@ const ABSENT: &str =
 
 /// Pods that come and go by the tens of thousands.
 mod churn;
+/// Devices in parts.
+mod instances;
 
 struct Ledger {
     dir: TempDir,
