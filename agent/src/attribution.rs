@@ -38,7 +38,7 @@ use tonnage_runtime::clock::Reading;
 
 use crate::attribution::cgroup::Place;
 use crate::attribution::container_names::ContainerNames;
-use crate::attribution::devices::Devices;
+use crate::attribution::devices::{Devices, Place as DevicePlace};
 use crate::attribution::dra_checkpoint::Checkpoint;
 use crate::attribution::kubelet::Listed;
 use crate::attribution::live_pods::LivePods;
@@ -48,8 +48,8 @@ use crate::attribution::slurm::Jobs;
 use crate::attribution::slurm::sluid::{Sluids, is_sluid};
 use crate::attribution::users::Users;
 use crate::model::{
-    Allocation, AllocationCounts, DeviceInfo, DeviceProcess, DeviceReading, Holder, KubeletState, Owner,
-    OwnerKind,
+    Allocation, AllocationCounts, DeviceInfo, DeviceProcess, DeviceReading, Holder, Instance, KubeletState,
+    Owner, OwnerKind,
 };
 
 /// How long a cgroup is believed; and that of a pod without a name, which may get one any moment.
@@ -108,8 +108,8 @@ pub struct Attribution {
     /// The last known life of each pid.
     lives: HashMap<u32, Life>,
     swept_at_ns: i64,
-    /// By device, as of this tick.
-    allocations: BTreeMap<Arc<str>, Allocation>,
+    /// By device and instance, as of this tick.
+    allocations: BTreeMap<DevicePlace, Allocation>,
     counts: AllocationCounts,
     /// Pods on a device of which the kubelet's list says nothing.
     unlisted: Vec<PodName>,
@@ -167,13 +167,15 @@ impl Attribution {
         let (of_jobs, unresolved) = slurm::grants(self.jobs.read(&self.boot_id, now.reading), &found, now);
         all.extend(of_jobs);
         counts.unresolved += unresolved;
-        (self.allocations, self.counts) = (grants::by_device(all), counts);
+        (self.allocations, self.counts) = (grants::by_place(all), counts);
     }
 
-    /// The processes of one device with their owners, in the order given, and to whom the device is allocated.
+    /// The processes of one device, or of one instance of it, with their owners, in the order given, and to whom it is
+    /// allocated. An instance that is allocated to nobody is held by whom its whole GPU was given to.
     pub fn resolve(
         &mut self,
         device: &DeviceInfo,
+        instance: Option<&Arc<Instance>>,
         pids: &[DeviceProcess],
         now: Now,
     ) -> (Vec<Holder>, Allocation) {
@@ -186,7 +188,9 @@ impl Attribution {
                 self.unlisted.push(name);
             }
         }
-        let allocation = self.allocations.get(&device.uuid).cloned().unwrap_or_default();
+        let of =
+            |instance: Option<Arc<Instance>>| self.allocations.get(&(Arc::clone(&device.uuid), instance));
+        let allocation = of(instance.cloned()).or_else(|| of(None)).cloned().unwrap_or_default();
         grants::join(&mut holders, &allocation);
         (holders, allocation)
     }
@@ -215,7 +219,7 @@ impl Attribution {
     }
 
     fn holder(&mut self, process: DeviceProcess, tick_now_ns: i64, reading: Reading) -> Holder {
-        let DeviceProcess { pid, memory_bytes } = process;
+        let DeviceProcess { pid, memory_bytes, mps_client: _ } = process;
         let now_ns = reading.boot_ns;
         if let Some(life) = self.lives.get(&pid).filter(|life| life.seen_at_ns == now_ns) {
             // Seen on another device in this very tick.

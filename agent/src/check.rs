@@ -20,7 +20,10 @@ use crate::config::{Config, DriverChoice};
 use crate::dmi;
 use crate::facts::Sources;
 use crate::kubelet::ask_once;
-use crate::model::{Allocation, AllocationCounts, DeviceReading, Holder, KubeletState, OwnerKind};
+use crate::model::{
+    Allocation, AllocationCounts, DeviceProcess, DeviceReading, Holder, Instance, InstanceReading,
+    KubeletState, OwnerKind,
+};
 use crate::node;
 use crate::uplink::UplinkError;
 use crate::uplink::tls::{connect, is_in_the_clear};
@@ -177,15 +180,21 @@ async fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) -> Vec<De
     let list = kubelet(config, findings).await.map(Arc::new);
     attribution.allocate(&devices, list.as_ref().map(|list| (list, reading.boot_ns)), now);
     for device in &devices {
-        gpu(device, |processes| attribution.resolve(&device.info, processes, now), findings);
+        gpu(
+            device,
+            |instance, processes| attribution.resolve(&device.info, instance, processes, now),
+            findings,
+        );
     }
     allocations(attribution.counts(), findings);
     devices
 }
 
+type Resolved = (Vec<Holder>, Allocation);
+
 fn gpu(
     device: &DeviceReading,
-    resolve: impl FnOnce(&[crate::model::DeviceProcess]) -> (Vec<Holder>, Allocation),
+    mut resolve: impl FnMut(Option<&Arc<Instance>>, &[DeviceProcess]) -> Resolved,
     findings: &mut Findings,
 ) {
     let name = format!("{} {}", device.info.uuid, device.info.model);
@@ -193,26 +202,17 @@ fn gpu(
         Err(reason) => findings.problem(&format!("{name}: its processes cannot be listed: {reason}")),
         Ok(processes) => {
             findings.good(&format!("{name}: {} processes", processes.len()));
-            let (holders, allocation) = resolve(processes);
-            for claim in &allocation.claims {
-                let parts = format!("{} of {} parts", claim.parts, allocation.parts.max(1));
-                findings.good(&format!("  allocated ({parts}): {}", describe(&claim.owner)));
-            }
-            for Holder { pid, owner, .. } in holders {
-                let holds = allocation.claims.is_empty()
-                    || allocation.claims.iter().any(|claim| claim.owner == owner);
-                if !holds && owner.kind != OwnerKind::Unowned {
-                    findings.note(&format!(
-                        "  pid {pid}: {}, an intruder: the GPU is allocated to others",
-                        describe(&owner)
-                    ));
-                } else if owner.kind == OwnerKind::Unowned {
-                    findings.note(&format!(
-                        "  pid {pid}: whose it is cannot be known; its time will be shown as unowned"
-                    ));
-                } else {
-                    findings.good(&format!("  pid {pid}: {}", describe(&owner)));
-                }
+            holders(resolve(None, processes), findings);
+        }
+    }
+    for InstanceReading { instance, processes, .. } in device.mig.iter().flat_map(|mig| &mig.instances) {
+        let name = format!("  {} {}", instance.uuid, instance.profile);
+        match processes {
+            Err(reason) => findings.problem(&format!("{name}: its processes cannot be listed: {reason}")),
+            Ok(processes) => {
+                let of = format!("{} of {} slices", instance.slices, device.info.slices);
+                findings.good(&format!("{name}, {of}: {} processes", processes.len()));
+                holders(resolve(Some(instance), processes), findings);
             }
         }
     }
@@ -221,6 +221,29 @@ fn gpu(
     }
     if device.energy_mj.is_none() {
         findings.note(&format!("{name}: no energy counter"));
+    }
+}
+
+fn holders((holders, allocation): Resolved, findings: &mut Findings) {
+    for claim in &allocation.claims {
+        let parts = format!("{} of {} parts", claim.parts, allocation.parts.max(1));
+        findings.good(&format!("  allocated ({parts}): {}", describe(&claim.owner)));
+    }
+    for Holder { pid, owner, .. } in holders {
+        let holds =
+            allocation.claims.is_empty() || allocation.claims.iter().any(|claim| claim.owner == owner);
+        if !holds && owner.kind != OwnerKind::Unowned {
+            findings.note(&format!(
+                "  pid {pid}: {}, an intruder: the GPU is allocated to others",
+                describe(&owner)
+            ));
+        } else if owner.kind == OwnerKind::Unowned {
+            findings.note(&format!(
+                "  pid {pid}: whose it is cannot be known; its time will be shown as unowned"
+            ));
+        } else {
+            findings.good(&format!("  pid {pid}: {}", describe(&owner)));
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use prometheus::TextEncoder;
 use tonnage_proto::method;
 
 use crate::kubelet;
-use crate::model::{AllocationCounts, DeviceInfo, Gauges, Owner, OwnerKind, Usage, Window};
+use crate::model::{AllocationCounts, DeviceInfo, Gauges, Instance, Owner, OwnerKind, Usage, Whose, Window};
 use crate::uplink;
 
 mod families;
@@ -51,27 +51,49 @@ pub struct Own {
     pub series_dropped: u64,
 }
 
+/// Slice-nanoseconds of devices with different slices as one whole number of the same unit: a nanosecond of a whole GPU
+/// is `PER_NS` of them, and one of a slice divides that.
+#[derive(Debug, Clone, Copy)]
+struct GpuTime(u128);
+
+impl GpuTime {
+    /// Least common multiple of 1 to 8; no GPU has more slices.
+    const PER_NS: u128 = 840;
+
+    fn of(info: &DeviceInfo) -> Self {
+        Self(Self::PER_NS / u128::from(info.slices.max(1)))
+    }
+
+    fn of_slices(self, slice_ns: u64) -> u128 {
+        u128::from(slice_ns) * self.0
+    }
+
+    fn seconds(total: u128) -> f64 {
+        total as f64 / Self::PER_NS as f64 * 1e-9
+    }
+}
+
 #[derive(Debug, Default, Clone, Copy)]
 struct Totals {
-    held_ns: u64,
+    held: u128,
     /// Of that, by allocation and not busy, where use can be seen.
-    held_idle_ns: u64,
+    held_idle: u128,
     is_allocated: bool,
-    busy_ns: u64,
+    busy: u128,
     memory_byte_seconds: u64,
     energy_uj: u64,
     last_ns: i64,
 }
 
 impl Totals {
-    fn add(&mut self, usage: &Usage, end_ns: i64) {
-        self.held_ns += usage.held_ns;
-        let idle = method::HELD_ALLOCATION | method::BUSY_PROCESS;
-        if usage.method & idle == idle {
+    fn add(&mut self, usage: &Usage, gpu_time: GpuTime, end_ns: i64) {
+        self.held += gpu_time.of_slices(usage.held_ns);
+        let busy_known = usage.method & (method::BUSY_PROCESS | method::BUSY_INSTANCE) != 0;
+        if usage.method & method::HELD_ALLOCATION != 0 && busy_known {
             self.is_allocated = true;
-            self.held_idle_ns += usage.held_ns - usage.busy_ns.min(usage.held_ns);
+            self.held_idle += gpu_time.of_slices(usage.held_ns - usage.busy_ns.min(usage.held_ns));
         }
-        self.busy_ns += usage.busy_ns;
+        self.busy += gpu_time.of_slices(usage.busy_ns);
         self.memory_byte_seconds += usage.memory_byte_seconds;
         self.energy_uj += usage.energy_uj;
         self.last_ns = end_ns;
@@ -83,14 +105,17 @@ struct Device {
     info: Option<Arc<DeviceInfo>>,
     gauges: Gauges,
     holders: usize,
-    idle_ns: u64,
+    idle: u128,
+    stranded: u128,
     unobserved_ns: u64,
-    busy_unattributed_ns: u64,
+    busy_unattributed: u128,
     energy_idle_uj: u64,
     energy_unobserved_uj: u64,
 }
 
-type Owners = HashMap<(Arc<str>, Arc<Owner>), Totals>;
+type Owners = HashMap<Key, Totals>;
+/// A GPU's UUID, the instance of it, and whose.
+type Key = (Arc<str>, Option<Arc<Instance>>, Arc<Owner>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -133,15 +158,19 @@ impl Metrics {
             let end_ns = window.start_ns.saturating_add_unsigned(window.duration_ns);
             now_ns = now_ns.max(end_ns);
             let device = state.devices.entry(Arc::clone(&window.info.uuid)).or_default();
-            device.idle_ns += window.idle_ns;
-            device.busy_unattributed_ns += window.busy_unattributed_ns;
+            let gpu_time = GpuTime::of(&window.info);
+            device.idle += gpu_time.of_slices(window.idle_ns);
+            device.stranded += gpu_time.of_slices(window.stranded_ns);
+            device.busy_unattributed += gpu_time.of_slices(window.busy_unattributed_ns);
             device.energy_idle_uj += window.energy_idle_uj;
             device.energy_unobserved_uj += window.energy_unobserved_uj;
-            for (owner, usage) in &window.usages {
-                entry(&mut state.owners, &mut state.own, &window.info.uuid, owner).add(usage, end_ns);
+            for (whose, usage) in &window.usages {
+                let totals = entry(&mut state.owners, &mut state.own, &window.info.uuid, whose);
+                totals.add(usage, gpu_time, end_ns);
             }
-            for (owner, usage) in &window.intruders {
-                entry(&mut state.intruders, &mut state.own, &window.info.uuid, owner).add(usage, end_ns);
+            for (whose, usage) in &window.intruders {
+                let totals = entry(&mut state.intruders, &mut state.own, &window.info.uuid, whose);
+                totals.add(usage, gpu_time, end_ns);
             }
         }
         let lives = |totals: &Totals| totals.last_ns > now_ns.saturating_sub(EXPIRY_NS);
@@ -186,11 +215,12 @@ impl Metrics {
 }
 
 /// The entry of this owner, or the one that all share once there are too many.
-fn entry<'a>(owners: &'a mut Owners, own: &mut Own, device: &Arc<str>, owner: &Arc<Owner>) -> &'a mut Totals {
-    let mut key = (Arc::clone(device), shown(owner));
+fn entry<'a>(owners: &'a mut Owners, own: &mut Own, device: &Arc<str>, whose: &Whose) -> &'a mut Totals {
+    let (instance, owner) = whose;
+    let mut key = (Arc::clone(device), instance.as_deref().map(shown_instance), shown(owner));
     if owners.len() >= SERIES_MAX && !owners.contains_key(&key) {
         own.series_dropped += 1;
-        key.1 = Arc::new(other());
+        (key.1, key.2) = (None, Arc::new(other()));
     }
     owners.entry(key).or_default()
 }
@@ -211,6 +241,21 @@ fn shown(owner: &Arc<Owner>) -> Arc<Owner> {
         shown.container_id.clear();
     }
     Arc::new(shown)
+}
+
+/// The instance as its labels show it: lives of one UUID are one series, which goes on.
+fn shown_instance(instance: &Instance) -> Arc<Instance> {
+    let (uuid, profile) = (Arc::clone(&instance.uuid), instance.profile.clone());
+    Arc::new(Instance {
+        gpu_instance: None,
+        compute_instance: None,
+        generation: 0,
+        uuid,
+        slices: 0,
+        slices_guessed: false,
+        profile,
+        memory_bytes: 0,
+    })
 }
 
 /// Stands for the owners beyond the limit. No real owner looks like it: an unowned one has no user.
@@ -236,7 +281,7 @@ mod tests {
         let usages: BTreeMap<_, _> = pods
             .map(|pod| {
                 let owner = Owner { kind: OwnerKind::Pod, pod: format!("p{pod}"), ..Owner::default() };
-                (Arc::new(owner), Usage { held_ns: 1_000_000_000, ..Usage::default() })
+                ((None, Arc::new(owner)), Usage { held_ns: 1_000_000_000, ..Usage::default() })
             })
             .collect();
         Window {
@@ -246,6 +291,8 @@ mod tests {
             idle_ns: 2_500_000_000,
             usages,
             intruders: BTreeMap::new(),
+            instance_idle_ns: BTreeMap::new(),
+            stranded_ns: 0,
             busy_unattributed_ns: 0,
             energy_idle_uj: 0,
             energy_unobserved_uj: 0,
@@ -291,10 +338,10 @@ mod tests {
         let metrics = metrics();
         for uid in ["", "uid-1", "uid-2"] {
             let mut window = window(0, 1..2);
-            let mut owner = Owner::clone(window.usages.first_key_value().unwrap().0);
+            let mut owner = Owner::clone(&window.usages.first_key_value().unwrap().0.1);
             owner.pod_uid = uid.to_owned();
             let usage = Usage { held_ns: 1_000_000_000, ..Usage::default() };
-            window.usages = BTreeMap::from([(Arc::new(owner), usage)]);
+            window.usages = BTreeMap::from([((None, Arc::new(owner)), usage)]);
             metrics.windows(&[window]);
         }
         let text = metrics.render(None);

@@ -10,7 +10,7 @@ pub struct DeviceInfo {
     pub uuid: Arc<str>,
     pub model: String,
     pub memory_bytes: u64,
-    /// Compute slices of the whole device; 1 where it is not partitioned.
+    /// Compute slices of the whole device, as the driver says; 1 where it is not partitioned.
     pub slices: u32,
     pub minor: Option<u32>,
     pub pci_bus_id: String,
@@ -22,8 +22,10 @@ pub struct DeviceReading {
     pub info: Arc<DeviceInfo>,
     /// NVML's index now. It changes with what is plugged in; some schedulers name devices by it.
     pub index: u32,
-    /// Where the GPU is partitioned.
-    pub mig_devices: Vec<MigDevice>,
+    /// Where the GPU is partitioned (MIG); else `None`, as where the driver does not let the instances be listed: then the
+    /// GPU is read as a whole.
+    pub mig: Option<MigReading>,
+    /// Of a partitioned GPU: those that the driver names no instance for.
     /// Every process with a context on the device, each pid once. `Err`: the call failed this time, so nobody
     /// knows who held the device: the interval is unobserved.
     pub processes: Result<Vec<DeviceProcess>, String>,
@@ -71,15 +73,55 @@ pub struct ClaimedDevice {
     pub device: String,
 }
 
-/// A MIG device that the driver shows.
+/// How a GPU is partitioned, and what each part does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MigReading {
+    pub instances: Vec<InstanceReading>,
+    /// Compute slices that are in no instance, and that none can be made of as the others lie. `None` = the driver
+    /// does not say.
+    pub stranded_slices: Option<u32>,
+}
+
+/// What one reading of one instance gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MigDevice {
-    pub uuid: String,
-    /// Compute slices, where the driver says.
-    pub slices: Option<u32>,
-    /// Numbers of its GPU instance on the GPU and of its compute instance in that, where the driver says.
+pub struct InstanceReading {
+    pub instance: Arc<Instance>,
+    /// As [`DeviceReading::processes`].
+    pub processes: Result<Vec<DeviceProcess>, String>,
+    /// Use of its GPU instance since the reading before (GPM). All compute instances of one GPU instance have the same.
+    pub utilisation: Option<InstanceUtilisation>,
+}
+
+/// An instance, and the UUID of its GPU.
+pub type KnownInstance = (Arc<str>, Arc<Instance>);
+
+/// How much of a GPU instance was in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstanceUtilisation {
+    /// 0 to 1000, of all compute slices of the GPU instance.
+    pub permille: u32,
+    /// Compute slices of the GPU instance; its compute instances may have fewer together.
+    pub slices: u32,
+}
+
+/// A part of a partitioned GPU: a compute instance of a GPU instance, in one life of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Instance {
+    /// Of the GPU instance on the GPU, where the driver says.
     pub gpu_instance: Option<u32>,
+    /// Of the compute instance in its GPU instance.
     pub compute_instance: Option<u32>,
+    /// Tells lives of the same ids apart: they are given to the next instance at once.
+    pub generation: u32,
+    /// "MIG-...".
+    pub uuid: Arc<str>,
+    /// Compute slices; at least 1.
+    pub slices: u32,
+    /// The driver did not say how many, so one is the guess.
+    pub slices_guessed: bool,
+    /// E.g. "3g.40gb"; empty if unknown.
+    pub profile: String,
+    pub memory_bytes: u64,
 }
 
 /// Values of the moment, for metrics only: nothing is billed by them.
@@ -95,6 +137,8 @@ pub struct Gauges {
 pub struct DeviceProcess {
     pub pid: u32,
     pub memory_bytes: Option<u64>,
+    /// The driver lists it as a client of MPS.
+    pub mps_client: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,10 +274,30 @@ pub struct Allocation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
     pub info: Arc<DeviceInfo>,
+    /// Where it is partitioned. Holders and allocation of the device itself are then those of what is in no instance.
+    pub partition: Option<Partition>,
     pub holders: Vec<Holder>,
     pub allocation: Allocation,
     pub utilisation: Option<Vec<UtilisationSample>>,
     pub energy_mj: Option<u64>,
+}
+
+/// A partitioned device at one tick.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Partition {
+    pub instances: Vec<InstanceObservation>,
+    /// See [`MigReading::stranded_slices`].
+    pub stranded_slices: u32,
+}
+
+/// One instance at one tick, owners resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceObservation {
+    pub instance: Arc<Instance>,
+    pub holders: Vec<Holder>,
+    pub allocation: Allocation,
+    /// See [`InstanceReading::utilisation`].
+    pub utilisation: Option<InstanceUtilisation>,
 }
 
 /// Sums over one device and one covered interval within one cell of the window grid.
@@ -243,15 +307,23 @@ pub struct Window {
     pub info: Arc<DeviceInfo>,
     pub start_ns: i64,
     pub duration_ns: u64,
+    /// All of it, also what is in the two that follow.
     pub idle_ns: u64,
-    pub usages: BTreeMap<Arc<Owner>, Usage>,
+    /// Of instances that nobody held.
+    pub instance_idle_ns: BTreeMap<Arc<Instance>, u64>,
+    /// Of slices that are in no instance and that none can be made of.
+    pub stranded_ns: u64,
+    pub usages: BTreeMap<Whose, Usage>,
     /// Who used the device while it was allocated to others. They hold nothing.
-    pub intruders: BTreeMap<Arc<Owner>, Usage>,
+    pub intruders: BTreeMap<Whose, Usage>,
     pub busy_unattributed_ns: u64,
     pub energy_idle_uj: u64,
     pub energy_unobserved_uj: u64,
     pub samples: u32,
 }
+
+/// An owner on an instance; `None`: on the device as a whole, or on what of it is in no instance.
+pub type Whose = (Option<Arc<Instance>>, Arc<Owner>);
 
 /// One owner's part of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -5,7 +5,7 @@
 //! Runs on its own thread; ends when the sampler's queue does, after it has closed what was open. What it cannot
 //! keep it counts and says; nothing stops it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +19,10 @@ use crate::kubelet;
 use crate::ledger_clock::LedgerClock;
 use crate::metering::Meter;
 use crate::metrics::Metrics;
-use crate::model::{DeviceInfo, DeviceReading, Gap, GapReason, Observation, Tick, Window};
+use crate::model::{
+    DeviceInfo, DeviceReading, Gap, GapReason, InstanceObservation, InstanceReading, KnownInstance,
+    Observation, Partition, Tick, Window,
+};
 use crate::sampler::Sampled;
 use crate::seal::{self, NodeState};
 use crate::spool::{Keeper, Spool, SpoolError};
@@ -60,6 +63,7 @@ pub struct Before {
     /// By which that boot went; empty: by its boot id.
     pub instance_id: String,
     pub devices: Vec<Arc<DeviceInfo>>,
+    pub instances: Vec<KnownInstance>,
     /// Appends that the spool has seen.
     pub appended: u64,
 }
@@ -71,8 +75,9 @@ impl Before {
         let remembered = spool.devices()?;
         let (boot_id, devices) = seal::read_devices(&remembered);
         let instance_id = seal::read_instance_id(&remembered);
+        let instances = seal::read_instances(&remembered);
         let until_ns = spool.last_window_end_ns()?;
-        Ok(Self { until_ns, boot_id, instance_id, devices, appended: spool.appended() })
+        Ok(Self { until_ns, boot_id, instance_id, devices, instances, appended: spool.appended() })
     }
 }
 
@@ -80,8 +85,10 @@ impl Before {
 struct Run {
     clock: Option<LedgerClock>,
     pending: Pending,
-    /// Devices that the spool remembers.
-    remembered: Vec<Arc<DeviceInfo>>,
+    /// Devices that the spool remembers, and instances of them.
+    remembered: (Vec<Arc<DeviceInfo>>, Vec<KnownInstance>),
+    /// By device, as they were seen last.
+    instances: BTreeMap<Arc<str>, Vec<KnownInstance>>,
     unreadable: HashMap<Arc<str>, String>,
     waiting: Waiting,
     /// Ledger time of the first tick, until it is known what the spool has from before.
@@ -109,6 +116,11 @@ impl Status {
     }
 }
 
+fn instances(device: &DeviceReading) -> Vec<KnownInstance> {
+    let of = device.mig.iter().flat_map(|mig| &mig.instances);
+    of.map(|reading| (Arc::clone(&device.info.uuid), Arc::clone(&reading.instance))).collect()
+}
+
 impl Pump {
     /// Works until the sampler is gone.
     pub fn run(mut self, samples: &Receiver<Sampled>) {
@@ -128,7 +140,10 @@ impl Pump {
                     self.status.set(Ok(devices.len()));
                     note_unreadable(&devices, &mut run.unreadable);
                     self.meter.expect(false);
-                    devices.iter().for_each(|device| self.meter.know(&device.info));
+                    for device in &devices {
+                        self.meter.know(&device.info);
+                        run.instances.insert(Arc::clone(&device.info.uuid), instances(device));
+                    }
                     (at, devices)
                 }
                 Sampled::Failed { at, reason } => {
@@ -155,7 +170,8 @@ impl Pump {
         let mut run = Run {
             clock: None,
             pending: Pending::default(),
-            remembered: Vec::new(),
+            remembered: Default::default(),
+            instances: BTreeMap::new(),
             unreadable: HashMap::new(),
             waiting: Waiting::default(),
             late_since_ns: None,
@@ -172,7 +188,7 @@ impl Pump {
             self.meter.expect(!before.devices.is_empty());
             if before.boot_id == self.node.boot_id {
                 before.devices.iter().for_each(|info| self.meter.know(info));
-                run.remembered.clone_from(&before.devices);
+                run.remembered = (before.devices.clone(), before.instances.clone());
             }
         }
         run
@@ -230,10 +246,15 @@ impl Pump {
         let mut observations = Vec::with_capacity(devices.len());
         for device in devices {
             let Ok(processes) = &device.processes else { continue };
-            let (holders, allocation) = self.attribution.resolve(&device.info, processes, now);
-            self.metrics.gauges(&device.info, device.gauges, holders.len());
+            let Some(partition) = self.partition(&device, now) else { continue };
+            let (holders, allocation) = self.attribution.resolve(&device.info, None, processes, now);
+            let in_instances = partition.iter().flat_map(|partition| &partition.instances);
+            let processes =
+                in_instances.map(|instance| instance.holders.len()).sum::<usize>() + holders.len();
+            self.metrics.gauges(&device.info, device.gauges, processes);
             observations.push(Observation {
                 info: device.info,
+                partition,
                 holders,
                 allocation,
                 utilisation: device.utilisation,
@@ -248,6 +269,21 @@ impl Pump {
         }
         self.metrics.allocations(self.attribution.counts());
         observations
+    }
+
+    /// Whose the instances of a device are, if it has any. `None`: the processes of one could not be listed, so nobody
+    /// knows who held it.
+    fn partition(&mut self, device: &DeviceReading, now: Now) -> Option<Option<Partition>> {
+        let Some(mig) = &device.mig else { return Some(None) };
+        let mut instances = Vec::with_capacity(mig.instances.len());
+        for InstanceReading { instance, processes, utilisation } in &mig.instances {
+            let processes = processes.as_ref().ok()?;
+            let (holders, allocation) =
+                self.attribution.resolve(&device.info, Some(instance), processes, now);
+            let (instance, utilisation) = (Arc::clone(instance), *utilisation);
+            instances.push(InstanceObservation { instance, holders, allocation, utilisation });
+        }
+        Some(Some(Partition { instances, stranded_slices: mig.stranded_slices.unwrap_or(0) }))
     }
 
     /// Puts a parcel into the spool, and what waited before it. What the spool cannot take is unobserved: counted,
@@ -272,8 +308,9 @@ impl Pump {
 
     /// Gives the spool what waits for it, and the node's devices where they are others than it knows.
     fn flush(&mut self, run: &mut Run) {
-        let known: Vec<Arc<DeviceInfo>> = self.meter.known().cloned().collect();
-        let devices = (known != run.remembered).then(|| seal::devices(&known, &self.node));
+        let infos: Vec<Arc<DeviceInfo>> = self.meter.known().cloned().collect();
+        let known = (infos, run.instances.values().flatten().cloned().collect());
+        let devices = (known != run.remembered).then(|| seal::devices(&known.0, &known.1, &self.node));
         let now_ns = run.now_ns;
         let Some(work) = run.waiting.work() else {
             self.metrics.own(|own| own.spool_waiting = run.waiting.len());

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use prost::Message;
 use tonnage_proto::limits::{
-    BATCH_BYTES_MAX, BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, OWNERS_PER_BATCH_MAX,
-    WINDOWS_PER_BATCH_MAX,
+    BATCH_BYTES_MAX, BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, INSTANCES_PER_BATCH_MAX,
+    OWNERS_PER_BATCH_MAX, WINDOWS_PER_BATCH_MAX,
 };
 use tonnage_proto::metering as pb;
 
@@ -17,7 +17,7 @@ mod merge;
 
 pub use merge::merge;
 
-use crate::model::{DeviceInfo, Gap, GapReason, Owner, OwnerKind, Window};
+use crate::model::{DeviceInfo, Gap, GapReason, Instance, KnownInstance, Owner, OwnerKind, Window};
 
 /// A gap's device, where it is of all of them.
 const EVERY_DEVICE: u32 = u32::MAX;
@@ -50,23 +50,8 @@ pub fn draft(windows: &[Window], node: &NodeState, overlap_ns: u64) -> Vec<u8> {
 /// Encodes windows, and why there are no others, as a draft.
 #[must_use]
 pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overlap_ns: u64) -> Vec<u8> {
-    let mut devices = Positions::default();
-    let mut owners = Positions::default();
-    let windows = windows
-        .iter()
-        .map(|window| pb::Window {
-            device: devices.of(device(&window.info, &node.driver_version)),
-            start_ns: window.start_ns,
-            duration_ns: window.duration_ns,
-            idle_ns: window.idle_ns,
-            usages: usages(window, &mut owners),
-            busy_unattributed_ns: window.busy_unattributed_ns,
-            energy_idle_uj: window.energy_idle_uj,
-            energy_unobserved_uj: window.energy_unobserved_uj,
-            samples: window.samples,
-            ..pb::Window::default()
-        })
-        .collect();
+    let mut names = Names::default();
+    let windows = windows.iter().map(|window| names.window(window, node)).collect();
     let gaps = gaps
         .iter()
         .filter(|gap| 0 <= gap.start_ns && gap.start_ns < gap.end_ns)
@@ -74,7 +59,7 @@ pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overl
             device: gap
                 .device
                 .as_ref()
-                .map_or(EVERY_DEVICE, |info| devices.of(device(info, &node.driver_version))),
+                .map_or(EVERY_DEVICE, |info| names.devices.of(device(info, &node.driver_version))),
             start_ns: gap.start_ns,
             duration_ns: gap.end_ns.saturating_sub(gap.start_ns).unsigned_abs(),
             reason: gap_reason(gap.reason).into(),
@@ -85,22 +70,49 @@ pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overl
         boot_id: node.boot_id.clone(),
         instance_id: node.instance_id.clone(),
         facts: Some(node.facts.clone()),
-        devices: devices.list,
-        owners: owners.list,
         windows,
         overlap_ns,
         gaps,
-        ..pb::Batch::default()
+        ..names.batch()
     };
     batch.encode_to_vec()
 }
 
-/// Encodes the devices of a node, for the next run of the agent.
+/// Encodes the devices of a node, and the instances that are known of them, for the next run of the agent.
 #[must_use]
-pub fn devices(infos: &[Arc<DeviceInfo>], node: &NodeState) -> Vec<u8> {
-    let devices = infos.iter().map(|info| device(info, &node.driver_version)).collect();
+pub fn devices(infos: &[Arc<DeviceInfo>], instances: &[KnownInstance], node: &NodeState) -> Vec<u8> {
+    let mut names = Names::default();
+    for info in infos {
+        names.devices.of(device(info, &node.driver_version));
+    }
+    for (uuid, known) in instances {
+        let at = infos.iter().position(|info| info.uuid == *uuid).and_then(|at| u32::try_from(at).ok());
+        names.instances.list.extend(at.map(|at| instance(at, known)));
+    }
     let (boot_id, instance_id) = (node.boot_id.clone(), node.instance_id.clone());
-    pb::Batch { boot_id, instance_id, devices, ..pb::Batch::default() }.encode_to_vec()
+    pb::Batch { boot_id, instance_id, ..names.batch() }.encode_to_vec()
+}
+
+/// The instances that [`devices`] was given.
+#[must_use]
+pub fn read_instances(encoded: &[u8]) -> Vec<KnownInstance> {
+    let pb::Batch { devices, instances, .. } = pb::Batch::decode(encoded).unwrap_or_default();
+    let number = |number: u32| Some(number).filter(|number| *number != u32::MAX);
+    let known = instances.into_iter().filter_map(|of| {
+        let device = devices.get(of.device as usize)?;
+        let instance = Instance {
+            gpu_instance: number(of.gpu_instance),
+            compute_instance: number(of.compute_instance),
+            generation: of.generation,
+            uuid: of.uuid.into(),
+            slices: of.slices,
+            slices_guessed: false,
+            profile: of.profile,
+            memory_bytes: of.memory_bytes,
+        };
+        Some((device.uuid.as_str().into(), Arc::new(instance)))
+    });
+    known.collect()
 }
 
 /// The boot in which these devices were seen, and the devices; none where the bytes are not what [`devices`] gave.
@@ -129,8 +141,7 @@ pub fn read_instance_id(encoded: &[u8]) -> String {
 #[must_use]
 pub fn seal(drafts: &[Vec<u8>], header: &Header) -> (Vec<u8>, usize) {
     let mut joined: Option<pb::Batch> = None;
-    let mut devices = Positions::default();
-    let mut owners = Positions::default();
+    let mut names = Names::default();
     let (mut taken, mut bytes) = (0, 0);
     for encoded in drafts {
         let Ok(draft) = pb::Batch::decode(encoded.as_slice()) else {
@@ -141,17 +152,12 @@ pub fn seal(drafts: &[Vec<u8>], header: &Header) -> (Vec<u8>, usize) {
         bytes += encoded.len();
         if let Some(joined) = &joined {
             let same = same_node(joined, &draft);
-            let fits = bytes <= BATCH_BYTES_MAX / 2
-                && joined.windows.len() + draft.windows.len() <= WINDOWS_PER_BATCH_MAX
-                && joined.gaps.len() + draft.gaps.len() <= GAPS_PER_BATCH_MAX
-                && devices.list.len() + draft.devices.len() <= DEVICES_PER_BATCH_MAX
-                && owners.list.len() + draft.owners.len() <= OWNERS_PER_BATCH_MAX;
-            if !same || !fits {
+            if !same || bytes > BATCH_BYTES_MAX / 2 || !names.fit(joined, &draft) {
                 break;
             }
         }
         taken += 1;
-        join(&mut joined, draft, &mut devices, &mut owners);
+        join(&mut joined, draft, &mut names);
     }
     let batch = pb::Batch {
         format: BATCH_FORMAT,
@@ -160,9 +166,7 @@ pub fn seal(drafts: &[Vec<u8>], header: &Header) -> (Vec<u8>, usize) {
         epoch: header.epoch.to_vec(),
         seq: header.seq,
         sealed_at_ns: header.sealed_at_ns,
-        devices: devices.list,
-        owners: owners.list,
-        ..joined.unwrap_or_default()
+        ..names.name(joined.unwrap_or_default())
     };
     (batch.encode_to_vec(), taken)
 }
@@ -187,35 +191,90 @@ pub fn unseal(payload: &[u8]) -> Option<Vec<u8>> {
     Some(draft.encode_to_vec())
 }
 
-fn usages(window: &Window, owners: &mut Positions<pb::Owner>) -> Vec<pb::Usage> {
-    let held = window.usages.iter().map(|usage| (pb::usage::Kind::Held, usage));
-    let intruders = window.intruders.iter().map(|usage| (pb::usage::Kind::Intruder, usage));
-    held.chain(intruders)
-        .map(|(kind, (name, usage))| pb::Usage {
-            owner: owners.of(owner(name)),
+/// What windows of a batch refer to by its place.
+#[derive(Default)]
+struct Names {
+    devices: Positions<pb::Device>,
+    owners: Positions<pb::Owner>,
+    instances: Positions<pb::Instance>,
+}
+
+impl Names {
+    fn window(&mut self, window: &Window, node: &NodeState) -> pb::Window {
+        let device = self.devices.of(device(&window.info, &node.driver_version));
+        let idles = window.instance_idle_ns.iter().map(|(of, idle_ns)| pb::InstanceIdle {
+            instance: 1 + self.instances.of(instance(device, of)),
+            idle_ns: *idle_ns,
+        });
+        let instance_idles = idles.collect();
+        let held = window.usages.iter().map(|usage| (pb::usage::Kind::Held, usage));
+        let intruders = window.intruders.iter().map(|usage| (pb::usage::Kind::Intruder, usage));
+        let usages = held.chain(intruders).map(|(kind, ((at, name), usage))| pb::Usage {
+            owner: self.owners.of(owner(name)),
             kind: kind.into(),
             held_ns: usage.held_ns,
             busy_ns: usage.busy_ns,
             memory_byte_seconds: usage.memory_byte_seconds,
             energy_uj: usage.energy_uj,
             method: usage.method,
-            ..pb::Usage::default()
-        })
-        .collect()
+            instance: at.as_ref().map_or(0, |at| 1 + self.instances.of(instance(device, at))),
+        });
+        pb::Window {
+            usages: usages.collect(),
+            device,
+            start_ns: window.start_ns,
+            duration_ns: window.duration_ns,
+            idle_ns: window.idle_ns,
+            busy_unattributed_ns: window.busy_unattributed_ns,
+            energy_idle_uj: window.energy_idle_uj,
+            energy_unobserved_uj: window.energy_unobserved_uj,
+            samples: window.samples,
+            instance_idles,
+            stranded_ns: window.stranded_ns,
+        }
+    }
+
+    /// Whether a draft that is joined leaves the batch within its limits.
+    fn fit(&self, joined: &pb::Batch, draft: &pb::Batch) -> bool {
+        joined.windows.len() + draft.windows.len() <= WINDOWS_PER_BATCH_MAX
+            && joined.gaps.len() + draft.gaps.len() <= GAPS_PER_BATCH_MAX
+            && self.devices.list.len() + draft.devices.len() <= DEVICES_PER_BATCH_MAX
+            && self.owners.list.len() + draft.owners.len() <= OWNERS_PER_BATCH_MAX
+            && self.instances.list.len() + draft.instances.len() <= INSTANCES_PER_BATCH_MAX
+    }
+
+    fn batch(self) -> pb::Batch {
+        self.name(pb::Batch::default())
+    }
+
+    fn name(self, batch: pb::Batch) -> pb::Batch {
+        let Self { devices, owners, instances } = self;
+        pb::Batch { devices: devices.list, owners: owners.list, instances: instances.list, ..batch }
+    }
 }
 
-fn join(
-    joined: &mut Option<pb::Batch>,
-    mut draft: pb::Batch,
-    devices: &mut Positions<pb::Device>,
-    owners: &mut Positions<pb::Owner>,
-) {
-    let device_at: Vec<u32> = draft.devices.drain(..).map(|device| devices.of(device)).collect();
-    let owner_at: Vec<u32> = draft.owners.drain(..).map(|owner| owners.of(owner)).collect();
+fn join(joined: &mut Option<pb::Batch>, mut draft: pb::Batch, names: &mut Names) {
+    let device_at: Vec<u32> = draft.devices.drain(..).map(|device| names.devices.of(device)).collect();
+    let owner_at: Vec<u32> = draft.owners.drain(..).map(|owner| names.owners.of(owner)).collect();
+    let place = |at: &[u32], position: u32| at.get(position as usize).copied().unwrap_or(u32::MAX);
+    let instances = draft.instances.drain(..).map(|instance| {
+        let device = place(&device_at, instance.device);
+        names.instances.of(pb::Instance { device, ..instance })
+    });
+    let instance_at: Vec<u32> = instances.collect();
+    // 0 = the whole device.
+    let instance = |position: u32| match position.checked_sub(1) {
+        None => 0,
+        Some(position) => place(&instance_at, position).saturating_add(1),
+    };
     for window in &mut draft.windows {
-        window.device = device_at.get(window.device as usize).copied().unwrap_or(u32::MAX);
+        window.device = place(&device_at, window.device);
         for usage in &mut window.usages {
-            usage.owner = owner_at.get(usage.owner as usize).copied().unwrap_or(u32::MAX);
+            usage.owner = place(&owner_at, usage.owner);
+            usage.instance = instance(usage.instance);
+        }
+        for idle in &mut window.instance_idles {
+            idle.instance = instance(idle.instance);
         }
     }
     for gap in draft.gaps.iter_mut().filter(|gap| gap.device != EVERY_DEVICE) {
@@ -281,6 +340,19 @@ fn device(info: &DeviceInfo, driver_version: &str) -> pb::Device {
     }
 }
 
+fn instance(device: u32, instance: &Instance) -> pb::Instance {
+    pb::Instance {
+        device,
+        generation: instance.generation,
+        gpu_instance: instance.gpu_instance.unwrap_or(u32::MAX),
+        compute_instance: instance.compute_instance.unwrap_or(u32::MAX),
+        slices: instance.slices,
+        uuid: instance.uuid.to_string(),
+        profile: instance.profile.clone(),
+        memory_bytes: instance.memory_bytes,
+    }
+}
+
 fn gap_reason(reason: GapReason) -> pb::gap::Reason {
     use pb::gap::Reason;
     match reason {
@@ -341,8 +413,10 @@ mod tests {
             start_ns,
             duration_ns: 10,
             idle_ns: 4,
-            usages: BTreeMap::from([(Arc::new(owner), usage)]),
+            usages: BTreeMap::from([((None, Arc::new(owner)), usage)]),
             intruders: BTreeMap::new(),
+            instance_idle_ns: BTreeMap::new(),
+            stranded_ns: 0,
             busy_unattributed_ns: 0,
             energy_idle_uj: 0,
             energy_unobserved_uj: 0,

@@ -97,11 +97,12 @@ fn device(gpu: usize) -> Arc<DeviceInfo> {
 
 fn reading(gpu: usize, info: &Arc<DeviceInfo>, pods: &VecDeque<Pod>) -> DeviceReading {
     let processes = pods.iter().filter(|pod| pod.gpu == gpu);
-    let processes = processes.map(|pod| DeviceProcess { pid: pod.pid(), memory_bytes: Some(1 << 30) });
+    let processes =
+        processes.map(|pod| DeviceProcess { pid: pod.pid(), memory_bytes: Some(1 << 30), mps_client: false });
     DeviceReading {
         info: Arc::clone(info),
         index: u32::try_from(gpu).unwrap(),
-        mig_devices: Vec::new(),
+        mig: None,
         processes: Ok(processes.collect()),
         utilisation: Some(Vec::new()),
         energy_mj: None,
@@ -171,9 +172,9 @@ fn a_week_of_500_pods_an_hour_leaves_metrics_and_memory_as_they_were() {
         attribution.allocate(&readings, Some((&kubelet, at_ns)), now);
         let observations = readings.into_iter().map(|device| {
             let (holders, allocation) =
-                attribution.resolve(&device.info, device.processes.as_ref().unwrap(), now);
+                attribution.resolve(&device.info, None, device.processes.as_ref().unwrap(), now);
             let DeviceReading { info, utilisation, energy_mj, .. } = device;
-            Observation { info, holders, allocation, utilisation, energy_mj }
+            Observation { info, partition: None, holders, allocation, utilisation, energy_mj }
         });
         let observations = observations.collect();
         let gap = GapReason::AgentDown;

@@ -1,4 +1,5 @@
-//! The meter against a naive model: random devices, owners, processes, clocks and failures.
+//! The meter against a naive model: random devices, owners, processes, clocks and failures; GPUs that are cut into
+//! instances, cut anew with the same ids, and made whole again.
 //!
 //! The model knows nothing of windows: it walks each interval from one moment at which anything may change to the
 //! next, and keeps one sum per device, cell of the grid and owner. The meter's windows, added up by cell, must say
@@ -11,8 +12,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonnage_agent::metering::Meter;
 use tonnage_agent::model::{
-    Allocation, Claim, DeviceInfo, GapReason, Holder, Observation, Owner, OwnerKind, Tick, UtilisationSample,
-    Window,
+    Allocation, Claim, DeviceInfo, GapReason, Holder, Instance, InstanceObservation, InstanceUtilisation,
+    Observation, Owner, OwnerKind, Partition, Tick, UtilisationSample, Window,
 };
 use tonnage_proto::limits::WINDOW_NS;
 
@@ -21,14 +22,36 @@ const TICKS: usize = 300;
 const PERIOD_NS: i64 = 1_000_000_000;
 const T0: i64 = 1_800_000_000_123_456_789;
 
-/// (device, start of the cell, owner's pod uid or "" for idle) -> slice-nanoseconds.
-type Sums = BTreeMap<(String, i64, String), u64>;
+/// (device, start of the cell, instance or "", owner's pod uid or "" for idle) -> slice-nanoseconds. What is stranded is
+/// under "stranded", and in no other sum.
+type Sums = BTreeMap<(String, i64, String, String), u64>;
+
+/// A device, or an instance of it, or what of it is in none.
+struct Place {
+    instance: Option<Arc<Instance>>,
+    slices: u64,
+    processes: Vec<Holder>,
+    allocation: Allocation,
+}
+
+impl Place {
+    fn new(instance: Option<Arc<Instance>>, slices: u32) -> Self {
+        let (processes, allocation) = (Vec::new(), Allocation::default());
+        Self { instance, slices: u64::from(slices), processes, allocation }
+    }
+
+    fn name(&self) -> String {
+        self.instance.as_ref().map_or(String::new(), |of| format!("{}#{}", of.uuid, of.generation))
+    }
+}
 
 /// One device as it is, and as it was in the reading before.
 struct Gpu {
     info: Arc<DeviceInfo>,
-    processes: Vec<Holder>,
-    allocation: Allocation,
+    /// The device itself, or what is in no instance, is the first.
+    places: Vec<Place>,
+    stranded_slices: u64,
+    generation: u32,
     before: BTreeSet<(u32, Option<i64>)>,
     known: bool,
     energy_mj: u64,
@@ -51,16 +74,10 @@ impl World {
         let count: u32 = rng.random_range(1..4);
         let gpus = (0..count)
             .map(|n| Gpu {
-                info: Arc::new(DeviceInfo {
-                    uuid: format!("GPU-{n}").into(),
-                    model: "model".into(),
-                    memory_bytes: 80 << 30,
-                    slices: [1, 1, 4, 7][rng.random_range(0..4)],
-                    minor: None,
-                    pci_bus_id: String::new(),
-                }),
-                processes: Vec::new(),
-                allocation: Allocation::default(),
+                info: info(n, 1),
+                places: vec![Place::new(None, 1)],
+                stranded_slices: 0,
+                generation: 0,
                 before: BTreeSet::new(),
                 known: false,
                 energy_mj: rng.random_range(0..1_000_000),
@@ -97,7 +114,8 @@ impl World {
                 *self.unobserved.entry(gpu.info.uuid.to_string()).or_default() += length_ns.unsigned_abs();
             }
             if readable {
-                gpu.before = gpu.processes.iter().map(|p| (p.pid, p.started_ns)).collect();
+                let processes = gpu.places.iter().filter(|at| at.slices > 0).flat_map(|at| &at.processes);
+                gpu.before = processes.map(|p| (p.pid, p.started_ns)).collect();
                 gpu.known = true;
                 observations.push(self.observe(at));
             }
@@ -110,22 +128,33 @@ impl World {
 
     fn churn(&mut self, at: usize, from_ns: i64) {
         let (rng, gpu) = (&mut self.rng, &mut self.gpus[at]);
-        gpu.processes.retain(|_| rng.random_bool(0.9));
-        while rng.random_bool(0.3) {
-            // Some start long ago (the device was not theirs), some within the interval, some nobody knows when.
-            let started_ns = match rng.random_range(0..6) {
-                0 => None,
-                1 => Some(from_ns - 5 * PERIOD_NS),
-                _ => Some(rng.random_range(from_ns..=self.now_ns)),
-            };
-            let pod_uid = format!("pod-{}", rng.random_range(0..5));
-            let owner = Arc::new(Owner { kind: OwnerKind::Pod, pod_uid, ..Owner::default() });
-            let memory_bytes = rng.random_bool(0.8).then(|| rng.random_range(0..80 << 30));
-            let inferred = rng.random_bool(0.1);
-            gpu.processes.push(Holder { pid: self.next_pid, owner, started_ns, memory_bytes, inferred });
-            self.next_pid += 1;
+        if rng.random_bool(0.05) {
+            gpu.cut(rng);
         }
-        allocate(rng, &mut gpu.allocation, from_ns, self.now_ns);
+        for place in gpu.places.iter_mut().filter(|at| at.slices > 0) {
+            place.processes.retain(|_| rng.random_bool(0.9));
+            while rng.random_bool(0.3) {
+                // Some start long ago (the device was not theirs), some within the interval, some nobody knows when.
+                let started_ns = match rng.random_range(0..6) {
+                    0 => None,
+                    1 => Some(from_ns - 5 * PERIOD_NS),
+                    _ => Some(rng.random_range(from_ns..=self.now_ns)),
+                };
+                let pod_uid = format!("pod-{}", rng.random_range(0..5));
+                let owner = Arc::new(Owner { kind: OwnerKind::Pod, pod_uid, ..Owner::default() });
+                let memory_bytes = rng.random_bool(0.8).then(|| rng.random_range(0..80 << 30));
+                let inferred = rng.random_bool(0.1);
+                place.processes.push(Holder {
+                    pid: self.next_pid,
+                    owner,
+                    started_ns,
+                    memory_bytes,
+                    inferred,
+                });
+                self.next_pid += 1;
+            }
+            allocate(rng, &mut place.allocation, from_ns, self.now_ns);
+        }
         gpu.energy_mj += rng.random_range(0..800_000);
         if rng.random_bool(0.01) {
             gpu.energy_mj = 0;
@@ -136,7 +165,8 @@ impl World {
         let (rng, gpu) = (&mut self.rng, &mut self.gpus[at]);
         let mut samples = Vec::new();
         let stranger = self.next_pid + 7;
-        for pid in gpu.processes.iter().map(|p| p.pid).chain([stranger]) {
+        let processes = gpu.places.iter().flat_map(|place| &place.processes);
+        for pid in processes.map(|p| p.pid).chain([stranger]) {
             for _ in 0..rng.random_range(0..3) {
                 let late_ns = rng.random_range(0..3 * PERIOD_NS);
                 let timestamp_us = ((self.now_ns - late_ns) / 1_000).unsigned_abs();
@@ -145,13 +175,65 @@ impl World {
         }
         let energy_mj = rng.random_bool(0.95).then_some(gpu.energy_mj);
         gpu.energy_shown.extend(energy_mj);
+        let (rest, instances) = gpu.places.split_first().unwrap();
+        let instances = instances.iter().map(|place| InstanceObservation {
+            instance: Arc::clone(place.instance.as_ref().unwrap()),
+            holders: place.processes.clone(),
+            allocation: place.allocation.clone(),
+            utilisation: rng.random_bool(0.8).then(|| InstanceUtilisation {
+                permille: rng.random_range(0..=1_100),
+                slices: u32::try_from(place.slices).unwrap() + rng.random_range(0..2),
+            }),
+        });
+        let instances = instances.collect();
+        let stranded_slices = u32::try_from(gpu.stranded_slices).unwrap();
         Observation {
             info: Arc::clone(&gpu.info),
-            holders: gpu.processes.clone(),
-            allocation: gpu.allocation.clone(),
+            partition: (gpu.info.slices > 1).then_some(Partition { instances, stranded_slices }),
+            holders: rest.processes.clone(),
+            allocation: rest.allocation.clone(),
             utilisation: rng.random_bool(0.9).then_some(samples),
             energy_mj,
         }
+    }
+}
+
+fn info(n: u32, slices: u32) -> Arc<DeviceInfo> {
+    Arc::new(DeviceInfo {
+        uuid: format!("GPU-{n}").into(),
+        model: "model".into(),
+        memory_bytes: 80 << 30,
+        slices,
+        minor: None,
+        pci_bus_id: String::new(),
+    })
+}
+
+impl Gpu {
+    /// Whole, or cut into instances of random sizes. Ids, and even UUIDs, are those of instances before.
+    fn cut(&mut self, rng: &mut StdRng) {
+        let slices = [1, 4, 7][rng.random_range(0..3)];
+        self.info = Arc::new(DeviceInfo { slices, ..DeviceInfo::clone(&self.info) });
+        self.generation += 1;
+        let mut places = vec![Place::new(None, slices)];
+        while slices > 1 && places[0].slices > 0 && rng.random_bool(0.8) {
+            let slices = rng.random_range(1..=u32::try_from(places[0].slices).unwrap());
+            let number = u32::try_from(places.len()).unwrap();
+            let instance = Instance {
+                gpu_instance: Some(number / 2),
+                compute_instance: Some(number % 2),
+                generation: self.generation,
+                uuid: format!("MIG-{number}").into(),
+                slices,
+                slices_guessed: false,
+                profile: format!("{slices}g"),
+                memory_bytes: 0,
+            };
+            places[0].slices -= u64::from(slices);
+            places.push(Place::new(Some(Arc::new(instance)), slices));
+        }
+        self.stranded_slices = if slices > 1 { rng.random_range(0..=places[0].slices) } else { 0 };
+        self.places = places;
     }
 }
 
@@ -199,9 +281,13 @@ fn deal(whole: u64, parts: &[(String, u64)]) -> Vec<u64> {
 
 /// The rules of `docs/ledger.md` for held time, in the plainest form.
 fn book(sums: &mut Sums, gpu: &Gpu, from_ns: i64, to_ns: i64) {
+    gpu.places.iter().filter(|at| at.slices > 0).for_each(|at| book_place(sums, gpu, at, from_ns, to_ns));
+}
+
+fn book_place(sums: &mut Sums, gpu: &Gpu, place: &Place, from_ns: i64, to_ns: i64) {
     let mut moments = BTreeSet::from([from_ns, to_ns]);
-    moments.extend(gpu.processes.iter().filter_map(|p| p.started_ns));
-    let claims = &gpu.allocation.claims;
+    moments.extend(place.processes.iter().filter_map(|p| p.started_ns));
+    let claims = &place.allocation.claims;
     moments.extend(claims.iter().flat_map(|claim| [claim.from_ns, claim.until_ns]).flatten());
     moments.extend((1..5).map(|n| cell(from_ns) + n * WINDOW_NS));
     moments.retain(|at_ns| (from_ns..=to_ns).contains(at_ns));
@@ -210,7 +296,8 @@ fn book(sums: &mut Sums, gpu: &Gpu, from_ns: i64, to_ns: i64) {
         let started = |p: &&Holder| {
             gpu.before.contains(&(p.pid, p.started_ns)) || p.started_ns.is_none_or(|at_ns| at_ns <= pair[0])
         };
-        let whole = (pair[1] - pair[0]).unsigned_abs() * u64::from(gpu.info.slices);
+        let length = (pair[1] - pair[0]).unsigned_abs();
+        let whole = length * place.slices;
         let mut claimed: BTreeMap<String, u64> = BTreeMap::new();
         let in_force = |claim: &&Claim| {
             claim.from_ns.unwrap_or(i64::MIN) <= pair[0] && pair[0] < claim.until_ns.unwrap_or(i64::MAX)
@@ -219,17 +306,28 @@ fn book(sums: &mut Sums, gpu: &Gpu, from_ns: i64, to_ns: i64) {
             *claimed.entry(claim.owner.pod_uid.clone()).or_default() += claim.parts;
         }
         let mut book = |owner: String, part: u64| {
-            *sums.entry((gpu.info.uuid.to_string(), cell(pair[0]), owner)).or_default() += part;
+            let mut add = |name: String, owner: String| {
+                let key = (gpu.info.uuid.to_string(), cell(pair[0]), name, owner);
+                *sums.entry(key).or_default() += part;
+            };
+            match place.instance {
+                None if owner.is_empty() => {
+                    add(String::new(), String::new());
+                    let key = (gpu.info.uuid.to_string(), cell(pair[0]), "stranded".into(), String::new());
+                    *sums.entry(key).or_default() += part.min(length * gpu.stranded_slices);
+                }
+                _ => add(place.name(), owner),
+            }
         };
         if !claimed.is_empty() {
-            let free = gpu.allocation.parts.saturating_sub(claimed.values().sum());
+            let free = place.allocation.parts.saturating_sub(claimed.values().sum());
             let parts: Vec<(String, u64)> = claimed.into_iter().chain([(String::new(), free)]).collect();
             let dealt = deal(whole, &parts);
             parts.into_iter().zip(dealt).for_each(|((owner, _), part)| book(owner, part));
             continue;
         }
         let mut owners: BTreeSet<String> =
-            gpu.processes.iter().filter(started).map(|p| p.owner.pod_uid.clone()).collect();
+            place.processes.iter().filter(started).map(|p| p.owner.pod_uid.clone()).collect();
         if owners.is_empty() {
             owners.insert(String::new());
         }
@@ -262,12 +360,22 @@ fn end_ns(window: &Window) -> i64 {
 }
 
 fn add_up(windows: &[Window]) -> Sums {
+    let name = |of: &Instance| format!("{}#{}", of.uuid, of.generation);
     let mut sums = Sums::new();
     for window in windows {
-        let usages = window.usages.iter().map(|(owner, usage)| (owner.pod_uid.clone(), usage.held_ns));
-        for (owner, ns) in usages.chain([(String::new(), window.idle_ns)]) {
-            *sums.entry((window.info.uuid.to_string(), cell(window.start_ns), owner)).or_default() += ns;
+        let mut add = |instance: String, owner: String, ns: u64| {
+            let key = (window.info.uuid.to_string(), cell(window.start_ns), instance, owner);
+            *sums.entry(key).or_default() += ns;
+        };
+        for ((instance, owner), usage) in &window.usages {
+            add(instance.as_deref().map_or(String::new(), name), owner.pod_uid.clone(), usage.held_ns);
         }
+        for (instance, idle_ns) in &window.instance_idle_ns {
+            add(name(instance), String::new(), *idle_ns);
+        }
+        let of_instances: u64 = window.instance_idle_ns.values().sum();
+        add(String::new(), String::new(), window.idle_ns - of_instances);
+        add("stranded".into(), String::new(), window.stranded_ns);
     }
     sums
 }

@@ -229,6 +229,7 @@ impl Model {
         };
         Observation {
             info: Arc::clone(&self.infos[gpu]),
+            partition: None,
             holders: self.processes[gpu].iter().map(holder).collect(),
             allocation: Allocation::default(),
             utilisation: rng.random_bool(0.9).then(|| self.processes[gpu].iter().map(sample).collect()),

@@ -1,15 +1,16 @@
 //! Which of the node's GPUs an id means, and what part of it. Pure.
 //!
-//! A part is a fraction: one of so many replicas, so many of the compute slices, or both. The number of replicas is what
-//! the kubelet could allocate, so that those that nobody has are counted; where it does not say, what is allocated. The
-//! slices of a MIG device are as the driver says, else as its resource's or its own name says, else one is guessed.
+//! A MIG device is an instance of its GPU, and weighs what the driver says. Where the driver does not show instances, it
+//! is a fraction of its GPU: so many of the compute slices as its resource's or its own name says, else one is guessed.
+//! A replica is a fraction of its GPU or instance: one of as many as the kubelet could allocate, so that those that nobody
+//! has are counted; where it does not say, of as many as are allocated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::attribution::device_ids::{At, DeviceId, Parent};
-use crate::attribution::dra_checkpoint::Checkpoint;
-use crate::model::{DeviceInfo, DeviceReading};
+use crate::attribution::dra_checkpoint::{Checkpoint, Prepared};
+use crate::model::{DeviceInfo, DeviceReading, Instance, MigReading};
 
 /// Most parts into which a device is divided; beyond it parts are rounded.
 const PARTS_MAX: u64 = 1 << 20;
@@ -48,81 +49,149 @@ impl<'a> Devices<'a> {
         Self { readings, checkpoint, replicas }
     }
 
-    /// The GPU's UUID, the part of it, and whether the part was guessed; `None` if no GPU here is it, or it cannot be
-    /// known which.
-    pub(super) fn find(&self, id: &DeviceId) -> Option<(Arc<str>, Fraction, bool)> {
-        let (mut part, mut guessed) = (Fraction::WHOLE, false);
-        let info = match &id.at {
+    /// What the id means; `None` if no GPU here is it, or it cannot be known which.
+    pub(super) fn find(&self, id: &DeviceId) -> Option<Found> {
+        let (mut part, mut guessed, mut instances) = (Fraction::WHOLE, false, Vec::new());
+        let reading = match &id.at {
             At::Uuid(uuid) => self.by_uuid(uuid)?,
             At::Index(index) => self.by_index(*index)?,
             At::Minor(minor) => self.by_minor(*minor)?,
-            At::Mig { uuid, slices } => {
-                let (info, of_driver) = self.by_mig_uuid(uuid)?;
-                let slices = of_driver.or(*slices);
-                (part, guessed) = (sliced(info, slices), slices.is_none());
-                info
+            At::Mig { uuid, .. } => {
+                let (reading, instance) = self.by_mig_uuid(uuid)?;
+                instances.push(instance);
+                reading
             }
             At::Instance { parent, instance, slices } => {
-                let concrete = match parent {
-                    Parent::Minor(minor) => self.checkpoint.parent(&format!("gpu-{minor}-mig-{instance}")),
-                    Parent::Uuid(_) | Parent::Index(_) => None,
+                let prepared = self.prepared(parent, instance);
+                let reading = match prepared {
+                    Some(prepared) => self.by_uuid(&prepared.parent)?,
+                    None => self.parent(parent)?,
                 };
-                let info = match (concrete, parent) {
-                    (Some(uuid), _) => self.by_uuid(uuid)?,
-                    (None, Parent::Uuid(uuid)) => self.by_uuid(uuid)?,
-                    (None, Parent::Minor(minor)) => self.by_minor(*minor)?,
-                    (None, Parent::Index(index)) => self.by_index(*index)?,
-                };
-                let slices = self.slices_of(info, instance).or(*slices);
-                (part, guessed) = (sliced(info, slices), slices.is_none());
-                info
+                match &reading.mig {
+                    Some(mig) => {
+                        let of_it = match prepared {
+                            Some(prepared) => made(mig, prepared),
+                            None => numbered(mig, instance).or_else(|| {
+                                guessed = true;
+                                of_profile(mig, instance)
+                            }),
+                        };
+                        // Not there, or not listed yet.
+                        instances = of_it.filter(|of_it| !of_it.is_empty())?;
+                    }
+                    // The driver does not let us see how the GPU is partitioned.
+                    None => (part, guessed) = (sliced(&reading.info, *slices), slices.is_none()),
+                }
+                reading
             }
         };
+        guessed |= instances.iter().any(|instance| instance.slices_guessed);
         if id.replica.is_some() {
             let replicas = self.replicas.get(&id.at).map_or(1, BTreeSet::len);
             part.of *= u64::try_from(replicas).unwrap_or(PARTS_MAX).max(1);
         }
-        Some((Arc::clone(&info.uuid), part, guessed))
+        Some(Found { device: Arc::clone(&reading.info.uuid), instances, part, guessed })
     }
 
-    fn by_uuid(&self, uuid: &str) -> Option<&'a Arc<DeviceInfo>> {
-        let infos = self.readings.iter().map(|reading| &reading.info);
-        infos.into_iter().find(|info| info.uuid.eq_ignore_ascii_case(uuid))
+    /// What DRA's driver made of a device that it names by a minor and a profile.
+    fn prepared(&self, parent: &Parent, instance: &str) -> Option<&'a Prepared> {
+        let Parent::Minor(minor) = parent else { return None };
+        self.checkpoint.device(&format!("gpu-{minor}-mig-{instance}"))
     }
 
-    fn by_index(&self, index: u32) -> Option<&'a Arc<DeviceInfo>> {
-        self.readings.iter().find(|reading| reading.index == index).map(|reading| &reading.info)
+    fn parent(&self, parent: &Parent) -> Option<&'a DeviceReading> {
+        match parent {
+            Parent::Uuid(uuid) => self.by_uuid(uuid),
+            Parent::Index(index) => self.by_index(*index),
+            Parent::Minor(minor) => self.by_minor(*minor),
+        }
     }
 
-    fn by_minor(&self, minor: u32) -> Option<&'a Arc<DeviceInfo>> {
-        self.readings.iter().map(|reading| &reading.info).find(|info| info.minor == Some(minor))
+    fn by_uuid(&self, uuid: &str) -> Option<&'a DeviceReading> {
+        self.readings.iter().find(|reading| reading.info.uuid.eq_ignore_ascii_case(uuid))
     }
 
-    /// The GPU that a MIG device is on, and its compute slices.
-    fn by_mig_uuid(&self, uuid: &str) -> Option<(&'a Arc<DeviceInfo>, Option<u32>)> {
+    fn by_index(&self, index: u32) -> Option<&'a DeviceReading> {
+        self.readings.iter().find(|reading| reading.index == index)
+    }
+
+    fn by_minor(&self, minor: u32) -> Option<&'a DeviceReading> {
+        self.readings.iter().find(|reading| reading.info.minor == Some(minor))
+    }
+
+    /// The GPU that a MIG device is on, and the MIG device.
+    fn by_mig_uuid(&self, uuid: &str) -> Option<(&'a DeviceReading, Arc<Instance>)> {
         self.readings.iter().find_map(|reading| {
-            let device = reading.mig_devices.iter().find(|mig| mig.uuid.eq_ignore_ascii_case(uuid))?;
-            Some((&reading.info, device.slices))
+            let mut instances = reading.mig.iter().flat_map(|mig| &mig.instances).map(|of| &of.instance);
+            let instance = instances.find(|instance| instance.uuid.eq_ignore_ascii_case(uuid))?;
+            Some((reading, Arc::clone(instance)))
         })
     }
+}
 
-    /// The compute slices of the GPU instance `<number>`, or of a compute instance of it, `<number>/<number>`.
-    fn slices_of(&self, info: &DeviceInfo, instance: &str) -> Option<u32> {
-        let (gpu_instance, compute_instance) = match instance.split_once('/') {
-            Some((gpu_instance, compute_instance)) => {
-                (gpu_instance, Some(compute_instance.parse::<u32>().ok()?))
-            }
-            None => (instance, None),
-        };
-        let gpu_instance = gpu_instance.parse::<u32>().ok()?;
-        let reading = self.readings.iter().find(|reading| reading.info.uuid == info.uuid)?;
-        let of_it = reading.mig_devices.iter().filter(|mig| {
-            mig.gpu_instance == Some(gpu_instance)
-                && (compute_instance.is_none() || mig.compute_instance == compute_instance)
-        });
-        // `None` if any is not known.
-        of_it.map(|mig| mig.slices).sum::<Option<u32>>().filter(|slices| *slices > 0)
+/// What a scheduler's id means here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The GPU's UUID.
+    pub(super) device: Arc<str>,
+    /// Of the GPU; none: the GPU as a whole.
+    pub(super) instances: Vec<Arc<Instance>>,
+    /// Of the GPU, or of each of the instances.
+    pub(super) part: Fraction,
+    /// The part, or an instance's weight, is a guess.
+    pub(super) guessed: bool,
+}
+
+impl Found {
+    /// The places that it is made of: the GPU, or instances of it.
+    pub(super) fn places(&self) -> Vec<Place> {
+        if self.instances.is_empty() {
+            return vec![(Arc::clone(&self.device), None)];
+        }
+        let place = |instance: &Arc<Instance>| (Arc::clone(&self.device), Some(Arc::clone(instance)));
+        self.instances.iter().map(place).collect()
     }
+}
+
+/// A GPU's UUID; and an instance of it, or the GPU as a whole.
+pub(super) type Place = (Arc<str>, Option<Arc<Instance>>);
+
+/// The compute instances of the GPU instance `<number>`, or the one that `<number>/<number>` is; `None` if that is not
+/// what the text says.
+fn numbered(mig: &MigReading, text: &str) -> Option<Vec<Arc<Instance>>> {
+    let (gpu_instance, compute_instance) = match text.split_once('/') {
+        Some((gpu_instance, compute_instance)) => (gpu_instance, Some(compute_instance.parse::<u32>().ok()?)),
+        None => (text, None),
+    };
+    let gpu_instance = gpu_instance.parse::<u32>().ok()?;
+    let instances = mig.instances.iter().map(|reading| &reading.instance).filter(|instance| {
+        instance.gpu_instance == Some(gpu_instance)
+            && (compute_instance.is_none() || instance.compute_instance == compute_instance)
+    });
+    Some(instances.cloned().collect())
+}
+
+/// The instance that DRA's driver made, by what it says of it.
+fn made(mig: &MigReading, prepared: &Prepared) -> Option<Vec<Arc<Instance>>> {
+    let instances =
+        mig.instances.iter().map(|reading| &reading.instance).filter(|instance| match &prepared.mig {
+            Some(uuid) => instance.uuid.eq_ignore_ascii_case(uuid),
+            None => {
+                prepared.gpu_instance.is_some()
+                    && instance.gpu_instance == prepared.gpu_instance
+                    && (prepared.compute_instance.is_none()
+                        || instance.compute_instance == prepared.compute_instance)
+            }
+        });
+    Some(instances.cloned().collect())
+}
+
+/// The one instance of the profile in DRA's name for it, `<profile>-<id>-<start>`; of several nobody knows which it is.
+fn of_profile(mig: &MigReading, name: &str) -> Option<Vec<Arc<Instance>>> {
+    let profile = name.split('-').next()?;
+    let undotted = |instance: &Instance| instance.profile.replace('.', "");
+    let mut of_it = mig.instances.iter().map(|of| &of.instance).filter(|of| undotted(of) == profile);
+    of_it.next().filter(|_| of_it.next().is_none()).map(|only| vec![Arc::clone(only)])
 }
 
 /// So many of a GPU's compute slices; one is the guess where nobody says.
@@ -158,7 +227,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::attribution::device_ids::plugin;
-    use crate::model::{Gauges, MigDevice};
+    use crate::model::{Gauges, InstanceReading};
 
     fn reading(index: u32, minor: u32, uuid: &str, model: &str) -> DeviceReading {
         let info = DeviceInfo {
@@ -172,7 +241,7 @@ mod tests {
         DeviceReading {
             info: Arc::new(info),
             index,
-            mig_devices: Vec::new(),
+            mig: None,
             processes: Ok(Vec::new()),
             utilisation: None,
             energy_mj: None,
@@ -186,16 +255,11 @@ mod tests {
         resource: &str,
         id: &str,
     ) -> Option<(String, u64, u64)> {
-        let (uuid, part, _) = find_or_guess(readings, all, resource, id)?;
-        Some((uuid.to_string(), part.parts, part.of))
+        let Found { device, part, .. } = found(readings, all, resource, id)?;
+        Some((device.to_string(), part.parts, part.of))
     }
 
-    fn find_or_guess(
-        readings: &[DeviceReading],
-        all: &[&str],
-        resource: &str,
-        id: &str,
-    ) -> Option<(Arc<str>, Fraction, bool)> {
+    fn found(readings: &[DeviceReading], all: &[&str], resource: &str, id: &str) -> Option<Found> {
         let checkpoint = Checkpoint::new("/no/such/file".into());
         let ids: Vec<DeviceId> = all.iter().map(|id| plugin(resource, id).unwrap()).collect();
         let devices = Devices::new(readings, &checkpoint, ids.iter());
@@ -220,42 +284,85 @@ mod tests {
         assert_eq!(find(&node, &all, "x/y", "GPU-b::0"), Some(("GPU-b".into(), 1, 1)));
     }
 
-    #[test]
-    fn a_mig_device_is_so_many_of_its_gpus_slices() {
-        let mut node = [reading(0, 0, "GPU-a", "NVIDIA A100"), reading(1, 1, "GPU-b", "NVIDIA A30")];
-        node[0].mig_devices = vec![mig("MIG-1", Some(3), 2, 0)];
-        assert_eq!(find(&node, &[], "nvidia.com/gpu", "MIG-1"), Some(("GPU-a".into(), 3, 7)));
-        assert_eq!(find(&node, &[], "nvidia.com/gpu", "MIG-2"), None);
-        let a30 = find(&node, &[], "nvidia.com/mig-2g.12gb", "MIG-GPU-b/1/0");
-        assert_eq!(a30, Some(("GPU-b".into(), 2, 4)));
-        let shared = ["nvidia0/gi3/vgpu0", "nvidia0/gi3/vgpu1"];
-        assert_eq!(find(&node, &shared, "nvidia.com/gpu", shared[0]), Some(("GPU-a".into(), 1, 14)));
-    }
-
-    fn mig(uuid: &str, slices: Option<u32>, gpu_instance: u32, compute_instance: u32) -> MigDevice {
-        let (gpu_instance, compute_instance) = (Some(gpu_instance), Some(compute_instance));
-        MigDevice { uuid: uuid.into(), slices, gpu_instance, compute_instance }
-    }
-
-    #[test]
-    fn an_instance_has_the_slices_that_the_driver_says_and_else_those_of_its_resource_or_a_guess() {
-        let mut node = [reading(0, 0, "GPU-a", "NVIDIA H100"), reading(1, 1, "GPU-b", "NVIDIA H100")];
-        node[0].mig_devices = vec![mig("MIG-1", Some(2), 7, 0), mig("MIG-2", Some(1), 7, 1)];
-        node[1].mig_devices = vec![mig("MIG-3", Some(4), 7, 0), mig("MIG-4", None, 9, 0)];
-        let part = |resource, id| {
-            let (_, part, guessed) = find_or_guess(&node, &[], resource, id).unwrap();
-            assert_eq!(part.of, 7);
-            (part.parts, guessed)
+    fn partitioned(instances: &[(&str, u32, u32)]) -> Option<MigReading> {
+        let reading = |(uuid, gpu_instance, compute_instance): &(&str, u32, u32)| InstanceReading {
+            instance: Arc::new(Instance {
+                gpu_instance: Some(*gpu_instance),
+                compute_instance: Some(*compute_instance),
+                generation: 1,
+                uuid: (*uuid).into(),
+                slices: 1,
+                slices_guessed: *uuid == "MIG-guess",
+                profile: String::new(),
+                memory_bytes: 0,
+            }),
+            processes: Ok(Vec::new()),
+            utilisation: None,
         };
+        Some(MigReading { instances: instances.iter().map(reading).collect(), stranded_slices: None })
+    }
+
+    #[test]
+    fn a_mig_device_is_an_instance_of_its_gpu_and_its_replicas_are_parts_of_it() {
+        let mut node = [reading(0, 0, "GPU-a", "NVIDIA A100"), reading(1, 1, "GPU-b", "NVIDIA A100")];
+        node[0].mig = partitioned(&[("MIG-1", 7, 0), ("MIG-2", 7, 1), ("MIG-guess", 9, 0)]);
         let gpu = "nvidia.com/gpu";
-        assert_eq!(part(gpu, "nvidia0/gi7"), (3, false));
-        assert_eq!(part(gpu, "MIG-GPU-a/7/0"), (2, false));
-        assert_eq!(part(gpu, "MIG-GPU-a/7/1"), (1, false));
-        assert_eq!(part("nvidia.com/mig-1g.10gb", "MIG-GPU-b/7/0"), (4, false));
-        assert_eq!(part("nvidia.com/mig-2g.20gb", "MIG-GPU-b/9/0"), (2, false));
-        assert_eq!(part(gpu, "MIG-GPU-b/9/0"), (1, true));
-        assert_eq!(part(gpu, "MIG-4"), (1, true));
-        assert_eq!(part(gpu, "nvidia1/gi8"), (1, true));
+        let instances = |all, resource, id| {
+            let found = found(&node, all, resource, id)?;
+            let uuids: Vec<String> = found.instances.iter().map(|of| of.uuid.to_string()).collect();
+            Some((found.device.to_string(), uuids.join(" "), found.part.of, found.guessed))
+        };
+        let of_a = |uuids: &str, of, guessed| Some(("GPU-a".to_owned(), uuids.to_owned(), of, guessed));
+        assert_eq!(instances(&[], gpu, "MIG-1"), of_a("MIG-1", 1, false));
+        assert_eq!(instances(&[], "nvidia.com/mig-1g.10gb", "MIG-GPU-a/7/1"), of_a("MIG-2", 1, false));
+        assert_eq!(instances(&[], gpu, "nvidia0/gi7"), of_a("MIG-1 MIG-2", 1, false));
+        assert_eq!(instances(&[], gpu, "MIG-guess"), of_a("MIG-guess", 1, true));
+        let shared = ["nvidia0/gi9/vgpu0", "nvidia0/gi9/vgpu1"];
+        assert_eq!(instances(&shared, gpu, shared[0]), of_a("MIG-guess", 2, true));
+        // Not there, or not listed yet.
+        assert_eq!(instances(&[], gpu, "MIG-3"), None);
+        assert_eq!(instances(&[], gpu, "nvidia0/gi8"), None);
+        assert_eq!(instances(&[], gpu, "nvidia0/gi8/vgpu0"), None);
+    }
+
+    #[test]
+    fn a_claims_mig_device_is_what_its_driver_made_and_else_the_only_one_of_its_profile() {
+        let mut node = [reading(0, 0, "GPU-a", "NVIDIA H100")];
+        node[0].mig = partitioned(&[("MIG-1", 7, 0), ("MIG-2", 9, 0)]);
+        if let Some(mig) = &mut node[0].mig {
+            Arc::make_mut(&mut mig.instances[0].instance).profile = "1g.10gb".into();
+            Arc::make_mut(&mut mig.instances[1].instance).profile = "1g.20gb".into();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.json");
+        let mut checkpoint = Checkpoint::new(path.clone());
+        let claimed = |checkpoint: &Checkpoint, name| {
+            let id = crate::attribution::device_ids::claimed("gpu.nvidia.com", name).unwrap();
+            let found = Devices::new(&node, checkpoint, [].iter()).find(&id)?;
+            Some((found.instances[0].uuid.to_string(), found.guessed))
+        };
+        assert_eq!(claimed(&checkpoint, "gpu-0-mig-1g20gb-15-0"), Some(("MIG-2".into(), true)));
+        assert_eq!(claimed(&checkpoint, "gpu-0-mig-2g20gb-14-0"), None);
+        // The minor was another when it was named.
+        let text = r#"{"device":{"deviceName":"gpu-3-mig-1g10gb-19-0"},
+            "concrete":{"parentUUID":"GPU-a","giId":7,"ciId":0}}"#;
+        std::fs::write(&path, text).unwrap();
+        checkpoint.refresh();
+        assert_eq!(claimed(&checkpoint, "gpu-3-mig-1g10gb-19-0"), Some(("MIG-1".into(), false)));
+    }
+
+    #[test]
+    fn where_the_driver_shows_no_instances_one_is_a_part_of_its_gpu_by_its_name_or_a_guess() {
+        let node = [reading(0, 0, "GPU-a", "NVIDIA H100"), reading(1, 1, "GPU-b", "NVIDIA A30")];
+        let part = |resource, id| {
+            let found = found(&node, &[], resource, id).unwrap();
+            (found.device.to_string(), found.part.parts, found.part.of, found.guessed)
+        };
+        let (a, b) = ("GPU-a".to_owned(), "GPU-b".to_owned());
+        assert_eq!(part("nvidia.com/mig-2g.20gb", "MIG-GPU-a/9/0"), (a.clone(), 2, 7, false));
+        assert_eq!(part("nvidia.com/mig-2g.12gb", "MIG-GPU-b/1/0"), (b.clone(), 2, 4, false));
+        assert_eq!(part("nvidia.com/gpu", "nvidia1/gi8"), (b, 1, 4, true));
+        assert_eq!(part("nvidia.com/gpu", "MIG-GPU-a/9/0"), (a, 1, 7, true));
     }
 
     #[test]

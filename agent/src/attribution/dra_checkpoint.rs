@@ -1,5 +1,6 @@
 //! MIG devices that NVIDIA's DRA driver made, from the checkpoint that it keeps as root on the node
-//! (`/var/lib/kubelet/plugins/gpu.nvidia.com/checkpoint.json`): which GPU a device of a claim really is on.
+//! (`/var/lib/kubelet/plugins/gpu.nvidia.com/checkpoint.json`): which GPU a device of a claim really is on, and which
+//! MIG device there it is.
 //!
 //! The file holds, somewhere under its version and the claims, objects with a `device` (its `deviceName`) beside a
 //! `concrete` (`parentUUID`, `migUUID`, `giId`, `ciId`); versions of the driver differ in what is around them and in how
@@ -21,13 +22,24 @@ const DEVICES_MAX: usize = 4_096;
 pub(super) struct Checkpoint {
     path: PathBuf,
     read_at: Option<SystemTime>,
-    /// UUID of the GPU by the device's name.
-    parents: HashMap<String, String>,
+    /// By the device's name.
+    prepared: HashMap<String, Prepared>,
+}
+
+/// What the driver made of a claim's device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Prepared {
+    /// UUID of the GPU.
+    pub(super) parent: String,
+    /// UUID of the MIG device.
+    pub(super) mig: Option<String>,
+    pub(super) gpu_instance: Option<u32>,
+    pub(super) compute_instance: Option<u32>,
 }
 
 impl Checkpoint {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, read_at: None, parents: HashMap::new() }
+        Self { path, read_at: None, prepared: HashMap::new() }
     }
 
     /// Reads the file again if it has changed. What cannot be read or understood says nothing.
@@ -37,12 +49,12 @@ impl Checkpoint {
             return;
         }
         self.read_at = modified;
-        self.parents = self.read().map(|root| parents(&root)).unwrap_or_default();
+        self.prepared = self.read().map(|root| prepared(&root)).unwrap_or_default();
     }
 
-    /// UUID of the GPU that the MIG device of this name is on.
-    pub(super) fn parent(&self, device: &str) -> Option<&str> {
-        self.parents.get(device).map(String::as_str)
+    /// What the MIG device of this name is.
+    pub(super) fn device(&self, name: &str) -> Option<&Prepared> {
+        self.prepared.get(name)
     }
 
     fn read(&self) -> Option<Value> {
@@ -52,19 +64,23 @@ impl Checkpoint {
     }
 }
 
-/// Every device name with its parent. `serde_json` bounds how deep a document may go.
-fn parents(root: &Value) -> HashMap<String, String> {
+/// Every device name with what it is. `serde_json` bounds how deep a document may go.
+fn prepared(root: &Value) -> HashMap<String, Prepared> {
     let mut found = HashMap::new();
     let mut left = vec![root];
     while let Some(value) = left.pop() {
         match value {
             Value::Array(items) => left.extend(items),
             Value::Object(fields) => {
-                let parent = text(fields.get("concrete"), "parentuuid");
+                let concrete = fields.get("concrete");
+                let parent = text(concrete, "parentuuid");
                 if let (Some(name), Some(parent)) = (text(fields.get("device"), "devicename"), parent)
                     && found.len() < DEVICES_MAX
                 {
-                    found.insert(name, parent);
+                    let number = |key| u32::try_from(field(concrete, key)?.as_u64()?).ok();
+                    let (gpu_instance, compute_instance) = (number("giid"), number("ciid"));
+                    let mig = text(concrete, "miguuid");
+                    found.insert(name, Prepared { parent, mig, gpu_instance, compute_instance });
                 }
                 left.extend(fields.values());
             }
@@ -74,11 +90,14 @@ fn parents(root: &Value) -> HashMap<String, String> {
     found
 }
 
-/// A text of an object by its key, whose case differs between versions.
-fn text(object: Option<&Value>, key: &str) -> Option<String> {
+/// A field of an object by its key, whose case differs between versions.
+fn field<'a>(object: Option<&'a Value>, key: &str) -> Option<&'a Value> {
     let fields = object?.as_object()?;
-    let (_, value) = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(key))?;
-    value.as_str().map(str::to_owned)
+    fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value)
+}
+
+fn text(object: Option<&Value>, key: &str) -> Option<String> {
+    field(object, key)?.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -92,11 +111,17 @@ mod tests {
             {"gpu":{"info":{"uuid":"GPU-b"},"device":{"DeviceName":"gpu-0"}},"mig":null}]}]}}}}"#;
 
     #[test]
-    fn a_dynamic_mig_device_has_its_gpu_by_name_in_any_spelling() {
-        let found = parents(&serde_json::from_str(TEXT).unwrap());
-        assert_eq!(found, HashMap::from([("gpu-2-mig-1g24gb-19-0".to_owned(), "GPU-a".to_owned())]));
+    fn a_dynamic_mig_device_has_its_gpu_and_its_numbers_by_name_in_any_spelling() {
+        let found = prepared(&serde_json::from_str(TEXT).unwrap());
+        let expected = Prepared {
+            parent: "GPU-a".into(),
+            mig: Some("MIG-1".into()),
+            gpu_instance: Some(9),
+            compute_instance: Some(0),
+        };
+        assert_eq!(found, HashMap::from([("gpu-2-mig-1g24gb-19-0".to_owned(), expected)]));
         let newer = TEXT.replace("DeviceName", "deviceName").replace("\"v2\"", "\"v3\"");
-        assert_eq!(parents(&serde_json::from_str(&newer).unwrap()), found);
+        assert_eq!(prepared(&serde_json::from_str(&newer).unwrap()), found);
     }
 
     #[test]
@@ -105,14 +130,14 @@ mod tests {
         let path = folder.path().join("checkpoint.json");
         let mut checkpoint = Checkpoint::new(path.clone());
         checkpoint.refresh();
-        assert_eq!(checkpoint.parent("gpu-2-mig-1g24gb-19-0"), None);
+        assert_eq!(checkpoint.device("gpu-2-mig-1g24gb-19-0"), None);
         fs::write(&path, TEXT).unwrap();
         checkpoint.refresh();
-        assert_eq!(checkpoint.parent("gpu-2-mig-1g24gb-19-0"), Some("GPU-a"));
+        assert_eq!(checkpoint.device("gpu-2-mig-1g24gb-19-0").unwrap().parent, "GPU-a");
         for wrong in ["", "[", "[1, {\"device\": 1, \"concrete\": []}]"] {
             assert!(
                 serde_json::from_str::<Value>(wrong)
-                    .map(|root| parents(&root))
+                    .map(|root| prepared(&root))
                     .unwrap_or_default()
                     .is_empty()
             );

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::attribution::devices::{Fraction, common};
+use crate::attribution::devices::{Fraction, Place, common};
 use crate::attribution::slurm::sluid::is_sluid;
 use crate::model::{Allocation, Claim, Holder, Owner, OwnerKind};
 
 /// A device, or a part of it, that somebody was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Grant {
-    pub(super) device: Arc<str>,
+    pub(super) place: Place,
     pub(super) owner: Arc<Owner>,
     pub(super) part: Fraction,
     /// In ledger time.
@@ -22,11 +22,11 @@ pub(super) struct Grant {
     pub(super) inferred: bool,
 }
 
-/// Grants by device.
-pub(super) fn by_device(grants: Vec<Grant>) -> BTreeMap<Arc<str>, Allocation> {
-    let mut of_device: BTreeMap<Arc<str>, Vec<Grant>> = BTreeMap::new();
+/// Grants by device and instance.
+pub(super) fn by_place(grants: Vec<Grant>) -> BTreeMap<Place, Allocation> {
+    let mut of_place: BTreeMap<Place, Vec<Grant>> = BTreeMap::new();
     for grant in grants {
-        of_device.entry(Arc::clone(&grant.device)).or_default().push(grant);
+        of_place.entry(grant.place.clone()).or_default().push(grant);
     }
     let allocation = |grants: Vec<Grant>| {
         let fractions: Vec<Fraction> = grants.iter().map(|grant| grant.part).collect();
@@ -37,7 +37,7 @@ pub(super) fn by_device(grants: Vec<Grant>) -> BTreeMap<Arc<str>, Allocation> {
         };
         Allocation { claims: grants.into_iter().zip(parts).map(claim).collect(), parts: of }
     };
-    of_device.into_iter().map(|(device, grants)| (device, allocation(grants))).collect()
+    of_place.into_iter().map(|(place, grants)| (place, allocation(grants))).collect()
 }
 
 /// Gives each process that is of somebody with a claim on this device that claim's owner: so they are one row.
@@ -100,8 +100,8 @@ mod tests {
 
     fn grant(owner: &Arc<Owner>, parts: u64, of: u64) -> Grant {
         let part = Fraction { parts, of };
-        let (device, owner) = ("GPU-a".into(), Arc::clone(owner));
-        Grant { device, owner, part, from_ns: None, until_ns: None, inferred: false }
+        let (place, owner) = (("GPU-a".into(), None), Arc::clone(owner));
+        Grant { place, owner, part, from_ns: None, until_ns: None, inferred: false }
     }
 
     fn process(owner: Owner) -> Holder {
@@ -114,7 +114,7 @@ mod tests {
         let unconfirmed =
             |owner: &&Arc<Owner>| Grant { inferred: owner.pod_uid.is_empty(), ..grant(owner, 1, 1) };
         let grants = claims.iter().map(unconfirmed).collect();
-        let allocation = by_device(grants).remove("GPU-a").unwrap_or_default();
+        let allocation = by_place(grants).remove(&("GPU-a".into(), None)).unwrap_or_default();
         let mut holders: Vec<Holder> = processes.into_iter().map(process).collect();
         join(&mut holders, &allocation);
         holders.into_iter().map(|holder| (holder.owner.pod.clone(), holder.inferred)).collect()
@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn parts_of_different_kinds_are_brought_to_one_whole() {
         let [a, b] = [pod("a", "1"), pod("b", "2")];
-        let allocation = by_device(vec![grant(&a, 1, 4), grant(&b, 2, 7)]).remove("GPU-a").unwrap();
+        let allocation =
+            by_place(vec![grant(&a, 1, 4), grant(&b, 2, 7)]).remove(&("GPU-a".into(), None)).unwrap();
         let parts: Vec<u64> = allocation.claims.iter().map(|claim| claim.parts).collect();
         assert_eq!((parts, allocation.parts), (vec![7, 8], 28));
     }
@@ -161,7 +162,7 @@ mod tests {
             ..Owner::default()
         };
         let claim = Arc::new(Owner { account: "physics".into(), ..job("", "ada") });
-        let allocation = by_device(vec![grant(&claim, 1, 1)]).remove("GPU-a").unwrap();
+        let allocation = by_place(vec![grant(&claim, 1, 1)]).remove(&("GPU-a".into(), None)).unwrap();
         let mut holders = vec![process(job("0", "1000")), process(job("extern", "1000"))];
         join(&mut holders, &allocation);
         assert!(holders.iter().all(|holder| holder.owner == claim));
@@ -174,7 +175,7 @@ mod tests {
         let by_sluid = |claims: &[(&str, Option<i64>)]| {
             let grants =
                 claims.iter().map(|(id, until_ns)| Grant { until_ns: *until_ns, ..grant(&job(id), 1, 1) });
-            let allocation = by_device(grants.collect()).remove("GPU-a").unwrap_or_default();
+            let allocation = by_place(grants.collect()).remove(&("GPU-a".into(), None)).unwrap_or_default();
             let mut holders = vec![process((*job("s5K1KKYAYG5D00")).clone())];
             join(&mut holders, &allocation);
             (holders[0].owner.job_id.clone(), holders[0].inferred)

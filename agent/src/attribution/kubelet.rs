@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::attribution::device_ids::{self, DeviceId, NoGpu};
-use crate::attribution::devices::{Devices, Fraction};
+use crate::attribution::devices::{Devices, Fraction, Place};
 use crate::attribution::grants::Grant;
 use crate::attribution::pod_names::PodName;
 use crate::attribution::pods::Standing;
@@ -131,12 +131,19 @@ impl Listed {
                 ..Owner::default()
             });
             for id in &pod.ids {
-                let Some((device, part, guessed)) = devices.find(id) else {
+                let Some(found) = devices.find(id) else {
                     counts.unresolved += 1;
                     continue;
                 };
-                let (owner, inferred) = (Arc::clone(&owner), inferred || guessed);
-                grants.push(Grant { device, owner, part, from_ns: None, until_ns: None, inferred });
+                let (part, inferred) = (found.part, inferred || found.guessed);
+                grants.extend(found.places().into_iter().map(|place| Grant {
+                    place,
+                    owner: Arc::clone(&owner),
+                    part,
+                    from_ns: None,
+                    until_ns: None,
+                    inferred,
+                }));
             }
         }
         drop_disputed(&mut grants);
@@ -147,12 +154,12 @@ impl Listed {
 /// Of a device that somebody else has too, a pod that may have ended has nothing: the list goes on naming it when the
 /// device is given to the next.
 fn drop_disputed(grants: &mut Vec<Grant>) {
-    let mut whole: BTreeMap<Arc<str>, BTreeSet<Arc<Owner>>> = BTreeMap::new();
+    let mut whole: BTreeMap<Place, BTreeSet<Arc<Owner>>> = BTreeMap::new();
     for grant in grants.iter().filter(|grant| grant.part == Fraction::WHOLE) {
-        whole.entry(Arc::clone(&grant.device)).or_default().insert(Arc::clone(&grant.owner));
+        whole.entry(grant.place.clone()).or_default().insert(Arc::clone(&grant.owner));
     }
     grants.retain(|grant| {
-        let holders = whole.get(&grant.device).map_or(0, BTreeSet::len);
+        let holders = whole.get(&grant.place).map_or(0, BTreeSet::len);
         !grant.inferred || grant.part != Fraction::WHOLE || holders < 2
     });
 }

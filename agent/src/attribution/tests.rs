@@ -63,9 +63,9 @@ fn reading(at_s: i64) -> Reading {
 }
 
 fn resolve(attribution: &mut Attribution, pid: u32, at_s: i64) -> Holder {
-    let process = DeviceProcess { pid, memory_bytes: Some(5) };
+    let process = DeviceProcess { pid, memory_bytes: Some(5), mps_client: false };
     let now = Now { reading: reading(at_s), ledger_ns: (1_000 + at_s) * S };
-    attribution.resolve(&device().info, &[process], now).0.remove(0)
+    attribution.resolve(&device().info, None, &[process], now).0.remove(0)
 }
 
 pub(super) fn device() -> DeviceReading {
@@ -80,7 +80,7 @@ pub(super) fn device() -> DeviceReading {
     DeviceReading {
         info: Arc::new(info),
         index: 0,
-        mig_devices: Vec::new(),
+        mig: None,
         processes: Ok(Vec::new()),
         utilisation: None,
         energy_mj: None,
@@ -176,9 +176,9 @@ fn a_start_stays_the_same_while_ledger_time_is_slewed_and_follows_a_step() {
     let mut attribution = node.attribution();
     node.process(7, 20, "/system.slice/a.service");
     let at = |attribution: &mut Attribution, at_s: i64, off_ns: i64| {
-        let process = DeviceProcess { pid: 7, memory_bytes: None };
+        let process = DeviceProcess { pid: 7, memory_bytes: None, mps_client: false };
         let now = Now { reading: reading(at_s), ledger_ns: (1_000 + at_s) * S + off_ns };
-        attribution.resolve(&device().info, &[process], now).0.remove(0).started_ns
+        attribution.resolve(&device().info, None, &[process], now).0.remove(0).started_ns
     };
     assert_eq!(at(&mut attribution, 100, 0), Some(1_020 * S));
     assert_eq!(at(&mut attribution, 101, 500_000), Some(1_020 * S));
@@ -231,9 +231,9 @@ fn a_job_holds_by_the_hooks_word_from_its_start_to_its_end_and_its_steps_are_the
         let reading = Reading { wall_ns: at_s * S, monotonic_ns: at_s * S, boot_ns: at_s * S };
         Now { reading, ledger_ns: (1_000 + at_s) * S }
     };
-    let processes = [7, 8].map(|pid| DeviceProcess { pid, memory_bytes: None });
+    let processes = [7, 8].map(|pid| DeviceProcess { pid, memory_bytes: None, mps_client: false });
     attribution.allocate(&[device()], None, at(100));
-    let (holders, allocation) = attribution.resolve(&device().info, &processes, at(100));
+    let (holders, allocation) = attribution.resolve(&device().info, None, &processes, at(100));
     let claim = &allocation.claims[0];
     let job = Owner {
         kind: OwnerKind::SlurmJob,
@@ -248,10 +248,10 @@ fn a_job_holds_by_the_hooks_word_from_its_start_to_its_end_and_its_steps_are_the
     fs::write(jobs.join(".12"), file("end_ns=100250000000\n")).unwrap();
     fs::rename(jobs.join(".12"), jobs.join("12")).unwrap();
     attribution.allocate(&[device()], None, at(101));
-    let (_, allocation) = attribution.resolve(&device().info, &[], at(101));
+    let (_, allocation) = attribution.resolve(&device().info, None, &[], at(101));
     assert_eq!(allocation.claims[0].until_ns, Some(1_100 * S + S / 4));
     attribution.allocate(&[device()], None, at(200));
-    assert!(attribution.resolve(&device().info, &[], at(200)).1.claims.is_empty());
+    assert!(attribution.resolve(&device().info, None, &[], at(200)).1.claims.is_empty());
 }
 
 #[test]

@@ -30,7 +30,10 @@ use tonnage_runtime::clock::Clock;
 
 use crate::driver::utilisation::Seen;
 use crate::driver::{Driver, DriverError, DriverInfo, processes};
-use crate::model::{DeviceInfo, DeviceProcess, DeviceReading, Gauges, MigDevice, UtilisationSample};
+use crate::model::{
+    DeviceInfo, DeviceProcess, DeviceReading, Gauges, Instance, InstanceReading, MigReading,
+    UtilisationSample,
+};
 
 /// Where the driver's packages put it, found by the loader.
 pub const DEFAULT_LIBRARY: &str = "libnvidia-ml.so.1";
@@ -181,16 +184,18 @@ struct Slot {
 impl Slot {
     fn open(nvml: &Nvml, index: u32, known: &[Self]) -> Result<Self, NvmlError> {
         let device = nvml.device_by_index(index)?;
+        let model = device.name()?;
+        let partitioned = device.mig_mode().is_ok_and(|mode| mode.current == 1);
         let info = DeviceInfo {
             uuid: device.uuid()?.into(),
-            model: device.name()?,
+            slices: if partitioned { whole_slices(&model) } else { 1 },
+            model,
             memory_bytes: device.memory_info().map_or(0, |memory| memory.total),
-            slices: 1,
             minor: device.minor_number().ok(),
             pci_bus_id: device.pci_info().map(|pci| pci.bus_id).unwrap_or_default(),
         };
         let same = known.iter().find(|slot| *slot.info == info);
-        let mig = device.mig_mode().is_ok_and(|mode| mode.current == 1).then(|| Mig {
+        let mig = partitioned.then(|| Mig {
             devices: same.and_then(|slot| slot.mig.as_ref()).map_or_else(Vec::new, |mig| mig.devices.clone()),
             reads_left: 0,
         });
@@ -203,7 +208,12 @@ impl Slot {
     fn read(&mut self, nvml: &Nvml, buffers: &mut Buffers, seen: &mut Seen, now_us: u64) -> DeviceReading {
         // SAFETY: the handle is of this library's current life: a session's slots are dropped with it.
         let device = unsafe { Device::new(self.handle.0, nvml) };
-        let mig_devices = self.mig.as_mut().map(|mig| mig.read(&device, &mut self.missing));
+        let mig = self.mig.as_mut().and_then(|mig| {
+            let reading =
+                |instance| InstanceReading { instance, processes: Ok(Vec::new()), utilisation: None };
+            let instances = mig.read(&device, &mut self.missing).into_iter().map(reading).collect();
+            (mig.reads_left <= LIST_MIG_EVERY).then_some(MigReading { instances, stranded_slices: None })
+        });
         let processes = self.processes(nvml.lib(), buffers).map_err(|error| {
             self.lost |= matches!(error, NvmlError::GpuLost | NvmlError::Uninitialized);
             list_error(&error)
@@ -222,7 +232,7 @@ impl Slot {
         DeviceReading {
             info: Arc::clone(&self.info),
             index: self.index,
-            mig_devices: mig_devices.unwrap_or_default(),
+            mig,
             processes,
             utilisation,
             energy_mj,
@@ -268,7 +278,7 @@ impl Slot {
 
 /// The MIG devices of a GPU as they were listed last: data only, no handles.
 struct Mig {
-    devices: Vec<MigDevice>,
+    devices: Vec<Arc<Instance>>,
     /// Reads until they are listed again.
     reads_left: u32,
 }
@@ -276,7 +286,7 @@ struct Mig {
 impl Mig {
     /// Lists them if it is time. What fails for this once leaves what was known, and is tried again by the next read;
     /// what is refused is tried again after the next enumeration.
-    fn read(&mut self, device: &Device<'_>, missing: &mut Missing) -> Vec<MigDevice> {
+    fn read(&mut self, device: &Device<'_>, missing: &mut Missing) -> Vec<Arc<Instance>> {
         if self.reads_left > 0 {
             self.reads_left -= 1;
             return self.devices.clone();
@@ -296,11 +306,11 @@ impl Mig {
         self.devices.clone()
     }
 
-    fn list(device: &Device<'_>, missing: &mut Missing) -> Result<Vec<MigDevice>, NvmlError> {
+    fn list(device: &Device<'_>, missing: &mut Missing) -> Result<Vec<Arc<Instance>>, NvmlError> {
         let mut devices = Vec::new();
         for slot in 0..device.mig_device_count()?.min(MIG_SLOTS_MAX) {
             match Self::open(device, slot, missing) {
-                Ok(device) => devices.push(device),
+                Ok(device) => devices.push(Arc::new(device)),
                 // An empty slot, or one that was emptied just now.
                 Err(NvmlError::NotFound | NvmlError::InvalidArg) => {}
                 Err(error) => return Err(error),
@@ -309,7 +319,7 @@ impl Mig {
         Ok(devices)
     }
 
-    fn open(device: &Device<'_>, slot: u32, missing: &mut Missing) -> Result<MigDevice, NvmlError> {
+    fn open(device: &Device<'_>, slot: u32, missing: &mut Missing) -> Result<Instance, NvmlError> {
         let mig = device.mig_device_by_index(slot)?;
         let uuid = mig.uuid()?;
         let attributes = lacking("compute slices of MIG devices", mig.attributes(), missing)?;
@@ -325,13 +335,22 @@ impl Mig {
         };
         let gpu_instance = number(lib.nvmlDeviceGetGpuInstanceId.as_ref().map_err(missing_symbol));
         let compute_instance = number(lib.nvmlDeviceGetComputeInstanceId.as_ref().map_err(missing_symbol));
-        Ok(MigDevice {
-            uuid,
-            slices,
+        Ok(Instance {
+            uuid: uuid.into(),
+            slices: slices.unwrap_or(1),
+            slices_guessed: slices.is_none(),
+            generation: 0,
+            profile: String::new(),
+            memory_bytes: 0,
             gpu_instance: lacking("GPU instances of MIG devices", gpu_instance, missing)?,
             compute_instance: lacking("compute instances of MIG devices", compute_instance, missing)?,
         })
     }
+}
+
+/// A100, H100, H200 and B200 have seven.
+fn whole_slices(model: &str) -> u32 {
+    if model.contains("A30") { 4 } else { 7 }
 }
 
 /// What a driver may lack for good is then not known.
@@ -376,6 +395,7 @@ impl Buffers {
         nvml_try(unsafe { call(handle.0, &raw mut count, self.processes.as_mut_ptr()) })?;
         let process = |info: &nvmlProcessInfo_t| DeviceProcess {
             pid: info.pid,
+            mps_client: false,
             memory_bytes: processes::memory(info.usedGpuMemory, memory),
         };
         Ok(filled(&self.processes, count).map(process).collect())

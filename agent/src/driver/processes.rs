@@ -7,12 +7,13 @@ use crate::model::DeviceProcess;
 /// Each pid once, in order, with the most memory that any list says: a process may be in several lists, and each
 /// gives its whole memory.
 pub(super) fn merge(listed: impl IntoIterator<Item = DeviceProcess>) -> Vec<DeviceProcess> {
-    let mut merged: BTreeMap<u32, Option<u64>> = BTreeMap::new();
+    let mut merged: BTreeMap<u32, DeviceProcess> = BTreeMap::new();
     for process in listed {
-        let memory_bytes = merged.entry(process.pid).or_default();
-        *memory_bytes = process.memory_bytes.max(*memory_bytes);
+        let known = merged.entry(process.pid).or_insert(process);
+        known.memory_bytes = process.memory_bytes.max(known.memory_bytes);
+        known.mps_client |= process.mps_client;
     }
-    merged.into_iter().map(|(pid, memory_bytes)| DeviceProcess { pid, memory_bytes }).collect()
+    merged.into_values().collect()
 }
 
 /// NVML's figure for a process's memory: all ones means not available, and no process has more than its device.
@@ -27,10 +28,11 @@ mod tests {
 
     #[test]
     fn a_pid_in_several_lists_is_one_process_with_its_largest_memory() {
-        let listed = [(7, Some(5)), (3, None), (7, None), (7, Some(9)), (3, None)];
-        let merged = merge(listed.map(|(pid, memory_bytes)| DeviceProcess { pid, memory_bytes }));
-        let expected = [(3, None), (7, Some(9))];
-        assert_eq!(merged, expected.map(|(pid, memory_bytes)| DeviceProcess { pid, memory_bytes }));
+        let process = |(pid, memory_bytes, mps_client)| DeviceProcess { pid, memory_bytes, mps_client };
+        let listed =
+            [(7, Some(5), false), (3, None, false), (7, None, true), (7, Some(9), false), (3, None, false)];
+        let expected = [(3, None, false), (7, Some(9), true)];
+        assert_eq!(merge(listed.map(process)), expected.map(process));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use tonnage_proto::limits;
 
 use crate::metering::busy::Busy;
 use crate::metering::energy::Energy;
-use crate::metering::interval::{self, Present, ProcessKey};
+use crate::metering::interval::{self, Lane, Present, ProcessKey};
 use crate::metering::window::Open;
 use crate::metering::{busy, energy};
-use crate::model::{DeviceInfo, Observation, Owner, Window};
+use crate::model::{Allocation, DeviceInfo, Holder, Observation, Owner, Window};
 
 /// An interval `(from_ns, to_ns]` of ledger time that a sample covers.
 #[derive(Debug, Clone, Copy)]
@@ -72,13 +72,15 @@ impl Device {
     pub(super) fn cover(&mut self, covered: Covered, mut observation: Observation, closed: &mut Vec<Window>) {
         self.keep_info(&observation.info, closed);
         limit_owners(&mut observation);
-        let Observation { holders, allocation, .. } = &observation;
         let slices = u64::from(self.info.slices.max(1));
-        let present = Present { holders, allocation, before: &self.present };
-        let mut parts = interval::cut(covered.from_ns, covered.to_ns, slices, present);
-        if let Some(samples) = &observation.utilisation {
-            let used = self.busy.take(samples, covered.length_ns());
-            busy::lay(&mut parts, &used, slices, holders);
+        let lanes = lanes(slices, &observation, &self.present);
+        let mut parts = interval::cut(covered.from_ns, covered.to_ns, &lanes);
+        let used =
+            observation.utilisation.as_ref().map(|samples| self.busy.take(samples, covered.length_ns()));
+        match (&observation.partition, used) {
+            (Some(partition), _) => busy::lay_instances(&mut parts, &partition.instances, slices),
+            (None, Some(used)) => busy::lay(&mut parts, &used, slices, &observation.holders),
+            (None, None) => {}
         }
         let whole = !covered.stood_still;
         let delta_uj = self.energy.covered_delta(observation.energy_mj, whole, covered.length_ns());
@@ -141,17 +143,49 @@ impl Device {
     fn remember(&mut self, observation: &Observation) {
         self.was_read = true;
         self.present.clear();
-        self.present.extend(observation.holders.iter().map(interval::key));
+        let of_instances = observation.partition.iter().flat_map(|partition| &partition.instances);
+        let holders = of_instances.flat_map(|instance| &instance.holders).chain(&observation.holders);
+        self.present.extend(holders.map(interval::key));
     }
+}
+
+/// A device as one lane, a partitioned one as its instances and what is in none. Instances never weigh more than the
+/// device, whatever the driver says of them.
+fn lanes<'a>(slices: u64, observation: &'a Observation, before: &'a HashSet<ProcessKey>) -> Vec<Lane<'a>> {
+    let Observation { partition, holders, allocation, .. } = observation;
+    let mut lanes = Vec::new();
+    let mut left = slices;
+    for of in partition.iter().flat_map(|partition| &partition.instances) {
+        let slices = u64::from(of.instance.slices).min(left);
+        left -= slices;
+        let present = Present { holders: &of.holders, allocation: &of.allocation, before };
+        lanes.push(Lane { instance: Some(&of.instance), slices, stranded_slices: 0, present });
+    }
+    if left > 0 {
+        let stranded = partition.as_ref().map_or(0, |partition| partition.stranded_slices);
+        let (stranded_slices, present) =
+            (u64::from(stranded).min(left), Present { holders, allocation, before });
+        lanes.push(Lane { instance: None, slices: left, stranded_slices, present });
+    }
+    lanes
 }
 
 /// A window has at most `USAGES_PER_WINDOW_MAX` usages. Where a single reading would make more, the last owners in
 /// their order become one that is unowned: no time is lost, and it shows that it could not be said whose it was.
 fn limit_owners(observation: &mut Observation) {
-    let Observation { holders, allocation, .. } = observation;
+    let Observation { partition, holders, allocation, .. } = observation;
+    let instances = partition.as_mut().map_or(&mut [][..], |partition| &mut partition.instances);
+    let max = limits::USAGES_PER_WINDOW_MAX / (instances.len() + 1);
+    limit(holders, allocation, max);
+    for of in instances {
+        limit(&mut of.holders, &mut of.allocation, max);
+    }
+}
+
+fn limit(holders: &mut [Holder], allocation: &mut Allocation, max: usize) {
     // Who holds one piece of an interval may be an intruder in the next.
     let roles = if allocation.claims.is_empty() { 1 } else { 2 };
-    let max = limits::USAGES_PER_WINDOW_MAX / roles;
+    let max = (max / roles).max(1);
     if holders.len() + allocation.claims.len() <= max {
         return;
     }

@@ -1,4 +1,7 @@
 //! One covered interval of one device, cut at the window grid and where holders begin and end, and split among them.
+//!
+//! A partitioned device is several lanes side by side: its instances, and what is in none. Each is cut and split by itself
+//! with its own slices, and the parts of all lanes that lie in one cell become one.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -6,7 +9,7 @@ use std::sync::Arc;
 use tonnage_proto::{limits, method};
 
 use crate::metering::split;
-use crate::model::{Allocation, Claim, Holder, Owner, OwnerKind};
+use crate::model::{Allocation, Claim, Holder, Instance, Owner, OwnerKind};
 
 /// What tells two lives of a pid apart.
 pub(super) type ProcessKey = (u32, Option<i64>);
@@ -22,15 +25,18 @@ pub(super) enum Role {
     Intruder,
 }
 
-/// Holders first, then intruders, each in the order of owners.
-pub(super) type Who = (Role, Arc<Owner>);
+/// Holders first, then intruders, each by instance and then in the order of owners.
+pub(super) type Who = (Role, Option<Arc<Instance>>, Arc<Owner>);
 
 /// The part of an interval that lies in one cell of the window grid.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Part {
     pub(super) start_ns: i64,
     pub(super) duration_ns: u64,
+    /// With what is in the next two.
     pub(super) idle_ns: u64,
+    pub(super) instance_idle_ns: BTreeMap<Arc<Instance>, u64>,
+    pub(super) stranded_ns: u64,
     pub(super) shares: BTreeMap<Who, Share>,
     pub(super) busy_unattributed_ns: u64,
     pub(super) energy_idle_uj: u64,
@@ -58,9 +64,35 @@ pub(super) struct Present<'a> {
     pub(super) before: &'a HashSet<ProcessKey>,
 }
 
+/// A device, or one instance of a partitioned one, or what is in no instance.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lane<'a> {
+    pub(super) instance: Option<&'a Arc<Instance>>,
+    pub(super) slices: u64,
+    /// Of these, how many no instance can be made of.
+    pub(super) stranded_slices: u64,
+    pub(super) present: Present<'a>,
+}
+
+/// Cuts `(from_ns, to_ns]` in each lane; at least one lane. The lanes' parts of one cell are one part.
+pub(super) fn cut(from_ns: i64, to_ns: i64, lanes: &[Lane<'_>]) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for lane in lanes {
+        let of_lane = cut_lane(from_ns, to_ns, lane);
+        if parts.is_empty() {
+            parts = of_lane;
+        } else {
+            // All lanes are cut at the same edges of the grid.
+            parts.iter_mut().zip(of_lane).for_each(|(part, more)| part.add_lane(more));
+        }
+    }
+    parts
+}
+
 /// Cuts `(from_ns, to_ns]` and splits each piece among those who held the device at its beginning: by the parts
 /// that are allocated to each, and where nothing is, equally among the owners with a process.
-pub(super) fn cut(from_ns: i64, to_ns: i64, slices: u64, present: Present<'_>) -> Vec<Part> {
+fn cut_lane(from_ns: i64, to_ns: i64, lane: &Lane<'_>) -> Vec<Part> {
+    let present = lane.present;
     let within = |at_ns: &i64| *at_ns > from_ns && *at_ns < to_ns;
     let starts = present.holders.iter().filter_map(|holder| holder.started_ns);
     let claims = present.allocation.claims.iter().flat_map(|claim| [claim.from_ns, claim.until_ns]);
@@ -83,7 +115,7 @@ pub(super) fn cut(from_ns: i64, to_ns: i64, slices: u64, present: Present<'_>) -
             parts.push(Part { start_ns: piece_ns, ..Part::default() });
         }
         if let Some(part) = parts.last_mut() {
-            part.add_piece(length_ns, slices, &Piece::at(piece_ns, present));
+            part.add_piece(length_ns, lane, &Piece::at(piece_ns, present));
         }
         piece_ns = edge_ns;
     }
@@ -140,15 +172,24 @@ impl<'a> Piece<'a> {
 }
 
 impl Part {
-    fn add_piece(&mut self, length_ns: u64, slices: u64, piece: &Piece<'_>) {
+    /// What another lane did in the same time.
+    fn add_lane(&mut self, other: Self) {
+        self.idle_ns += other.idle_ns;
+        self.instance_idle_ns.extend(other.instance_idle_ns);
+        self.stranded_ns += other.stranded_ns;
+        self.shares.extend(other.shares);
+    }
+
+    fn add_piece(&mut self, length_ns: u64, lane: &Lane<'_>, piece: &Piece<'_>) {
         self.duration_ns += length_ns;
-        let whole_ns = length_ns * slices;
+        let whole_ns = length_ns * lane.slices;
         if !piece.claims.is_empty() {
-            self.add_claimed(whole_ns, piece);
+            let idle_ns = self.add_claimed(whole_ns, lane, piece);
+            self.add_idle(idle_ns, length_ns, lane);
         } else if piece.processes.is_empty() {
-            self.idle_ns += whole_ns;
+            self.add_idle(whole_ns, length_ns, lane);
         } else {
-            self.add_shared(whole_ns, piece);
+            self.add_shared(whole_ns, lane, piece);
         }
         for (owner, processes) in &piece.processes {
             let holds = piece.claims.is_empty() || piece.claims.contains_key(owner);
@@ -157,7 +198,7 @@ impl Part {
                 continue;
             }
             let role = if holds { Role::Holder } else { Role::Intruder };
-            let share = self.shares.entry((role, Arc::clone(owner))).or_default();
+            let share = self.share(role, lane, owner);
             if !holds {
                 share.room_ns += whole_ns;
             }
@@ -168,31 +209,44 @@ impl Part {
         }
     }
 
+    fn add_idle(&mut self, idle_ns: u64, length_ns: u64, lane: &Lane<'_>) {
+        self.idle_ns += idle_ns;
+        match lane.instance {
+            Some(_) if idle_ns == 0 => {}
+            Some(instance) => *self.instance_idle_ns.entry(Arc::clone(instance)).or_default() += idle_ns,
+            None => self.stranded_ns += idle_ns.min(length_ns * lane.stranded_slices),
+        }
+    }
+
     /// Equally among the owners with a process.
-    fn add_shared(&mut self, whole_ns: u64, piece: &Piece<'_>) {
+    fn add_shared(&mut self, whole_ns: u64, lane: &Lane<'_>, piece: &Piece<'_>) {
         let split = if piece.processes.len() > 1 { method::HELD_SPLIT } else { 0 };
         let parts = split::equally(whole_ns, piece.processes.len());
         for ((owner, processes), held_ns) in piece.processes.iter().zip(parts) {
             let evidence = if owner.kind == OwnerKind::Unowned { 0 } else { method::HELD_CGROUP };
-            self.hold(owner, held_ns, split | evidence | inferred(processes.inferred));
+            self.hold(lane, owner, held_ns, split | evidence | inferred(processes.inferred));
         }
     }
 
-    /// By the parts that each claims; what nobody claims is idle.
-    fn add_claimed(&mut self, whole_ns: u64, piece: &Piece<'_>) {
+    /// By the parts that each claims; returns what nobody claims.
+    fn add_claimed(&mut self, whole_ns: u64, lane: &Lane<'_>, piece: &Piece<'_>) -> u64 {
         let claimed = piece.claims.values().fold(0_u64, |sum, claim| sum.saturating_add(claim.parts));
         let free = piece.parts.saturating_sub(claimed);
         let weights: Vec<u64> = piece.claims.values().map(|claim| claim.parts).chain([free]).collect();
         let parts = split::by_largest_remainder(whole_ns, &weights);
         let split = if piece.claims.len() > 1 || free > 0 { method::HELD_SPLIT } else { 0 };
         for ((owner, claim), held_ns) in piece.claims.iter().zip(&parts) {
-            self.hold(owner, *held_ns, split | method::HELD_ALLOCATION | inferred(claim.inferred));
+            self.hold(lane, owner, *held_ns, split | method::HELD_ALLOCATION | inferred(claim.inferred));
         }
-        self.idle_ns += parts.last().copied().unwrap_or(0);
+        parts.last().copied().unwrap_or(0)
     }
 
-    fn hold(&mut self, owner: &Arc<Owner>, held_ns: u64, method: u32) {
-        let share = self.shares.entry((Role::Holder, Arc::clone(owner))).or_default();
+    fn share(&mut self, role: Role, lane: &Lane<'_>, owner: &Arc<Owner>) -> &mut Share {
+        self.shares.entry((role, lane.instance.cloned(), Arc::clone(owner))).or_default()
+    }
+
+    fn hold(&mut self, lane: &Lane<'_>, owner: &Arc<Owner>, held_ns: u64, method: u32) {
+        let share = self.share(Role::Holder, lane, owner);
         share.held_ns += held_ns;
         share.room_ns += held_ns;
         share.method |= method;

@@ -1,9 +1,10 @@
-use tonnage_proto::method;
+use tonnage_proto::{limits, method};
 
 use super::*;
 use crate::model::{Allocation, DeviceInfo, Holder, Owner, OwnerKind, Usage, UtilisationSample};
 
 mod claims;
+mod instances;
 
 const MS: i64 = 1_000_000;
 const S: i64 = 1_000 * MS;
@@ -31,7 +32,7 @@ fn holder(pid: u32, pod_uid: &str, started_ns: i64) -> Holder {
 
 fn reading(holders: &[Holder]) -> Observation {
     let (holders, allocation) = (holders.to_vec(), Allocation::default());
-    Observation { info: info(1), holders, allocation, utilisation: None, energy_mj: None }
+    Observation { info: info(1), partition: None, holders, allocation, utilisation: None, energy_mj: None }
 }
 
 fn at(now_ns: i64) -> Tick {
@@ -53,7 +54,7 @@ fn only(windows: Vec<Window>) -> Window {
 }
 
 fn usage(window: &Window, pod_uid: &str) -> Usage {
-    window.usages[&owner(pod_uid)]
+    window.usages[&(None, owner(pod_uid))]
 }
 
 fn used(pid: u32, at_ns: i64, sm_percent: u32) -> UtilisationSample {
@@ -112,7 +113,7 @@ fn a_process_of_unknown_start_holds_the_whole_interval_and_nobody_vouches_for_it
     let mut meter = started(reading(&[]));
     meter.observe(at(T0 + S), vec![reading(&[unowned])]);
     let window = only(meter.finish());
-    let usage = window.usages[&Owner::default()];
+    let usage = window.usages[&(None, Arc::default())];
     assert_eq!((usage.held_ns, usage.method), (1_000_000_000, 0));
 }
 
@@ -244,7 +245,7 @@ fn more_owners_than_a_window_may_name_become_one_that_is_unowned() {
     meter.observe(at(T0 + S), vec![reading(&holders)]);
     let window = only(meter.finish());
     assert_eq!(window.usages.len(), 512);
-    assert!(window.usages.contains_key(&Owner::default()));
+    assert!(window.usages.contains_key(&(None, Arc::default())));
     let others: Vec<Holder> = (0..600).map(|pid| holder(pid, &format!("x{pid:03}"), T0)).collect();
     let mut meter = started(reading(&holders));
     meter.observe(at(T0 + S), vec![reading(&holders)]);

@@ -25,6 +25,8 @@ impl Open {
             start_ns,
             duration_ns: 0,
             idle_ns: 0,
+            instance_idle_ns: BTreeMap::new(),
+            stranded_ns: 0,
             usages: BTreeMap::new(),
             intruders: BTreeMap::new(),
             busy_unattributed_ns: 0,
@@ -47,6 +49,10 @@ impl Open {
         let sums = &mut self.sums;
         sums.duration_ns += part.duration_ns;
         sums.idle_ns += part.idle_ns;
+        sums.stranded_ns += part.stranded_ns;
+        for (instance, idle_ns) in part.instance_idle_ns {
+            *sums.instance_idle_ns.entry(instance).or_default() += idle_ns;
+        }
         sums.busy_unattributed_ns = sums.busy_unattributed_ns.saturating_add(part.busy_unattributed_ns);
         sums.energy_idle_uj = sums.energy_idle_uj.saturating_add(part.energy_idle_uj);
         sums.energy_unobserved_uj = sums.energy_unobserved_uj.saturating_add(energy_unobserved_uj);
@@ -69,12 +75,12 @@ impl Open {
 
     pub(super) fn close(self) -> Window {
         let mut window = self.sums;
-        for ((role, owner), share) in self.shares {
+        for ((role, instance, owner), share) in self.shares {
             let usages = match role {
                 Role::Holder => &mut window.usages,
                 Role::Intruder => &mut window.intruders,
             };
-            usages.insert(owner, usage(share));
+            usages.insert((instance, owner), usage(share));
         }
         window
     }

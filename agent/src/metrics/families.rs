@@ -2,9 +2,9 @@
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::{Device, OwnUse, Owners, State, other};
+use super::{Device, GpuTime, Key, OwnUse, Owners, State, other};
 use crate::kubelet::{Health, Seen};
-use crate::model::{AllocationCounts, Owner, OwnerKind};
+use crate::model::{AllocationCounts, OwnerKind};
 use crate::uplink;
 
 const NANO: f64 = 1e-9;
@@ -54,24 +54,23 @@ type Sample = (Vec<LabelPair>, f64);
 
 fn owners(state: &State) -> [MetricFamily; 6] {
     let of = |owners: &Owners, name: &str, help: &str, value: fn(&super::Totals) -> f64| {
-        let samples = owners.iter().map(|((gpu, owner), totals)| (owner_labels(gpu, owner), value(totals)));
+        let samples = owners.iter().map(|(key, totals)| (owner_labels(key), value(totals)));
         family(name, help, Kind::Counter, samples)
     };
     let counter =
         |name: &str, help: &str, value: fn(&super::Totals) -> f64| of(&state.owners, name, help, value);
     let allocated = state.owners.iter().filter(|(_, totals)| totals.is_allocated);
-    let held_idle =
-        allocated.map(|((gpu, owner), totals)| (owner_labels(gpu, owner), totals.held_idle_ns as f64 * NANO));
+    let held_idle = allocated.map(|(key, totals)| (owner_labels(key), GpuTime::seconds(totals.held_idle)));
     [
         counter(
             "tonnage_gpu_held_seconds_total",
-            "Time that an owner held the GPU, split among those that held it together. Source: kubelet's allocations and Slurm's hooks, else driver's process list and cgroups.",
-            |totals| totals.held_ns as f64 * NANO,
+            "GPU-time that an owner held: time, weighed on a MIG instance by its share of the GPU's slices, and split among those that held it together. Source: kubelet's allocations and Slurm's hooks, else driver's process list and cgroups.",
+            |totals| GpuTime::seconds(totals.held),
         ),
         counter(
             "tonnage_gpu_busy_seconds_total",
             "Time that an owner's processes used the GPU. Source: driver's utilisation samples per process.",
-            |totals| totals.busy_ns as f64 * NANO,
+            |totals| GpuTime::seconds(totals.busy),
         ),
         counter(
             "tonnage_gpu_memory_byte_seconds_total",
@@ -93,7 +92,7 @@ fn owners(state: &State) -> [MetricFamily; 6] {
             &state.intruders,
             "tonnage_gpu_intruder_busy_seconds_total",
             "Use of the GPU by processes of an owner while it was allocated to others. Source: allocations, driver's process list and utilisation samples.",
-            |totals| totals.busy_ns as f64 * NANO,
+            |totals| GpuTime::seconds(totals.busy),
         ),
     ]
 }
@@ -134,9 +133,12 @@ fn allocations(counts: &AllocationCounts, kubelet: &Seen) -> Vec<MetricFamily> {
     families
 }
 
-fn owner_labels(gpu: &str, owner: &Owner) -> Vec<LabelPair> {
+/// `instance` is Prometheus's own name for what it scrapes.
+fn owner_labels((gpu, instance, owner): &Key) -> Vec<LabelPair> {
+    let (mig, mig_profile) =
+        instance.as_ref().map_or(("", ""), |instance| (&*instance.uuid, instance.profile.as_str()));
     let kind = match owner.kind {
-        OwnerKind::Unowned if *owner == other() => "other",
+        OwnerKind::Unowned if **owner == other() => "other",
         OwnerKind::Unowned => "unowned",
         OwnerKind::Pod => "pod",
         OwnerKind::SlurmJob => "slurm_job",
@@ -152,6 +154,8 @@ fn owner_labels(gpu: &str, owner: &Owner) -> Vec<LabelPair> {
         ("container", container),
         ("gpu", gpu),
         ("job", &owner.job_id),
+        ("mig", mig),
+        ("mig_profile", mig_profile),
         ("namespace", &owner.namespace),
         ("owner_kind", kind),
         ("partition", &owner.partition),
@@ -185,8 +189,13 @@ fn devices(state: &State) -> Vec<MetricFamily> {
     });
     vec![
         count("tonnage_gpu_idle_seconds_total", "Time that the GPU was observed and nobody held it.", |d| {
-            d.idle_ns as f64 * NANO
+            GpuTime::seconds(d.idle)
         }),
+        count(
+            "tonnage_gpu_stranded_seconds_total",
+            "Part of the idle time: that of slices which are in no MIG instance, and of which none can be made as the others lie. Source: driver's remaining capacity.",
+            |d| GpuTime::seconds(d.stranded),
+        ),
         count(
             "tonnage_gpu_unobserved_seconds_total",
             "Time since the agent started that no sample covers.",
@@ -195,7 +204,7 @@ fn devices(state: &State) -> Vec<MetricFamily> {
         count(
             "tonnage_gpu_busy_unattributed_seconds_total",
             "Use that the driver reported for processes that hold nothing on the GPU.",
-            |d| d.busy_unattributed_ns as f64 * NANO,
+            |d| GpuTime::seconds(d.busy_unattributed),
         ),
         count(
             "tonnage_gpu_idle_energy_joules_total",

@@ -138,6 +138,8 @@ mod tests {
             idle_ns: 0,
             usages: BTreeMap::new(),
             intruders: BTreeMap::new(),
+            instance_idle_ns: BTreeMap::new(),
+            stranded_ns: 0,
             busy_unattributed_ns: 0,
             energy_idle_uj: 0,
             energy_unobserved_uj: 0,

@@ -7,13 +7,10 @@
 use std::collections::HashMap;
 
 use prost::Message;
-use tonnage_proto::limits::{
-    BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, OWNERS_PER_BATCH_MAX, USAGES_PER_WINDOW_MAX,
-    WINDOWS_PER_BATCH_MAX, slot_start,
-};
+use tonnage_proto::limits::{BATCH_FORMAT, USAGES_PER_WINDOW_MAX, slot_start};
 use tonnage_proto::metering as pb;
 
-use super::{Positions, join, same_node};
+use super::{Names, join, same_node};
 
 /// Energy across gaps is drawn over any time, so it alone could outgrow what the ledger takes for one window.
 const ENERGY_UNOBSERVED_UJ_MAX: u64 = 1 << 56;
@@ -23,8 +20,7 @@ const ENERGY_UNOBSERVED_UJ_MAX: u64 = 1 << 56;
 #[must_use]
 pub fn merge(drafts: &[Vec<u8>]) -> (Vec<u8>, usize) {
     let mut merged: Option<pb::Batch> = None;
-    let mut devices = Positions::default();
-    let mut owners = Positions::default();
+    let mut names = Names::default();
     let mut slot = None;
     let mut taken = 0;
     for encoded in drafts {
@@ -35,28 +31,19 @@ pub fn merge(drafts: &[Vec<u8>]) -> (Vec<u8>, usize) {
         };
         let begins = draft.windows.first().map(|window| slot_start(window.start_ns));
         if let Some(merged) = &merged {
-            let fits = merged.windows.len() + draft.windows.len() <= WINDOWS_PER_BATCH_MAX
-                && merged.gaps.len() + draft.gaps.len() <= GAPS_PER_BATCH_MAX
-                && devices.list.len() + draft.devices.len() <= DEVICES_PER_BATCH_MAX
-                && owners.list.len() + draft.owners.len() <= OWNERS_PER_BATCH_MAX;
             let same_slot = slot.is_none() || begins.is_none() || slot == begins;
-            if !same_node(merged, &draft) || !same_slot || !fits {
+            if !same_node(merged, &draft) || !same_slot || !names.fit(merged, &draft) {
                 break;
             }
         }
         slot = slot.or(begins);
         taken += 1;
-        join(&mut merged, draft, &mut devices, &mut owners);
+        join(&mut merged, draft, &mut names);
         if let Some(merged) = &mut merged {
             merged.windows = fewer(std::mem::take(&mut merged.windows));
         }
     }
-    let batch = pb::Batch {
-        format: BATCH_FORMAT,
-        devices: devices.list,
-        owners: owners.list,
-        ..merged.unwrap_or_default()
-    };
+    let batch = pb::Batch { format: BATCH_FORMAT, ..names.name(merged.unwrap_or_default()) };
     (batch.encode_to_vec(), taken)
 }
 
@@ -93,6 +80,13 @@ fn belong_together(one: &pb::Window, next: &pb::Window) -> bool {
 fn add(sum: &mut pb::Window, window: pb::Window) {
     sum.duration_ns += window.duration_ns;
     sum.idle_ns += window.idle_ns;
+    sum.stranded_ns += window.stranded_ns;
+    for idle in window.instance_idles {
+        match sum.instance_idles.iter_mut().find(|known| known.instance == idle.instance) {
+            Some(known) => known.idle_ns += idle.idle_ns,
+            None => sum.instance_idles.push(idle),
+        }
+    }
     sum.busy_unattributed_ns = sum.busy_unattributed_ns.saturating_add(window.busy_unattributed_ns);
     sum.energy_idle_uj = sum.energy_idle_uj.saturating_add(window.energy_idle_uj);
     sum.energy_unobserved_uj = sum.energy_unobserved_uj.saturating_add(window.energy_unobserved_uj);

@@ -257,6 +257,8 @@ fn cell(n: i64) -> Vec<u8> {
         idle_ns: WINDOW_NS.unsigned_abs(),
         usages: std::collections::BTreeMap::new(),
         intruders: std::collections::BTreeMap::new(),
+        instance_idle_ns: std::collections::BTreeMap::new(),
+        stranded_ns: 0,
         busy_unattributed_ns: 0,
         energy_idle_uj: 1,
         energy_unobserved_uj: 0,

@@ -62,7 +62,7 @@ impl Account {
         let held: BTreeMap<String, i64> = window
             .usages
             .iter()
-            .map(|(owner, usage)| Ok((format!("unit:{}", owner.unit), i64::try_from(usage.held_ns)?)))
+            .map(|((_, owner), usage)| Ok((format!("unit:{}", owner.unit), i64::try_from(usage.held_ns)?)))
             .collect::<anyhow::Result<_>>()?;
         anyhow::ensure!(
             held == sums.held_ns && i64::try_from(window.idle_ns)? == sums.idle_ns,

@@ -318,6 +318,7 @@ fn observation(device: &Device) -> Observation {
     };
     Observation {
         info: Arc::clone(&device.info),
+        partition: None,
         holders: device.owner.iter().map(holder).collect(),
         allocation: Allocation::default(),
         utilisation: None,

@@ -7,7 +7,7 @@ use tonnage_runtime::clock::Reading;
 
 use crate::attribution::Now;
 use crate::attribution::device_ids::{At, DeviceId, Parent};
-use crate::attribution::devices::Devices;
+use crate::attribution::devices::{Devices, Place};
 use crate::attribution::grants::Grant;
 use crate::attribution::slurm::{DeviceRef, Job, JobDevice, Moment};
 use crate::model::{Owner, OwnerKind};
@@ -35,31 +35,28 @@ pub(in crate::attribution) fn grants(jobs: &[Job], devices: &Devices<'_>, now: N
             ..Owner::default()
         });
         for JobDevice { at, parts, of, .. } in &job.devices {
-            let Some((device, mut part, guessed)) = devices.find(&DeviceId { at: place(*at), replica: None })
-            else {
+            let Some(found) = devices.find(&DeviceId { at: place(*at), replica: None }) else {
                 unresolved += 1;
                 continue;
             };
+            let mut part = found.part;
             part.parts *= u64::from(*parts);
             part.of *= u64::from(*of).max(1);
             let grants = if job.by_hooks { &mut grants } else { &mut mapped };
-            grants.push(Grant {
-                device,
+            grants.extend(found.places().into_iter().map(|place| Grant {
+                place,
                 owner: Arc::clone(&owner),
                 part,
                 from_ns,
                 until_ns,
-                inferred: job.inferred || guessed,
-            });
+                inferred: job.inferred || found.guessed,
+            }));
         }
     }
     // Where a hook says who holds a device, it knows more than the mapping folder.
-    let held: BTreeSet<Arc<str>> = grants
-        .iter()
-        .filter(|grant| grant.until_ns.is_none())
-        .map(|grant| Arc::clone(&grant.device))
-        .collect();
-    grants.extend(mapped.into_iter().filter(|grant| !held.contains(&grant.device)));
+    let held: BTreeSet<Place> =
+        grants.iter().filter(|grant| grant.until_ns.is_none()).map(|grant| grant.place.clone()).collect();
+    grants.extend(mapped.into_iter().filter(|grant| !held.contains(&grant.place)));
     (grants, unresolved)
 }
 

@@ -55,7 +55,7 @@ fn device(uuid: &str, minor: u32) -> DeviceReading {
     };
     DeviceReading {
         index: 0,
-        mig_devices: Vec::new(),
+        mig: None,
         info: Arc::new(info),
         processes: Ok(Vec::new()),
         utilisation: None,

@@ -50,12 +50,12 @@ fn a_process_on_what_others_have_is_an_intruder_with_use_and_energy_and_no_time(
     seen.energy_mj = Some(100);
     meter.observe(at(T0 + S), vec![seen]);
     let window = only(meter.finish());
-    let intruder = window.intruders[&owner("b")];
+    let intruder = window.intruders[&(None, owner("b"))];
     assert_eq!((intruder.held_ns, intruder.busy_ns), (0, 750_000_000));
     assert_eq!((intruder.memory_byte_seconds, intruder.energy_uj), (8, 75_000));
     let held = usage(&window, "a");
     assert_eq!((held.held_ns, held.busy_ns, held.energy_uj), (1_000_000_000, 250_000_000, 25_000));
-    assert!(!window.usages.contains_key(&owner("b")));
+    assert!(!window.usages.contains_key(&(None, owner("b"))));
     assert_eq!(window.busy_unattributed_ns, 0);
 }
 
@@ -97,7 +97,7 @@ fn claims_begin_and_end_when_their_evidence_says_and_processes_hold_before_and_a
     let other = usage(&window, "b");
     assert_eq!(other.method & (method::HELD_CGROUP | method::HELD_ALLOCATION), method::HELD_CGROUP);
     // Half of the time that it was there, as a holder and as an intruder alike.
-    let intruder = window.intruders[&owner("b")];
+    let intruder = window.intruders[&(None, owner("b"))];
     assert_eq!((other.held_ns, other.busy_ns, intruder.busy_ns), (600_000_000, 300_000_000, 200_000_000));
 }
 

@@ -41,7 +41,7 @@ fn window(rng: &mut StdRng, gpu: u32, start_ns: i64, duration_ns: u64) -> Window
             method: 1 << rng.random_range(0..6),
         };
         let owner = Owner { kind: OwnerKind::Pod, pod_uid, ..Owner::default() };
-        if usages.insert(Arc::new(owner), usage).is_none() {
+        if usages.insert((None, Arc::new(owner)), usage).is_none() {
             left_ns -= held_ns;
         } else {
             return window(rng, gpu, start_ns, duration_ns);
@@ -54,6 +54,8 @@ fn window(rng: &mut StdRng, gpu: u32, start_ns: i64, duration_ns: u64) -> Window
         idle_ns: left_ns,
         usages,
         intruders: BTreeMap::new(),
+        instance_idle_ns: BTreeMap::new(),
+        stranded_ns: 0,
         busy_unattributed_ns: rng.random_range(0..1 << 30),
         energy_idle_uj: rng.random_range(0..1 << 30),
         energy_unobserved_uj: rng.random_range(0..1 << 30),

@@ -41,6 +41,8 @@ fn second(n: i64) -> Vec<u8> {
         idle_ns: 1_000_000_000,
         usages: BTreeMap::new(),
         intruders: BTreeMap::new(),
+        instance_idle_ns: BTreeMap::new(),
+        stranded_ns: 0,
         busy_unattributed_ns: 0,
         energy_idle_uj: 0,
         energy_unobserved_uj: 0,
