@@ -102,6 +102,9 @@ pub struct RunArgs {
     /// NVML's library [default: libnvidia-ml.so.1, where the loader finds it]
     #[arg(long, value_name = "PATH", env = "TONNAGE_NVML_LIBRARY")]
     nvml_library: Option<PathBuf>,
+    /// Also read PCIe and NVLink, with every tenth sample: slow, some 40 ms per GPU
+    #[arg(long = "driver.slow-signals", env = "TONNAGE_DRIVER_SLOW_SIGNALS")]
+    slow_signals: bool,
     /// Milliseconds between samples, 100 to 5000 [default: 1000]
     #[arg(long, value_name = "MS", env = "TONNAGE_PERIOD_MS")]
     period_ms: Option<u32>,
@@ -159,6 +162,7 @@ struct File {
     listen: Option<SocketAddr>,
     driver: Option<String>,
     nvml_library: Option<PathBuf>,
+    driver_slow_signals: Option<bool>,
     period_ms: Option<u32>,
     drain_ms: Option<u32>,
     path_procfs: Option<PathBuf>,
@@ -209,6 +213,7 @@ pub struct Config {
     pub spool_kept_bytes: usize,
     pub listen: SocketAddr,
     pub driver: DriverChoice,
+    pub slow_signals: bool,
     pub period_ns: i64,
     pub drain: std::time::Duration,
     pub paths: crate::attribution::Paths,
@@ -264,6 +269,7 @@ impl RunArgs {
             spool_kept_bytes: self.spool_kept_bytes.or(file.spool_kept_bytes).unwrap_or(2_000_000),
             listen: self.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 9788).into()),
             driver: driver(self.driver.or(file.driver), self.nvml_library.or(file.nvml_library))?,
+            slow_signals: self.slow_signals || file.driver_slow_signals.unwrap_or(false),
             period_ns: i64::from(within("period_ms", period_ms, 100, 5_000)?) * 1_000_000,
             drain: std::time::Duration::from_millis(u64::from(within("drain_ms", drain_ms, 0, 600_000)?)),
             kubelet_socket,

@@ -1,13 +1,15 @@
-//! Reading the node's GPUs. [`nvml`] is the only file of the project that touches NVML; the rest of `driver/` is
-//! pure and says what to make of what NVML returned.
+//! Reading the node's GPUs. [`nvml`] and its folder are the only part of the project that touches NVML; the rest of
+//! `driver/` is pure and says what to make of what NVML returned.
 //!
 //! A driver may block for as long as the kernel module likes, so it runs on the sampler's own thread. Failing is
 //! not fatal: the time is unobserved, and the next read tries again, from loading the library if need be.
 //!
-//! Not for: MIG instances (a GPU is read as a whole), owners, or time.
+//! Not for: owners, or time.
 
 mod error;
+mod lives;
 pub mod nvml;
+mod partition;
 mod processes;
 mod utilisation;
 

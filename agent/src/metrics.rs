@@ -13,11 +13,14 @@ use prometheus::TextEncoder;
 use tonnage_proto::method;
 
 use crate::kubelet;
-use crate::model::{AllocationCounts, DeviceInfo, Gauges, Instance, Owner, OwnerKind, Usage, Whose, Window};
+use crate::model::{
+    AllocationCounts, DeviceInfo, DeviceReading, Gauges, Instance, Owner, OwnerKind, Usage, Whose, Window,
+};
 use crate::uplink;
 
 mod families;
 mod process;
+mod signals;
 
 pub use process::OwnUse;
 
@@ -104,6 +107,7 @@ impl Totals {
 struct Device {
     info: Option<Arc<DeviceInfo>>,
     gauges: Gauges,
+    noted: signals::Noted,
     holders: usize,
     idle: u128,
     stranded: u128,
@@ -189,6 +193,14 @@ impl Metrics {
         let device = state.devices.entry(Arc::clone(&info.uuid)).or_default();
         (device.gauges, device.holders) = (gauges, holders);
         device.info = Some(Arc::clone(info));
+    }
+
+    /// Notes what devices say of themselves, also those whose processes could not be listed.
+    pub fn readings(&self, devices: &[DeviceReading]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for device in devices {
+            state.devices.entry(Arc::clone(&device.info.uuid)).or_default().noted.note(device);
+        }
     }
 
     /// Sets a device's time that this run of the agent did not cover.

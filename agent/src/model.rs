@@ -25,15 +25,15 @@ pub struct DeviceReading {
     /// Where the GPU is partitioned (MIG); else `None`, as where the driver does not let the instances be listed: then the
     /// GPU is read as a whole.
     pub mig: Option<MigReading>,
-    /// Of a partitioned GPU: those that the driver names no instance for.
-    /// Every process with a context on the device, each pid once. `Err`: the call failed this time, so nobody
-    /// knows who held the device: the interval is unobserved.
+    /// Every process with a context on the device, each pid once; of a partitioned GPU, those that the driver names no
+    /// instance for. `Err`: the call failed this time, so nobody knows who held the device: the interval is unobserved.
     pub processes: Result<Vec<DeviceProcess>, String>,
     /// Utilisation samples newer than those read before, each (pid, timestamp) once, impossible values left out.
     pub utilisation: Option<Vec<UtilisationSample>>,
     /// Energy since the driver was loaded.
     pub energy_mj: Option<u64>,
     pub gauges: Gauges,
+    pub signals: Signals,
 }
 
 /// What the kubelet said of who has which devices.
@@ -131,6 +131,86 @@ pub struct Gauges {
     pub memory_used_bytes: Option<u64>,
     pub power_mw: Option<u32>,
     pub temperature_celsius: Option<u32>,
+}
+
+/// What a device says of its health and of how it is driven; nothing is billed by it. Some is read less often, and then
+/// what was read last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Signals {
+    pub sm_clock_mhz: Option<u32>,
+    pub memory_clock_mhz: Option<u32>,
+    /// NVML's bits of why clocks are low.
+    pub clocks_event_reasons: Option<u64>,
+    /// Of a whole GPU that is not partitioned, since the reading before.
+    pub gpm: Option<GpmUse>,
+    pub ecc: EccErrors,
+    pub remapped_rows: Option<RemappedRows>,
+    /// The driver keeps account of processes that have ended.
+    pub accounting: Option<bool>,
+    pub links: Links,
+    pub vgpus: Vec<Vgpu>,
+    /// Since the reading before.
+    pub xids: Vec<Xid>,
+    /// Errors that there was no room for in `xids`.
+    pub xids_dropped: u32,
+}
+
+/// Parts of a thousand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GpmUse {
+    pub graphics_permille: Option<u32>,
+    pub sm_permille: Option<u32>,
+    pub memory_bandwidth_permille: Option<u32>,
+}
+
+/// Memory errors since the driver was loaded (volatile) and ever (aggregate).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EccErrors {
+    pub volatile_corrected: Option<u64>,
+    pub volatile_uncorrected: Option<u64>,
+    pub aggregate_corrected: Option<u64>,
+    pub aggregate_uncorrected: Option<u64>,
+}
+
+/// Rows of memory that were replaced, for errors that could be corrected and that could not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RemappedRows {
+    pub correctable: u32,
+    pub uncorrectable: u32,
+    /// One will be at the next reset.
+    pub pending: bool,
+    /// One could not be: there is none left.
+    pub failed: bool,
+}
+
+/// What is slow to read, and read only if it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Links {
+    pub pcie_sent_kib_s: Option<u32>,
+    pub pcie_received_kib_s: Option<u32>,
+    pub nvlinks_up: Option<u32>,
+    /// Since the driver was loaded.
+    pub nvlink_sent_kib: Option<u64>,
+    pub nvlink_received_kib: Option<u64>,
+}
+
+/// A virtual GPU of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vgpu {
+    pub uuid: String,
+    /// The virtual machine's UUID, or its number for the hypervisor.
+    pub vm: String,
+    /// E.g. "NVIDIA A100-10C".
+    pub kind: String,
+    pub memory_bytes: Option<u64>,
+}
+
+/// An error of NVIDIA's numbered kinds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Xid {
+    pub code: u64,
+    /// On which instance, where the driver says.
+    pub instance: Option<Arc<Instance>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -196,7 +196,8 @@ async fn open_spool(config: &Config, clock: &Clock) -> Result<(Keeper, Option<Be
 pub fn driver(config: &Config, clock: &Clock, expected: usize) -> Box<dyn Driver> {
     match &config.driver {
         DriverChoice::Nvml(library) => {
-            Box::new(NvmlDriver::new(library.clone(), clock.clone()).expecting(expected))
+            let driver = NvmlDriver::new(library.clone(), clock.clone());
+            Box::new(driver.expecting(expected).with_slow_signals(config.slow_signals))
         }
         DriverChoice::None => Box::new(NoDriver),
     }

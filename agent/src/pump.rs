@@ -243,6 +243,7 @@ impl Pump {
         let kubelet = self.kubelet.seen();
         let list = kubelet.list.as_ref().map(|list| (list, kubelet.listed_at_ns));
         self.attribution.allocate(&devices, list, now);
+        self.metrics.readings(&devices);
         let mut observations = Vec::with_capacity(devices.len());
         for device in devices {
             let Ok(processes) = &device.processes else { continue };

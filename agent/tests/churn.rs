@@ -107,6 +107,7 @@ fn reading(gpu: usize, info: &Arc<DeviceInfo>, pods: &VecDeque<Pod>) -> DeviceRe
         utilisation: Some(Vec::new()),
         energy_mj: None,
         gauges: Gauges::default(),
+        signals: Default::default(),
     }
 }
 

@@ -38,9 +38,7 @@ pub fn device(index: u32) -> Device {
         pci_bus_id: format!("00000000:{:02X}:00.0", 0x18 + index),
         idle_mw: 70_000,
         busy_mw: 700_000,
-        missing_from_s: None,
-        missing_to_s: None,
-        mig: None,
+        ..Device::default()
     }
 }
 
@@ -52,15 +50,12 @@ pub fn process(pid: u32, whose: &Whose, gpus: &[u32], start_s: f64) -> Process {
         devices: gpus.iter().map(|gpu| uuid(*gpu)).collect(),
         lists: vec![List::Compute],
         start_s,
-        end_s: None,
-        repeat_s: None,
         memory_bytes: 1 << 30,
-        utilisation: Vec::new(),
-        lag_us: 0,
         cgroup: whose.cgroup.clone(),
         uid: whose.uid,
         comm: "python3".to_owned(),
         owner: whose.owner.clone(),
+        ..Process::default()
     }
 }
 

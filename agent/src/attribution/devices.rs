@@ -246,6 +246,7 @@ mod tests {
             utilisation: None,
             energy_mj: None,
             gauges: Gauges::default(),
+            signals: Default::default(),
         }
     }
 

@@ -85,6 +85,7 @@ pub(super) fn device() -> DeviceReading {
         utilisation: None,
         energy_mj: None,
         gauges: Gauges::default(),
+        signals: Default::default(),
     }
 }
 

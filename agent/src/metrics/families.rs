@@ -2,7 +2,7 @@
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::{Device, GpuTime, Key, OwnUse, Owners, State, other};
+use super::{Device, GpuTime, Key, OwnUse, Owners, State, other, signals};
 use crate::kubelet::{Health, Seen};
 use crate::model::{AllocationCounts, OwnerKind};
 use crate::uplink;
@@ -19,6 +19,7 @@ pub(super) fn all(
 ) -> Vec<MetricFamily> {
     let mut families = Vec::from(owners(state));
     families.extend(devices(state));
+    families.extend(signals::all(state));
     families.extend(own(state, uplink));
     families.extend(spool(&state.own));
     families.extend(allocations(&state.allocations, kubelet));
@@ -45,12 +46,12 @@ pub(super) fn all(
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Counter,
     Gauge,
 }
 
-type Sample = (Vec<LabelPair>, f64);
+pub(super) type Sample = (Vec<LabelPair>, f64);
 
 fn owners(state: &State) -> [MetricFamily; 6] {
     let of = |owners: &Owners, name: &str, help: &str, value: fn(&super::Totals) -> f64| {
@@ -219,21 +220,27 @@ fn devices(state: &State) -> Vec<MetricFamily> {
         gauge("tonnage_gpu_holding_processes", "Processes on the GPU now.", &|d| Some(d.holders as f64)),
         gauge(
             "tonnage_gpu_utilization_ratio",
-            "Part of the last sample period in which the GPU worked.",
+            "Part of the last sample period in which the GPU worked; none while it is partitioned. Source: NVML nvmlDeviceGetUtilizationRates.",
             &|d| d.gauges.gpu_utilisation_percent.map(|percent| f64::from(percent) / 100.0),
         ),
-        gauge("tonnage_gpu_memory_used_bytes", "GPU memory in use.", &|d| {
-            d.gauges.memory_used_bytes.map(|bytes| bytes as f64)
-        }),
+        gauge(
+            "tonnage_gpu_memory_used_bytes",
+            "GPU memory in use. Source: NVML nvmlDeviceGetMemoryInfo.",
+            &|d| d.gauges.memory_used_bytes.map(|bytes| bytes as f64),
+        ),
         gauge("tonnage_gpu_memory_bytes", "GPU memory.", &|d| {
             d.info.as_ref().map(|info| info.memory_bytes as f64)
         }),
-        gauge("tonnage_gpu_power_watts", "Power that the GPU draws.", &|d| {
-            d.gauges.power_mw.map(|mw| f64::from(mw) / 1000.0)
-        }),
-        gauge("tonnage_gpu_temperature_celsius", "Temperature of the GPU.", &|d| {
-            d.gauges.temperature_celsius.map(f64::from)
-        }),
+        gauge(
+            "tonnage_gpu_power_watts",
+            "Power that the GPU draws. Source: NVML nvmlDeviceGetPowerUsage.",
+            &|d| d.gauges.power_mw.map(|mw| f64::from(mw) / 1000.0),
+        ),
+        gauge(
+            "tonnage_gpu_temperature_celsius",
+            "Temperature of the GPU. Source: NVML nvmlDeviceGetTemperature.",
+            &|d| d.gauges.temperature_celsius.map(f64::from),
+        ),
         family("tonnage_gpu_info", "Every GPU of the node.", Kind::Gauge, info),
     ]
 }
@@ -343,7 +350,12 @@ fn one(name: &str, help: &str, kind: Kind, value: f64) -> MetricFamily {
     family(name, help, kind, [(Vec::new(), value)])
 }
 
-fn family(name: &str, help: &str, kind: Kind, samples: impl IntoIterator<Item = Sample>) -> MetricFamily {
+pub(super) fn family(
+    name: &str,
+    help: &str,
+    kind: Kind,
+    samples: impl IntoIterator<Item = Sample>,
+) -> MetricFamily {
     let metrics = samples
         .into_iter()
         .map(|(labels, value)| {
@@ -374,7 +386,7 @@ fn family(name: &str, help: &str, kind: Kind, samples: impl IntoIterator<Item = 
     family
 }
 
-fn label(name: &str, value: &str) -> LabelPair {
+pub(super) fn label(name: &str, value: &str) -> LabelPair {
     let mut label = LabelPair::default();
     label.set_name(name.to_owned());
     label.set_value(value.to_owned());

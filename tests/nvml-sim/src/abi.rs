@@ -15,17 +15,22 @@ use nvml_wrapper_sys::bindings::{
     nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST, nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE,
     nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT, nvmlReturn_enum_NVML_ERROR_NO_PERMISSION,
     nvmlReturn_enum_NVML_ERROR_NOT_FOUND, nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED,
-    nvmlReturn_enum_NVML_ERROR_OPERATING_SYSTEM, nvmlReturn_enum_NVML_ERROR_UNINITIALIZED,
-    nvmlReturn_enum_NVML_ERROR_UNKNOWN, nvmlReturn_enum_NVML_SUCCESS, nvmlReturn_t,
+    nvmlReturn_enum_NVML_ERROR_OPERATING_SYSTEM, nvmlReturn_enum_NVML_ERROR_TIMEOUT,
+    nvmlReturn_enum_NVML_ERROR_UNINITIALIZED, nvmlReturn_enum_NVML_ERROR_UNKNOWN,
+    nvmlReturn_enum_NVML_SUCCESS, nvmlReturn_t,
 };
 
 use crate::Refusal;
 use crate::driver::{self, Call};
 
 pub mod device;
+pub mod events;
+pub mod gpm;
 pub mod lists;
 pub mod mig;
+pub mod signals;
 pub mod system;
+pub mod vgpu;
 
 fn code(result: Result<(), Refusal>) -> nvmlReturn_t {
     match result {
@@ -39,6 +44,7 @@ fn code(result: Result<(), Refusal>) -> nvmlReturn_t {
         Err(Refusal::DriverNotLoaded) => nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED,
         Err(Refusal::FunctionNotFound) => nvmlReturn_enum_NVML_ERROR_FUNCTION_NOT_FOUND,
         Err(Refusal::GpuIsLost) => nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST,
+        Err(Refusal::Timeout) => nvmlReturn_enum_NVML_ERROR_TIMEOUT,
         Err(Refusal::OperatingSystem) => nvmlReturn_enum_NVML_ERROR_OPERATING_SYSTEM,
         Err(Refusal::ArgumentVersionMismatch) => nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
         Err(Refusal::Unknown) => nvmlReturn_enum_NVML_ERROR_UNKNOWN,
@@ -61,34 +67,55 @@ fn about(
     body: impl FnOnce(&mut Call<'_>, usize) -> Result<(), Refusal>,
 ) -> nvmlReturn_t {
     answer(name, |call| {
-        let (at, slot) = find(call, device)?;
-        if slot.is_some() { Err(Refusal::InvalidArgument) } else { body(call, at) }
+        let (at, part) = find(call, device)?;
+        if part.is_some() { Err(Refusal::InvalidArgument) } else { body(call, at) }
     })
 }
 
-/// The device that a handle is of, or the one that its MIG device is on, and that one's slot.
+/// A call that stores one value of a device.
+///
+/// # Safety
+/// `to` is null or valid for writing.
+unsafe fn get<T>(
+    name: &str,
+    device: nvmlDevice_t,
+    to: *mut T,
+    value: impl FnOnce(&mut Call<'_>, usize) -> Result<T, Refusal>,
+) -> nvmlReturn_t {
+    about(name, device, |call, at| {
+        if to.is_null() {
+            return Err(Refusal::InvalidArgument);
+        }
+        let value = value(call, at)?;
+        // SAFETY: null or valid, by this function's contract.
+        unsafe { put(to, value) }
+    })
+}
+
+/// The device that a handle is of, or the one that its MIG device is on, and that one's place in the scenario.
 fn find(call: &mut Call<'_>, handle: nvmlDevice_t) -> Result<(usize, Option<usize>), Refusal> {
     let at = (handle.addr() & DEVICE_MASK).checked_sub(1).ok_or(Refusal::InvalidArgument)?;
-    let slot = (handle.addr() >> SLOT_SHIFT).checked_sub(1);
+    let part = (handle.addr() >> PART_SHIFT).checked_sub(1);
     let info = call.story().scenario.device.get(at).ok_or(Refusal::InvalidArgument)?;
     call.record.device = Some(info.uuid.clone());
     let now_ns = call.now.wall_ns;
     if call.story().missing(at, now_ns) {
         return Err(Refusal::GpuIsLost);
     }
-    if slot.is_some_and(|slot| call.story().mig_device(at, slot, now_ns).is_none()) {
-        return Err(Refusal::InvalidArgument);
+    if let Some(part) = part {
+        let uuid = call.story().mig_device(at, part, now_ns).map(|mig| mig.uuid.clone());
+        call.record.mig = Some(uuid.ok_or(Refusal::InvalidArgument)?);
     }
-    Ok((at, slot))
+    Ok((at, part))
 }
 
-const SLOT_SHIFT: u32 = 16;
-const DEVICE_MASK: usize = (1 << SLOT_SHIFT) - 1;
+const PART_SHIFT: u32 = 16;
+const DEVICE_MASK: usize = (1 << PART_SHIFT) - 1;
 
 /// A handle is the device's place in the scenario, plus one: never null, never followed. That of a MIG device has its
-/// slot, plus one, in the bits above.
-fn handle(at: usize, slot: Option<usize>) -> nvmlDevice_t {
-    std::ptr::without_provenance_mut((at + 1) | (slot.map_or(0, |slot| slot + 1) << SLOT_SHIFT))
+/// own place there, plus one, in the bits above: so it dies with its MIG device, whatever comes after it.
+fn handle(at: usize, part: Option<usize>) -> nvmlDevice_t {
+    std::ptr::without_provenance_mut((at + 1) | (part.map_or(0, |part| part + 1) << PART_SHIFT))
 }
 
 /// # Safety

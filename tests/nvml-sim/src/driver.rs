@@ -11,6 +11,7 @@ use tonnage_runtime::clock::{Clock, ClockError, Reading};
 use crate::Refusal;
 use crate::config::Config;
 use crate::fake_proc::FakeProc;
+use crate::handles::Handles;
 use crate::scenario::{Scenario, ScenarioError};
 use crate::served::{INIT, Log, Record, SHUTDOWN};
 use crate::story::Story;
@@ -28,6 +29,7 @@ struct Driver {
     clock: Clock,
     log: Log,
     proc: Option<FakeProc>,
+    handles: Handles,
 }
 
 /// One call: what it may look at, and what will be logged of it.
@@ -79,7 +81,12 @@ pub fn stop() -> Result<(), Refusal> {
     let loaded = slot.as_mut().ok_or(Refusal::Uninitialized)?;
     loaded.users -= 1;
     if loaded.users == 0 {
-        let record = Record::new(loaded.driver.clock.read(), SHUTDOWN, 0);
+        let handles = &mut loaded.driver.handles;
+        let record = Record {
+            unfreed: Some((handles.gpm_samples.len(), handles.event_sets.len())),
+            calls: Some(std::mem::take(&mut handles.calls)),
+            ..Record::new(loaded.driver.clock.read(), SHUTDOWN, 0)
+        };
         let logged = loaded.driver.log.append(&record);
         *slot = None;
         logged.map_err(|_| Refusal::OperatingSystem)?;
@@ -99,6 +106,7 @@ pub fn answer(
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let driver = &mut loaded.as_mut().ok_or(Refusal::Uninitialized)?.driver;
     let now = driver.clock.read();
+    *driver.handles.calls.entry(name.to_owned()).or_default() += 1;
     if driver.story.hangs(now.wall_ns) {
         loop {
             std::thread::park();
@@ -129,7 +137,8 @@ impl Driver {
         let record =
             Record { pid: Some(std::process::id()), boot_ns: Some(now.boot_ns), ..Record::new(now, INIT, 0) };
         log.append(&record).map_err(output(&config.log))?;
-        let mut driver = Self { story: Story::new(scenario, now.wall_ns), clock, log, proc };
+        let mut driver =
+            Self { story: Story::new(scenario, now.wall_ns), clock, log, proc, handles: Handles::default() };
         driver.sync_proc(now).map_err(output(&config.proc))?;
         Ok(driver)
     }
@@ -143,6 +152,10 @@ impl Call<'_> {
     #[must_use]
     pub fn story(&self) -> &Story {
         &self.driver.story
+    }
+
+    pub fn handles(&mut self) -> &mut Handles {
+        &mut self.driver.handles
     }
 
     /// Before processes are named, `/proc` has to know them.

@@ -15,6 +15,8 @@ pub mod abi;
 pub mod config;
 pub mod driver;
 pub mod fake_proc;
+pub mod handles;
+pub mod models;
 pub mod scenario;
 pub mod served;
 pub mod story;
@@ -31,6 +33,8 @@ pub enum Refusal {
     DriverNotLoaded,
     FunctionNotFound,
     GpuIsLost,
+    /// Nothing happened while it was waited for.
+    Timeout,
     OperatingSystem,
     ArgumentVersionMismatch,
     Unknown,

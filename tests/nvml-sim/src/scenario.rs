@@ -7,6 +7,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub(crate) mod check;
+pub mod cut;
+mod parts;
+
+pub use parts::{MigDevice, RemappedRows, Signals, Vgpu, Xid};
 
 /// Everything that a simulated node is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +28,9 @@ pub struct Scenario {
     pub sample_period_ms: u32,
     #[serde(default = "default_boot_id")]
     pub boot_id: String,
+    /// The caller may see what is on MIG devices through the handle of the whole device.
+    #[serde(default = "default_privileged")]
+    pub privileged: bool,
     #[serde(default)]
     pub faults: Faults,
     #[serde(default)]
@@ -32,7 +39,7 @@ pub struct Scenario {
     pub process: Vec<Process>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Device {
     pub uuid: String,
@@ -47,32 +54,29 @@ pub struct Device {
     pub missing_from_s: Option<f64>,
     /// to here (absent = for good).
     pub missing_to_s: Option<f64>,
-    /// MIG devices by slot; absent = the device cannot be partitioned, empty = it is, and not cut into anything.
+    /// MIG mode is on, for a device that has `mig`, from here (absent = from the beginning)
+    pub mig_from_s: Option<f64>,
+    /// to here (absent = for good).
+    pub mig_to_s: Option<f64>,
+    /// MIG devices; absent = the device cannot be partitioned, empty = it is, and not cut into anything.
     pub mig: Option<Vec<MigDevice>>,
+    #[serde(default)]
+    pub signals: Signals,
+    #[serde(default)]
+    pub xid: Vec<Xid>,
+    /// Absent = the device is no host of virtual GPUs.
+    pub vgpu: Option<Vec<Vgpu>>,
 }
 
-/// A part of a device, there for a while.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MigDevice {
-    pub uuid: String,
-    /// Of the compute slices of its profile.
-    pub profile_slices: u32,
-    pub gpu_instance: u32,
-    pub compute_instance: u32,
-    /// Absent = from the beginning.
-    pub from_s: Option<f64>,
-    /// Absent = for good.
-    pub to_s: Option<f64>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
     pub pid: u32,
     /// UUIDs; empty = on the node, on no GPU.
     #[serde(default)]
     pub devices: Vec<String>,
+    /// UUID of the MIG device that it is on, of its one device; its utilisation is of that.
+    pub instance: Option<String>,
     /// Which of NVML's process lists show it.
     #[serde(default = "default_lists")]
     pub lists: Vec<List>,
@@ -162,6 +166,7 @@ impl Scenario {
             driver_version: default_driver_version(),
             sample_period_ms: default_sample_period_ms(),
             boot_id: default_boot_id(),
+            privileged: default_privileged(),
             faults: Faults::default(),
             device: Vec::new(),
             process: Vec::new(),
@@ -183,6 +188,10 @@ fn default_sample_period_ms() -> u32 {
 
 fn default_boot_id() -> String {
     "5a1f9f7e-3f56-4f57-9c2e-2b6f6e0c7a11".to_owned()
+}
+
+fn default_privileged() -> bool {
+    true
 }
 
 fn default_lists() -> Vec<List> {

@@ -5,6 +5,7 @@
 //! utilisation, energy) and every refusal. Not logged: names, sizes and gauges, and the probes that ask how long
 //! a list is.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -25,14 +26,29 @@ pub struct Record {
     /// UUID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// UUID of the MIG device, of a call about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<String>,
     /// Pid and bytes of memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes: Option<Vec<(u32, u64)>>,
     /// Pid, timestamp in microseconds, percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<Vec<(u32, u64, u32)>>,
+    /// With processes, where MIG is on: GPU instance and compute instance of each, all ones where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<Vec<(u32, u32)>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_mj: Option<u64>,
+    /// A GPU instance, and its mean use by GPM in thousandths of a percent; all ones for a whole device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpm: Option<(u32, u64)>,
+    /// With [`SHUTDOWN`] only: GPM samples and event sets that nobody freed,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfreed: Option<(usize, usize)>,
+    /// and how often each function was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<BTreeMap<String, u64>>,
     /// With [`INIT`] only: who loaded the driver,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -55,9 +71,14 @@ impl Record {
             call: call.to_owned(),
             ret,
             device: None,
+            mig: None,
             processes: None,
             samples: None,
+            instances: None,
             energy_mj: None,
+            gpm: None,
+            unfreed: None,
+            calls: None,
             pid: None,
             boot_ns: None,
         }

@@ -3,15 +3,18 @@
 //! Seconds become whole nanoseconds once, in [`Story::new`]; from there on everything is integers. Lives and steps
 //! are half open: a process is there at its start and no longer at its end.
 
-use crate::scenario::{self, List, MigDevice, Scenario};
+use crate::scenario::cut::{self, Cut};
+use crate::scenario::{self, List, Scenario};
 
 mod energy;
+mod events;
+mod mig;
+mod signals;
 mod utilisation;
 
+pub use events::{Event, MIG_CONFIG_CHANGE, XID};
+pub use signals::Vgpu;
 pub use utilisation::Sample;
-
-/// A GPU has so many slots for MIG devices, and a story that cuts it anew more.
-const MIG_SLOTS_MIN: usize = 7;
 
 /// A scenario in time.
 #[derive(Debug)]
@@ -21,8 +24,12 @@ pub struct Story {
     hang_from_ns: Option<i64>,
     /// Per device, the wall times between which it is gone.
     missing: Vec<(i64, i64)>,
-    /// Per device and MIG device, the wall times between which it is there.
-    mig: Vec<Vec<(i64, i64)>>,
+    /// Per device, the wall times between which MIG is on.
+    mode: Vec<(i64, i64)>,
+    /// Per device and MIG device, the wall times between which it is there, and what it is.
+    mig: Vec<Vec<((i64, i64), Cut)>>,
+    /// Per device, by time.
+    events: Vec<Vec<Event>>,
     actors: Vec<Actor>,
 }
 
@@ -30,6 +37,8 @@ pub struct Story {
 #[derive(Debug)]
 pub struct Actor {
     pub process: scenario::Process,
+    /// Device and MIG device that it is on, where it is on one.
+    part: Option<(usize, usize)>,
     first_ns: i64,
     length_ns: Option<i64>,
     repeat_ns: Option<i64>,
@@ -50,13 +59,32 @@ impl Story {
                 (device.missing_from_s.map_or(i64::MAX, at), device.missing_to_s.map_or(i64::MAX, at))
             })
             .collect();
-        let part = |part: &MigDevice| (part.from_s.map_or(i64::MIN, at), part.to_s.map_or(i64::MAX, at));
-        let mig =
-            scenario.device.iter().map(|device| device.mig.iter().flatten().map(part).collect()).collect();
-        let actors =
-            scenario.process.iter().map(|process| Actor::new(process, epoch_ns, scenario.speed)).collect();
+        let span = |from: Option<f64>, to: Option<f64>| (from.map_or(i64::MIN, at), to.map_or(i64::MAX, at));
+        let mode: Vec<(i64, i64)> =
+            scenario.device.iter().map(|device| span(device.mig_from_s, device.mig_to_s)).collect();
+        let parts = |(device, mode): (&scenario::Device, &(i64, i64))| {
+            // What cannot be is not there; a scenario from a file is checked.
+            let cuts = cut::cut(device).unwrap_or_default();
+            let times = device.mig.iter().flatten().map(|part| span(part.from_s, part.to_s));
+            let while_on = |(from, to): (i64, i64)| (from.max(mode.0), to.min(mode.1));
+            times.map(while_on).zip(cuts).collect::<Vec<_>>()
+        };
+        let mig: Vec<Vec<((i64, i64), Cut)>> = scenario.device.iter().zip(&mode).map(parts).collect();
+        let actors = scenario
+            .process
+            .iter()
+            .map(|process| Actor::new(process, mig::part_of(&scenario, process), epoch_ns, scenario.speed))
+            .collect();
         let hang_from_ns = scenario.faults.hang_from_s.map(at);
-        Self { epoch_ns, hang_from_ns, missing, mig, actors, scenario }
+        let mut story =
+            Self { epoch_ns, hang_from_ns, missing, mode, mig, events: Vec::new(), actors, scenario };
+        story.events = (0..story.scenario.device.len()).map(|device| story.all_events(device)).collect();
+        story
+    }
+
+    /// Wall time of a scenario second.
+    fn at(&self, seconds: f64) -> i64 {
+        self.epoch_ns.saturating_add(nanoseconds(seconds, self.scenario.speed))
     }
 
     /// True if a call at this time never ends.
@@ -77,20 +105,6 @@ impl Story {
         (0..self.missing.len()).filter(move |&device| !self.missing(device, wall_ns))
     }
 
-    /// How many MIG devices there may be on a device; `None` if it is not partitioned.
-    #[must_use]
-    pub fn mig_slots(&self, device: usize) -> Option<usize> {
-        self.scenario.device[device].mig.as_ref().map(|parts| parts.len().max(MIG_SLOTS_MIN))
-    }
-
-    /// The MIG device in one of a device's slots, if one is there now.
-    #[must_use]
-    pub fn mig_device(&self, device: usize, slot: usize, wall_ns: i64) -> Option<&MigDevice> {
-        let &(from_ns, to_ns) = self.mig.get(device)?.get(slot)?;
-        let parts = self.scenario.device[device].mig.as_ref()?;
-        parts.get(slot).filter(|_| (from_ns..to_ns).contains(&wall_ns))
-    }
-
     /// The processes that live at a time, each with its start.
     pub fn live(&self, wall_ns: i64) -> impl Iterator<Item = (&Actor, i64)> {
         self.actors.iter().filter_map(move |actor| Some((actor, actor.started_ns(wall_ns)?)))
@@ -105,15 +119,23 @@ impl Story {
     /// Pid and memory of those that one of the process lists of a device shows.
     #[must_use]
     pub fn processes(&self, device: usize, list: List, wall_ns: i64) -> Vec<(u32, u64)> {
-        self.live(wall_ns)
-            .filter(|(actor, _)| self.uses(actor, device) && actor.process.lists.contains(&list))
-            .map(|(actor, _)| (actor.process.pid, actor.process.memory_bytes))
+        self.listed(device, list, wall_ns)
+            .map(|actor| (actor.process.pid, actor.process.memory_bytes))
             .collect()
     }
 
+    /// Those on a device, or on its MIG devices, that one of its process lists may show.
+    pub fn listed(&self, device: usize, list: List, wall_ns: i64) -> impl Iterator<Item = &Actor> {
+        self.live(wall_ns)
+            .map(|(actor, _)| actor)
+            .filter(move |actor| self.uses(actor, device) && actor.process.lists.contains(&list))
+    }
+
+    /// Of a device, or of the processes on one of its MIG devices.
     #[must_use]
-    pub fn memory_used_bytes(&self, device: usize, wall_ns: i64) -> u64 {
-        let live = self.live(wall_ns).filter(|(actor, _)| self.uses(actor, device));
+    pub fn memory_used_bytes(&self, device: usize, part: Option<usize>, wall_ns: i64) -> u64 {
+        let on = |actor: &Actor| self.uses(actor, device) && (part.is_none() || actor.part() == part);
+        let live = self.live(wall_ns).filter(|(actor, _)| on(actor));
         let used = live.fold(0_u64, |sum, (actor, _)| sum.saturating_add(actor.process.memory_bytes));
         used.min(self.scenario.device[device].memory_bytes)
     }
@@ -124,10 +146,11 @@ impl Story {
 }
 
 impl Actor {
-    fn new(process: &scenario::Process, epoch_ns: i64, speed: f64) -> Self {
+    fn new(process: &scenario::Process, part: Option<(usize, usize)>, epoch_ns: i64, speed: f64) -> Self {
         let ns = |seconds: f64| nanoseconds(seconds, speed);
         let start_ns = ns(process.start_s);
         Self {
+            part,
             first_ns: epoch_ns.saturating_add(start_ns),
             length_ns: process.end_s.map(|end_s| ns(end_s) - start_ns),
             // However fast the story: time must pass between two rounds.
@@ -135,6 +158,12 @@ impl Actor {
             steps: process.utilisation.iter().map(|&(from_s, percent)| (ns(from_s), percent)).collect(),
             process: process.clone(),
         }
+    }
+
+    /// The MIG device that it is on.
+    #[must_use]
+    pub fn part(&self) -> Option<usize> {
+        self.part.map(|(_, part)| part)
     }
 
     /// Wall time at which the life began that it leads at `wall_ns`, if any.

@@ -11,7 +11,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nvidia_ml::abi::device::*;
 use nvidia_ml::abi::lists::*;
-use nvidia_ml::abi::mig::*;
 use nvidia_ml::abi::system::*;
 use nvidia_ml::config::Config;
 use nvidia_ml::served::{self, INIT, Record, SHUTDOWN};
@@ -37,6 +36,15 @@ memory_bytes = 200
 utilisation = [[0, 40]]
 "
 );
+
+#[path = "abi/events.rs"]
+mod events;
+#[path = "abi/gpm.rs"]
+mod gpm;
+#[path = "abi/mig.rs"]
+mod mig;
+#[path = "abi/signals.rs"]
+mod signals;
 
 static ONE_DRIVER: Mutex<()> = Mutex::new(());
 
@@ -291,153 +299,4 @@ fn processes_are_in_proc_before_they_are_listed() {
     let mut count = 0;
     unsafe { nvmlDeviceGetComputeRunningProcesses_v3(device(0), &mut count, null_mut()) };
     assert!(sim.path("proc/10/stat").exists() && sim.path("proc/11/stat").exists());
-}
-
-/// Cut into a 3g and, 10 s later, a 1g; from second 40 on into one of 7g.
-fn partitioned() -> String {
-    let part = |uuid: &str, slices: u32, gpu_instance: u32, times: &str| {
-        format!(
-            "{{ uuid = 'MIG-{uuid}', profile_slices = {slices}, gpu_instance = {gpu_instance}, \
-             compute_instance = 0{times} }}"
-        )
-    };
-    let mig = [
-        part("1", 3, 2, ", to_s = 40"),
-        part("2", 1, 9, ", from_s = 30, to_s = 40"),
-        part("3", 7, 0, ", from_s = 40"),
-    ];
-    SCENARIO.replacen("minor = 3\n", &format!("minor = 3\nmig = [{}]\n", mig.join(", ")), 1)
-}
-
-fn mig_device(index: u32) -> Result<nvmlDevice_t, nvmlReturn_t> {
-    let mut mig = null_mut();
-    match unsafe { nvmlDeviceGetMigDeviceHandleByIndex(device(0), index, &mut mig) } {
-        0 => Ok(mig),
-        ret => Err(ret),
-    }
-}
-
-fn uuid(device: nvmlDevice_t) -> Result<String, nvmlReturn_t> {
-    let mut buffer = [0 as c_char; 80];
-    match unsafe { nvmlDeviceGetUUID(device, buffer.as_mut_ptr(), 80) } {
-        0 => Ok(unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_str().unwrap().to_owned()),
-        ret => Err(ret),
-    }
-}
-
-fn attributes() -> nvmlDeviceAttributes_t {
-    unsafe { std::mem::zeroed() }
-}
-
-#[test]
-fn a_device_that_is_not_partitioned_knows_nothing_of_mig() {
-    let _sim = Sim::new(SCENARIO);
-    let (mut a, mut b, mut mig) = (0, 0, null_mut());
-    let whole = device(0);
-    assert_eq!(
-        unsafe { nvmlDeviceGetMigMode(whole, &mut a, &mut b) },
-        nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED
-    );
-    assert_eq!((unsafe { nvmlDeviceGetMaxMigDeviceCount(whole, &mut a) }, a), (0, 0));
-    let answers = unsafe {
-        [
-            nvmlDeviceGetMigDeviceHandleByIndex(whole, 0, &mut mig),
-            nvmlDeviceIsMigDeviceHandle(whole, &mut a),
-            nvmlDeviceGetAttributes_v2(whole, &mut attributes()),
-        ]
-    };
-    assert_eq!(answers, [nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED; 3]);
-}
-
-#[test]
-fn a_mig_device_is_in_its_slot_while_it_is_there_and_other_slots_are_not_found() {
-    let sim = Sim::new(&partitioned());
-    let (mut current, mut pending, mut slots) = (9, 9, 0);
-    assert_eq!(unsafe { nvmlDeviceGetMigMode(device(0), &mut current, &mut pending) }, 0);
-    assert_eq!((unsafe { nvmlDeviceGetMaxMigDeviceCount(device(0), &mut slots) }, slots), (0, 7));
-    assert_eq!((current, pending), (NVML_DEVICE_MIG_ENABLE, NVML_DEVICE_MIG_ENABLE));
-    let there = |seconds| {
-        sim.at(seconds * S);
-        (0..7).filter_map(|slot| mig_device(slot).ok()).map(|mig| uuid(mig).unwrap()).collect::<Vec<_>>()
-    };
-    assert_eq!(there(29), ["MIG-1"]);
-    assert_eq!(there(30), ["MIG-1", "MIG-2"]);
-    assert_eq!(there(40), ["MIG-3"]);
-    assert_eq!(mig_device(0), Err(nvmlReturn_enum_NVML_ERROR_NOT_FOUND));
-    assert_eq!(mig_device(7), Err(nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT));
-    let known = |record: &Record| record.ret == nvmlReturn_enum_NVML_ERROR_NOT_FOUND;
-    assert!(!sim.log().iter().any(known), "an empty slot is no refusal");
-}
-
-#[test]
-fn a_mig_handle_says_what_it_is_and_what_it_is_on_until_it_is_gone() {
-    let sim = Sim::new(&partitioned());
-    let mig = mig_device(0).unwrap();
-    let (mut is_mig, mut parent, mut found) = (9, null_mut(), null_mut());
-    let (mut gpu_instance, mut compute_instance, mut attributes) = (9, 9, attributes());
-    let ask = |mig, is_mig: &mut u32, parent: &mut nvmlDevice_t, ids: (&mut u32, &mut u32), attributes| unsafe {
-        [
-            nvmlDeviceIsMigDeviceHandle(mig, is_mig),
-            nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig, parent),
-            nvmlDeviceGetGpuInstanceId(mig, ids.0),
-            nvmlDeviceGetComputeInstanceId(mig, ids.1),
-            nvmlDeviceGetAttributes_v2(mig, attributes),
-        ]
-    };
-    let ids = (&mut gpu_instance, &mut compute_instance);
-    assert_eq!(ask(mig, &mut is_mig, &mut parent, ids, &mut attributes), [0; 5]);
-    assert_eq!((is_mig, uuid(parent)), (1, Ok("GPU-a".to_owned())));
-    assert_eq!((gpu_instance, compute_instance), (2, 0));
-    assert_eq!((attributes.computeInstanceSliceCount, attributes.gpuInstanceSliceCount), (3, 3));
-    assert_eq!(unsafe { nvmlDeviceGetHandleByUUID(c"MIG-1".as_ptr(), &mut found) }, 0);
-    assert_eq!(found, mig);
-    sim.at(40 * S);
-    let ids = (&mut gpu_instance, &mut compute_instance);
-    let invalid = nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT;
-    assert_eq!(ask(mig, &mut is_mig, &mut parent, ids, &mut attributes), [invalid; 5]);
-    assert_eq!(uuid(mig), Err(invalid));
-}
-
-#[test]
-fn calls_about_the_other_kind_of_handle_are_refused() {
-    let _sim = Sim::new(&partitioned());
-    let (whole, mig, mut number, mut other) = (device(0), mig_device(0).unwrap(), 0, null_mut());
-    assert_eq!((unsafe { nvmlDeviceIsMigDeviceHandle(whole, &mut number) }, number), (0, 0));
-    let ret = unsafe { nvmlDeviceGetAttributes_v2(whole, &mut attributes()) };
-    assert_eq!(ret, nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED);
-    let answers = unsafe {
-        [
-            nvmlDeviceGetDeviceHandleFromMigDeviceHandle(whole, &mut other),
-            nvmlDeviceGetGpuInstanceId(whole, &mut number),
-            nvmlDeviceGetComputeInstanceId(whole, &mut number),
-            nvmlDeviceGetMigMode(mig, &mut number, &mut 0),
-            nvmlDeviceGetMaxMigDeviceCount(mig, &mut number),
-            nvmlDeviceGetMigDeviceHandleByIndex(mig, 0, &mut other),
-            nvmlDeviceGetMigDeviceHandleByIndex(whole, 0, null_mut()),
-            nvmlDeviceGetGpuInstanceId(mig, null_mut()),
-            nvmlDeviceGetAttributes_v2(mig, null_mut()),
-            nvmlDeviceGetAttributes_v2(null_mut(), &mut attributes()),
-        ]
-    };
-    assert_eq!(answers, [nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT; 10]);
-}
-
-#[test]
-fn utilisation_is_not_supported_where_a_device_is_partitioned() {
-    let _sim = Sim::new(&partitioned());
-    let (mut count, mut rates) = (0, nvmlUtilization_t { gpu: 0, memory: 0 });
-    let answers = unsafe {
-        [
-            nvmlDeviceGetProcessUtilization(device(0), null_mut(), &mut count, 0),
-            nvmlDeviceGetUtilizationRates(device(0), &mut rates),
-        ]
-    };
-    assert_eq!(answers, [nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED; 2]);
-}
-
-#[test]
-fn what_needs_privileges_can_be_refused() {
-    let faults = "[faults]\nno_permission = ['nvmlDeviceGetMigDeviceHandleByIndex']\n[[device]]\n";
-    let _sim = Sim::new(&partitioned().replacen("[[device]]\n", faults, 1));
-    assert_eq!(mig_device(0), Err(nvmlReturn_enum_NVML_ERROR_NO_PERMISSION));
 }

@@ -17,14 +17,7 @@ fn mig_uuid(n: u32) -> String {
 }
 
 fn mig(n: u32, profile_slices: u32) -> MigDevice {
-    MigDevice {
-        uuid: mig_uuid(n),
-        profile_slices,
-        gpu_instance: 1 + n,
-        compute_instance: 0,
-        from_s: None,
-        to_s: None,
-    }
+    MigDevice { uuid: mig_uuid(n), profile_slices, gpu_instance: 1 + n, ..MigDevice::default() }
 }
 
 /// A node of GPUs that are cut into these.

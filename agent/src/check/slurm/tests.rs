@@ -61,6 +61,7 @@ fn device(uuid: &str, minor: u32) -> DeviceReading {
         utilisation: None,
         energy_mj: None,
         gauges: Gauges::default(),
+        signals: Default::default(),
     }
 }
 

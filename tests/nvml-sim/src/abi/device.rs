@@ -7,7 +7,7 @@ use nvml_wrapper_sys::bindings::{
     nvmlUtilization_t,
 };
 
-use super::{about, answer, find, handle, put, put_text};
+use super::{about, answer, find, get, handle, put, put_text};
 use crate::Refusal;
 use crate::driver::Call;
 use crate::scenario::check::parse_pci;
@@ -46,15 +46,15 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(
         // SAFETY: not null, and then a C string, by NVML's contract.
         let uuid = unsafe { CStr::from_ptr(uuid) }.to_bytes();
         let (story, now_ns) = (call.story(), call.now.wall_ns);
-        let mig_slot = |at| {
-            let is_it = |slot: &usize| {
-                story.mig_device(at, *slot, now_ns).is_some_and(|mig| mig.uuid.as_bytes() == uuid)
-            };
-            (0..story.mig_slots(at)?).find(is_it)
+        let part = |at| {
+            story
+                .mig_devices(at, now_ns)
+                .find(|(_, mig, _)| mig.uuid.as_bytes() == uuid)
+                .map(|(part, ..)| part)
         };
-        let found = story.present(now_ns).find_map(|at| match mig_slot(at) {
+        let found = story.present(now_ns).find_map(|at| match part(at) {
             None => (story.scenario.device[at].uuid.as_bytes() == uuid).then(|| handle(at, None)),
-            slot => Some(handle(at, slot)),
+            part => Some(handle(at, part)),
         });
         // SAFETY: null or the caller's, by NVML's contract.
         unsafe { put(device, found.ok_or(Refusal::NotFound)?) }
@@ -68,8 +68,8 @@ pub unsafe extern "C" fn nvmlDeviceGetUUID(
     length: c_uint,
 ) -> nvmlReturn_t {
     answer("nvmlDeviceGetUUID", |call| {
-        let (at, slot) = find(call, device)?;
-        let mig = slot.and_then(|slot| call.story().mig_device(at, slot, call.now.wall_ns));
+        let (at, part) = find(call, device)?;
+        let mig = part.and_then(|part| call.story().mig_device(at, part, call.now.wall_ns));
         let text = mig.map_or(&call.story().scenario.device[at].uuid, |mig| &mig.uuid);
         // SAFETY: the caller's buffer has `length` bytes, by NVML's contract.
         unsafe { put_text(uuid, length, text) }
@@ -82,29 +82,15 @@ pub unsafe extern "C" fn nvmlDeviceGetName(
     name: *mut c_char,
     length: c_uint,
 ) -> nvmlReturn_t {
-    about("nvmlDeviceGetName", device, |call, at| {
+    answer("nvmlDeviceGetName", |call| {
+        let (at, part) = find(call, device)?;
+        let model = &call.story().scenario.device[at].model;
+        let text = match part.and_then(|part| call.story().cut(at, part)) {
+            Some(cut) => format!("{model} MIG {}", cut.name),
+            None => model.clone(),
+        };
         // SAFETY: the caller's buffer has `length` bytes, by NVML's contract.
-        unsafe { put_text(name, length, &call.story().scenario.device[at].model) }
-    })
-}
-
-/// A call that stores one value.
-///
-/// # Safety
-/// `to` is null or valid for writing.
-unsafe fn get<T>(
-    name: &str,
-    device: nvmlDevice_t,
-    to: *mut T,
-    value: impl FnOnce(&mut Call<'_>, usize) -> T,
-) -> nvmlReturn_t {
-    about(name, device, |call, at| {
-        if to.is_null() {
-            return Err(Refusal::InvalidArgument);
-        }
-        let value = value(call, at);
-        // SAFETY: null or valid, by this function's contract.
-        unsafe { put(to, value) }
+        unsafe { put_text(name, length, &text) }
     })
 }
 
@@ -116,7 +102,7 @@ pub unsafe extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_
     // SAFETY: as this function's own.
     unsafe {
         get("nvmlDeviceGetIndex", device, index, |call, at| {
-            c_uint::try_from(value(call, at)).unwrap_or(c_uint::MAX)
+            c_uint::try_from(value(call, at)).map_err(|_| Refusal::Unknown)
         })
     }
 }
@@ -125,7 +111,7 @@ pub unsafe extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_
 pub unsafe extern "C" fn nvmlDeviceGetMinorNumber(device: nvmlDevice_t, minor: *mut c_uint) -> nvmlReturn_t {
     // SAFETY: as this function's own.
     unsafe {
-        get("nvmlDeviceGetMinorNumber", device, minor, |call, at| call.story().scenario.device[at].minor)
+        get("nvmlDeviceGetMinorNumber", device, minor, |call, at| Ok(call.story().scenario.device[at].minor))
     }
 }
 
@@ -134,13 +120,12 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
     device: nvmlDevice_t,
     memory: *mut nvmlMemory_t,
 ) -> nvmlReturn_t {
-    let value = |call: &mut Call<'_>, at: usize| {
-        let total = call.story().scenario.device[at].memory_bytes;
-        let used = call.story().memory_used_bytes(at, call.now.wall_ns);
-        nvmlMemory_t { total, free: total - used, used }
-    };
-    // SAFETY: as this function's own.
-    unsafe { get("nvmlDeviceGetMemoryInfo", device, memory, value) }
+    answer("nvmlDeviceGetMemoryInfo", |call| {
+        let (at, part) = find(call, device)?;
+        let (total, used) = memory_of(call, at, part);
+        // SAFETY: null or the caller's, by NVML's contract.
+        unsafe { put(memory, nvmlMemory_t { total, free: total - used, used }) }
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -148,7 +133,8 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
     device: nvmlDevice_t,
     memory: *mut nvmlMemory_v2_t,
 ) -> nvmlReturn_t {
-    about("nvmlDeviceGetMemoryInfo_v2", device, |call, at| {
+    answer("nvmlDeviceGetMemoryInfo_v2", |call| {
+        let (at, part) = find(call, device)?;
         if memory.is_null() {
             return Err(Refusal::InvalidArgument);
         }
@@ -158,8 +144,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
         if version as usize != size_of::<nvmlMemory_v2_t>() | 2 << 24 {
             return Err(Refusal::ArgumentVersionMismatch);
         }
-        let total = call.story().scenario.device[at].memory_bytes;
-        let used = call.story().memory_used_bytes(at, call.now.wall_ns);
+        let (total, used) = memory_of(call, at, part);
         // SAFETY: as above.
         unsafe { put(memory, nvmlMemory_v2_t { version, total, reserved: 0, free: total - used, used }) }
     })
@@ -173,7 +158,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(
     let value = |call: &mut Call<'_>, at: usize| {
         let bus_id = &call.story().scenario.device[at].pci_bus_id;
         let (domain, bus, slot) = parse_pci(bus_id).unwrap_or_default();
-        nvmlPciInfo_t {
+        Ok(nvmlPciInfo_t {
             busIdLegacy: c_text(&format!("{domain:04X}:{bus:02X}:{slot:02X}.0")),
             domain,
             bus,
@@ -181,7 +166,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(
             pciDeviceId: 0x2335_10DE,
             pciSubSystemId: 0x18BE_10DE,
             busId: c_text(bus_id),
-        }
+        })
     };
     // SAFETY: as this function's own.
     unsafe { get("nvmlDeviceGetPciInfo_v3", device, pci, value) }
@@ -195,7 +180,7 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     let value = |call: &mut Call<'_>, at: usize| {
         let energy_mj = call.story().energy_mj(at, call.now.wall_ns);
         call.record.energy_mj = Some(energy_mj);
-        energy_mj
+        Ok(energy_mj)
     };
     // SAFETY: as this function's own.
     unsafe { get("nvmlDeviceGetTotalEnergyConsumption", device, energy, value) }
@@ -207,7 +192,7 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     utilization: *mut nvmlUtilization_t,
 ) -> nvmlReturn_t {
     about("nvmlDeviceGetUtilizationRates", device, |call, at| {
-        if call.story().mig_slots(at).is_some() {
+        if call.story().mig_on(at, call.now.wall_ns) {
             return Err(Refusal::NotSupported);
         }
         let gpu = call.story().percent(at, call.now.wall_ns).min(100);
@@ -218,7 +203,7 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, power: *mut c_uint) -> nvmlReturn_t {
-    let value = |call: &mut Call<'_>, at: usize| call.story().power_mw(at, call.now.wall_ns);
+    let value = |call: &mut Call<'_>, at: usize| Ok(call.story().power_mw(at, call.now.wall_ns));
     // SAFETY: as this function's own.
     unsafe { get("nvmlDeviceGetPowerUsage", device, power, value) }
 }
@@ -229,13 +214,23 @@ pub unsafe extern "C" fn nvmlDeviceGetTemperature(
     _sensor: nvmlTemperatureSensors_t,
     temperature: *mut c_uint,
 ) -> nvmlReturn_t {
-    let value = |call: &mut Call<'_>, at: usize| 30 + call.story().percent(at, call.now.wall_ns).min(100) / 2;
+    let value =
+        |call: &mut Call<'_>, at: usize| Ok(30 + call.story().percent(at, call.now.wall_ns).min(100) / 2);
     // SAFETY: as this function's own.
     unsafe { get("nvmlDeviceGetTemperature", device, temperature, value) }
 }
 
+/// Total and used, of a device or of its MIG device.
+fn memory_of(call: &Call<'_>, at: usize, part: Option<usize>) -> (u64, u64) {
+    let (story, now_ns) = (call.story(), call.now.wall_ns);
+    let total = part
+        .and_then(|part| story.cut(at, part))
+        .map_or(story.scenario.device[at].memory_bytes, |cut| cut.profile.memory_bytes);
+    (total, story.memory_used_bytes(at, part, now_ns).min(total))
+}
+
 /// A text in a field of its own; what does not fit is cut, the closing zero stays.
-fn c_text<const N: usize>(text: &str) -> [c_char; N] {
+pub(super) fn c_text<const N: usize>(text: &str) -> [c_char; N] {
     let mut field = [0; N];
     for (to, byte) in field.iter_mut().take(N - 1).zip(text.bytes()) {
         *to = c_char::from_ne_bytes([byte]);

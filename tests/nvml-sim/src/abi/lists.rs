@@ -8,13 +8,13 @@ use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlProcessInfo_t, nvmlProcessUtilizationSample_t, nvmlReturn_t,
 };
 
-use super::about;
+use super::{about, answer, find};
 use crate::Refusal;
 use crate::driver::Call;
 use crate::scenario::List;
 
 /// What the driver reports for an instance where the device is not partitioned.
-const NO_INSTANCE: c_uint = 0xFFFF_FFFF;
+pub(super) const NO_INSTANCE: c_uint = 0xFFFF_FFFF;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
         if count.is_null() {
             return Err(Refusal::InvalidArgument);
         }
-        if call.story().mig_slots(at).is_some() {
+        if call.story().mig_on(at, call.now.wall_ns) {
             return Err(Refusal::NotSupported);
         }
         let samples = call.story().samples(at, last_seen_us, call.now.wall_ns);
@@ -87,17 +87,35 @@ unsafe fn processes(
     count: *mut c_uint,
     infos: *mut nvmlProcessInfo_t,
 ) -> nvmlReturn_t {
-    about(name, device, |call, at| {
+    answer(name, |call| {
+        let (at, part) = find(call, device)?;
         call.sync_proc()?;
-        let processes = call.story().processes(at, list, call.now.wall_ns);
-        let answer = processes.iter().map(|&(pid, memory_bytes)| nvmlProcessInfo_t {
-            pid,
-            usedGpuMemory: memory_bytes,
-            gpuInstanceId: NO_INSTANCE,
-            computeInstanceId: NO_INSTANCE,
-        });
-        let answer: Vec<_> = answer.collect();
-        call.record.processes = Some(processes);
+        let mut instances = Vec::new();
+        let mut answer = Vec::new();
+        let (story, now_ns) = (call.story(), call.now.wall_ns);
+        for actor in story.listed(at, list, now_ns) {
+            let mig = actor.part().and_then(|part| story.mig_device(at, part, now_ns));
+            // Through the whole device, what is on its MIG devices is shown to the privileged alone.
+            let shown = if part.is_some() {
+                actor.part() == part
+            } else {
+                actor.part().is_none() || story.scenario.privileged
+            };
+            if !shown {
+                continue;
+            }
+            let ids = mig.map_or((NO_INSTANCE, NO_INSTANCE), |mig| (mig.gpu_instance, mig.compute_instance));
+            instances.push(ids);
+            answer.push(nvmlProcessInfo_t {
+                pid: actor.process.pid,
+                usedGpuMemory: actor.process.memory_bytes,
+                gpuInstanceId: ids.0,
+                computeInstanceId: ids.1,
+            });
+        }
+        let mig_on = story.mig_on(at, now_ns);
+        call.record.processes = Some(answer.iter().map(|info| (info.pid, info.usedGpuMemory)).collect());
+        call.record.instances = mig_on.then_some(instances);
         // SAFETY: as this function's own.
         unsafe { fill(call, &answer, count, infos) }
     })
@@ -107,7 +125,7 @@ unsafe fn processes(
 ///
 /// # Safety
 /// `count` is null or valid for reading and writing; `to` is null or valid for writing `*count` items.
-unsafe fn fill<T: Copy>(
+pub(super) unsafe fn fill<T: Copy>(
     call: &mut Call<'_>,
     items: &[T],
     count: *mut c_uint,
@@ -123,6 +141,7 @@ unsafe fn fill<T: Copy>(
     if items.len() > room {
         call.probe = room == 0;
         call.record.processes = None;
+        call.record.instances = None;
         call.record.samples = None;
         return Err(Refusal::InsufficientSize);
     }

@@ -3,6 +3,8 @@ use super::*;
 const DEVICE: &str = "[[device]]\nuuid = 'GPU-a'\nmodel = 'H200'\nmemory_bytes = 1000\nminor = 0\n\
                       pci_bus_id = '00000000:3B:00.0'\nidle_mw = 1\nbusy_mw = 2\n";
 
+const ON_MIG_1: &str = "[[process]]\npid = 7\ndevices = ['GPU-a']\ninstance = 'MIG-1'\nstart_s = 3\n";
+
 /// A device that is cut into these.
 fn mig(parts: &[&str]) -> String {
     let part = |part: &&str| format!("{{ {part}, gpu_instance = 1, compute_instance = 0 }}");
@@ -41,6 +43,38 @@ fn errors_name_the_field_and_the_value() {
             &mig(&["uuid = 'MIG-1', profile_slices = 4", "uuid = 'MIG-2', profile_slices = 4"]),
             "device[0].mig[1].profile_slices",
             "8",
+        ),
+        (&mig(&["uuid = 'MIG-1', profile_slices = 5"]), "device[0].mig[0].profile_slices", "5"),
+        (&mig(&["uuid = 'MIG-1', profile = '3g.9gb'"]), "device[0].mig[0].profile", "3g.9gb"),
+        (&mig(&["uuid = 'MIG-1', profile = '4c.3g.71gb'"]), "device[0].mig[0].profile", "4c.3g.71gb"),
+        (&mig(&["uuid = 'MIG-1', profile_slices = 3, placement = 2"]), "device[0].mig[0].placement", "2"),
+        (
+            &mig(&["uuid = 'MIG-1', profile_slices = 3", "uuid = 'MIG-2', profile_slices = 3"]),
+            "device[0].mig[1].compute_instance",
+            "0",
+        ),
+        (&format!("{DEVICE}mig_from_s = 3"), "device[0].mig_from_s", "3"),
+        (&format!("{DEVICE}mig = []\nmig_from_s = 3\nmig_to_s = 2"), "device[0].mig_to_s", "2"),
+        (
+            &format!("{DEVICE}signals = {{ ecc_corrected = [[0, 4], [1, 3]] }}"),
+            "device[0].signals.ecc_corrected",
+            "3",
+        ),
+        (&format!("{DEVICE}signals = {{ nvlinks = 19 }}"), "device[0].signals.nvlinks", "19"),
+        (
+            &format!("{DEVICE}xid = [{{ at_s = 1, code = 13, instance = 'MIG-1' }}]"),
+            "device[0].xid[0].instance",
+            "MIG-1",
+        ),
+        (
+            &format!("{DEVICE}vgpu = [{{ uuid = 'v', vm = '', kind = 'k', memory_bytes = 1 }}]"),
+            "device[0].vgpu[0].vm",
+            "",
+        ),
+        (
+            &format!("{}{}", mig(&["uuid = 'MIG-1', profile_slices = 1, to_s = 9"]), ON_MIG_1),
+            "process[0].instance",
+            "MIG-1",
         ),
     ] {
         let error = refusal(text);

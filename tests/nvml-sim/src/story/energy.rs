@@ -9,7 +9,8 @@ impl Story {
     /// Sum of all use of a device: over 100 where a scenario overcommits it.
     #[must_use]
     pub fn percent(&self, device: usize, wall_ns: i64) -> u32 {
-        self.on(device).map(|actor| actor.percent(wall_ns)).sum()
+        let used = self.on(device).map(|actor| self.share(actor, i128::from(actor.percent(wall_ns))));
+        u32::try_from(used.sum::<i128>()).unwrap_or(u32::MAX)
     }
 
     #[must_use]
@@ -24,9 +25,16 @@ impl Story {
     pub fn energy_mj(&self, device: usize, wall_ns: i64) -> u64 {
         let info = &self.scenario.device[device];
         let idle = i128::from(info.idle_mw) * 100 * i128::from((wall_ns - self.epoch_ns).max(0));
-        let used: i128 = self.on(device).map(|actor| actor.percent_ns(wall_ns)).sum();
+        let used: i128 = self.on(device).map(|actor| self.share(actor, actor.percent_ns(wall_ns))).sum();
         let total = idle + i128::from(info.busy_mw - info.idle_mw) * used;
         u64::try_from(total / PER_MILLIJOULE).unwrap_or(u64::MAX)
+    }
+
+    /// Of a MIG device's use, what it is of the whole device's.
+    fn share(&self, actor: &Actor, used: i128) -> i128 {
+        let Some((device, part)) = actor.part else { return used };
+        let slices = self.cut(device, part).map_or(1, |cut| cut.compute_slices);
+        used * i128::from(slices) / i128::from(self.model(device).slices)
     }
 
     fn on(&self, device: usize) -> impl Iterator<Item = &Actor> {
@@ -36,7 +44,7 @@ impl Story {
 
 impl Actor {
     /// Integral of its percent from its first start.
-    fn percent_ns(&self, wall_ns: i64) -> i128 {
+    pub(super) fn percent_ns(&self, wall_ns: i64) -> i128 {
         let Some((rounds, into_ns)) = self.round(wall_ns) else { return 0 };
         let length_ns = self.length_ns.unwrap_or(i64::MAX);
         let whole = if rounds == 0 { 0 } else { i128::from(rounds) * self.within_ns(length_ns) };
@@ -44,7 +52,7 @@ impl Actor {
     }
 
     /// The same over the first `into_ns` of one life.
-    fn within_ns(&self, into_ns: i64) -> i128 {
+    pub(super) fn within_ns(&self, into_ns: i64) -> i128 {
         let ends = self.steps.iter().skip(1).map(|(from_ns, _)| *from_ns).chain([i64::MAX]);
         self.steps
             .iter()

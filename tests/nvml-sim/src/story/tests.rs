@@ -142,3 +142,20 @@ fn a_missing_device_is_not_enumerated() {
     let count = |at| story.present(EPOCH + at).count();
     assert_eq!([count(S), count(2 * S), count(3 * S)], [1, 0, 1]);
 }
+
+#[test]
+fn a_mig_device_draws_power_by_its_slices() {
+    let mut scenario = one("start_s = 0\nutilisation = [[0, 100]]").scenario;
+    scenario.process[0].instance = Some("MIG-1".to_owned());
+    scenario.device[0].mig = Some(vec![scenario::MigDevice {
+        uuid: "MIG-1".to_owned(),
+        profile_slices: 1,
+        gpu_instance: 9,
+        ..Default::default()
+    }]);
+    let story = Story::new(scenario, 0);
+    // 100 W idle, and a seventh of 600 W.
+    assert_eq!(story.energy_mj(0, EPOCH + 7 * S), 700_000 + 600_000);
+    assert_eq!(story.used_percent_ns(0, Some(9), EPOCH + S), 100 * i128::from(S));
+    assert_eq!(story.used_percent_ns(0, Some(8), EPOCH + S), 0);
+}
