@@ -157,7 +157,7 @@ async fn gpus(config: &Config, clock: &Clock, findings: &mut Findings) -> Vec<De
         findings.note("--driver none: no GPU is looked for");
         return Vec::new();
     }
-    let mut driver = node::driver(config, clock, 0);
+    let mut driver = node::driver(config, clock, 0, Vec::new());
     let devices = match driver.read() {
         Ok(devices) => devices,
         Err(error) => {

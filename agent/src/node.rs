@@ -26,6 +26,7 @@ use crate::facts::{Known, Provider, Sources};
 use crate::kubelet::{self, Kubelet};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
+use crate::model::KnownInstance;
 use crate::pump::{Before, Pump, Status};
 use crate::sampler::{QUEUE_MAX, Sampler};
 use crate::seal::NodeState;
@@ -97,6 +98,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let node = NodeState { boot_id: boot_id.clone(), ..NodeState::default() };
     let here = before.as_ref().filter(|before| before.boot_id == node.boot_id);
     let expected = here.map_or(0, |before| before.devices.len());
+    let instances = here.map_or_else(Vec::new, |before| before.instances.clone());
     let machine = machine(&config, here.map(|before| before.instance_id.clone()));
     let attribution = Attribution::new(config.paths.clone(), boot_id.clone());
     if attribution.has_foreign_pids() {
@@ -122,7 +124,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         before,
     };
     let sampler = Sampler {
-        driver: driver(&config, &clock, expected),
+        driver: driver(&config, &clock, expected, instances),
         clock: clock.clone(),
         period_ns: config.period_ns,
         metrics,
@@ -191,13 +193,19 @@ async fn open_spool(config: &Config, clock: &Clock) -> Result<(Keeper, Option<Be
     }
 }
 
-/// The driver that the configuration asks for, on a node that had so many devices in this boot. Loads nothing yet.
+/// The driver that the configuration asks for, on a node that had so many devices and these instances in this boot. Loads
+/// nothing yet.
 #[must_use]
-pub fn driver(config: &Config, clock: &Clock, expected: usize) -> Box<dyn Driver> {
+pub fn driver(
+    config: &Config,
+    clock: &Clock,
+    expected: usize,
+    instances: Vec<KnownInstance>,
+) -> Box<dyn Driver> {
     match &config.driver {
         DriverChoice::Nvml(library) => {
-            let driver = NvmlDriver::new(library.clone(), clock.clone());
-            Box::new(driver.expecting(expected).with_slow_signals(config.slow_signals))
+            let driver = NvmlDriver::new(library.clone(), clock.clone()).expecting(expected);
+            Box::new(driver.knowing(instances).with_slow_signals(config.slow_signals))
         }
         DriverChoice::None => Box::new(NoDriver),
     }

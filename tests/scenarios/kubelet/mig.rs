@@ -9,7 +9,7 @@ use nvidia_ml::scenario::{MigDevice, Scenario};
 use tonnage_aggregator::model::RowKind;
 use tonnage_proto::method;
 
-use super::{S, held, start, wait_listed, word, world};
+use super::{S, held, start, word, world};
 use crate::books::Books;
 
 fn mig_uuid(n: u32) -> String {
@@ -29,22 +29,29 @@ fn cut(gpus: Vec<Vec<MigDevice>>) -> Scenario {
     scenario
 }
 
-/// What each has of one second, by largest remainder, the first of equals before the others.
-fn of_a_second(weights: &[i128]) -> Vec<i128> {
+/// What each has of a second of so many slices, by largest remainder, the first of equals before the others.
+fn of_a_second(slices: i128, weights: &[i128]) -> Vec<i128> {
     let sum: i128 = weights.iter().sum();
-    let mut parts: Vec<i128> = weights.iter().map(|weight| S * weight / sum).collect();
+    let mut parts: Vec<i128> = weights.iter().map(|weight| slices * S * weight / sum).collect();
     let mut order: Vec<usize> = (0..weights.len()).collect();
-    order.sort_by_key(|&at| -(S * weights[at] % sum));
-    let left = usize::try_from(S - parts.iter().sum::<i128>()).unwrap_or_default();
+    order.sort_by_key(|&at| -(slices * S * weights[at] % sum));
+    let left = usize::try_from(slices * S - parts.iter().sum::<i128>()).unwrap_or_default();
     order[..left].iter().for_each(|&at| parts[at] += 1);
     parts
+}
+
+/// What nobody held of a GPU, and of that what is stranded.
+fn idle(books: &Books, gpu: &str) -> [i128; 2] {
+    let of = |kind| books.time(kind, Some(gpu)).into_values().sum::<i128>();
+    let stranded = of(RowKind::Stranded);
+    [of(RowKind::Idle) + stranded, stranded]
 }
 
 #[test]
 fn by_every_name_of_a_mig_device_a_pod_holds_its_slices_and_the_rest_is_idle() -> anyhow::Result<()> {
     let gpu = scenario::uuid;
     let cut_into =
-        vec![vec![mig(1, 3), mig(2, 1)], vec![mig(3, 2)], vec![mig(4, 2)], vec![mig(5, 3)], vec![]];
+        vec![vec![mig(1, 3), mig(2, 1)], vec![mig(3, 2)], vec![mig(4, 2)], vec![mig(5, 3)], vec![mig(9, 1)]];
     let replicas: Vec<String> = (0..3).map(|n| format!("{}::{n}", mig_uuid(3))).collect();
     let legacy = format!("MIG-{}/5/0", gpu(2));
     let listed = vec![
@@ -61,9 +68,10 @@ fn by_every_name_of_a_mig_device_a_pod_holds_its_slices_and_the_rest_is_idle() -
     // Minors move when MIG is switched: the driver of the claim knows better than the name that it gave.
     let checkpoint = format!(
         r#"{{"v2":{{"preparedClaims":{{"c":{{"preparedDevices":[{{"devices":[{{"mig":{{
-            "concrete":{{"parentUUID":"{}","migUUID":"MIG-9","giId":9,"ciId":0}},
+            "concrete":{{"parentUUID":"{}","migUUID":"{}","giId":10,"ciId":0}},
             "device":{{"deviceName":"gpu-0-mig-1g10gb-19-0"}}}}}}]}}]}}}}}}}}"#,
-        gpu(4)
+        gpu(4),
+        mig_uuid(9)
     );
     std::fs::write(world.nodes[0].dir().join("dra-checkpoint.json"), checkpoint)?;
     let kubelet = Kubelet::start(&world.nodes[0].kubelet_socket())?;
@@ -73,17 +81,17 @@ fn by_every_name_of_a_mig_device_a_pod_holds_its_slices_and_the_rest_is_idle() -
     kubelet.set_pods(listed);
     start(&mut world)?;
     world.live(20)?;
-    // By GPU: pods with their parts, and the parts that nobody has.
-    let expected: [(&[(u32, i128)], i128); 5] =
-        [(&[(1, 3), (2, 1)], 3), (&[(3, 2), (4, 4)], 21 - 6), (&[(5, 2)], 5), (&[(6, 3)], 4), (&[(7, 1)], 6)];
-    for ((pods, free), n) in expected.iter().zip(0..) {
-        let weights: Vec<i128> = pods.iter().map(|(_, parts)| *parts).chain([*free]).collect();
-        let mut of_20_s: Vec<i128> = of_a_second(&weights).iter().map(|part| 20 * part).collect();
-        let idle_ns = of_20_s.pop();
-        let of_pods: BTreeMap<String, i128> = pods.iter().map(|(pod, _)| word(*pod)).zip(of_20_s).collect();
+    let thirds = of_a_second(2, &[1, 2]);
+    // By GPU: pods with what they hold of a second, in slices' time.
+    let expected: [&[(u32, i128)]; 5] =
+        [&[(1, 3 * S), (2, S)], &[(3, thirds[0]), (4, thirds[1])], &[(5, 2 * S)], &[(6, 3 * S)], &[(7, S)]];
+    for (pods, n) in expected.into_iter().zip(0..) {
+        let of_pods: BTreeMap<String, i128> =
+            pods.iter().map(|(pod, part)| (word(*pod), 20 * part)).collect();
+        let held_ns: i128 = of_pods.values().sum();
         assert_eq!(held(&mut world, Some(n))?, of_pods, "GPU {n}");
-        let idle = Books::read(&world.aggregator.data_dir())?.time(RowKind::Idle, Some(&gpu(n)));
-        assert_eq!(idle.into_values().next(), idle_ns, "GPU {n}");
+        let idle = idle(&Books::read(&world.aggregator.data_dir())?, &gpu(n));
+        assert_eq!(idle[0], 20 * 7 * S - held_ns, "GPU {n}");
     }
     Ok(())
 }
@@ -92,18 +100,11 @@ fn by_every_name_of_a_mig_device_a_pod_holds_its_slices_and_the_rest_is_idle() -
 fn a_gpu_that_is_cut_anew_is_held_by_its_new_mig_devices_from_when_they_are_known() -> anyhow::Result<()> {
     let old = MigDevice { to_s: Some(12.0), ..mig(1, 3) };
     let new = MigDevice { from_s: Some(12.0), ..mig(2, 2) };
-    let listed = vec![kubelet::pod("old", &[&mig_uuid(1)])];
-    let (mut world, kubelet) = world(cut(vec![vec![old, new]]), &[("old", 1)], listed.clone())?;
-    world.live(12)?;
-    kubelet::begin_pod(world.nodes[0].dir(), "new", &scenario::pod_uid(2))?;
-    kubelet.set_pods([listed, vec![kubelet::pod("new", &[&mig_uuid(2)])]].concat());
-    let lived_from_ns = world.now().wall_ns;
-    wait_listed(&mut world, &kubelet)?;
-    while world.now().wall_ns < lived_from_ns + 18_000_000_000 {
-        world.live(1)?;
-    }
-    // The agent lists MIG devices with each tenth reading: with that at second 20 the old one is gone.
-    let expected = [(word(1), 19 * of_a_second(&[3, 4])[0]), (word(2), 11 * of_a_second(&[2, 5])[0])];
+    let listed = vec![kubelet::pod("old", &[&mig_uuid(1)]), kubelet::pod("new", &[&mig_uuid(2)])];
+    let (mut world, _kubelet) = world(cut(vec![vec![old, new]]), &[("old", 1), ("new", 2)], listed)?;
+    world.live(30)?;
+    // The driver tells that it is cut anew, and the next reading shows it.
+    let expected = [(word(1), 11 * 3 * S), (word(2), 19 * 2 * S)];
     assert_eq!(held(&mut world, None)?, BTreeMap::from(expected));
     Ok(())
 }
@@ -112,17 +113,16 @@ fn a_gpu_that_is_cut_anew_is_held_by_its_new_mig_devices_from_when_they_are_know
 fn an_instance_whose_size_nobody_says_is_held_as_one_slice_and_it_is_marked_as_inferred() -> anyhow::Result<()>
 {
     let mut scenario = cut(vec![vec![mig(1, 3)]]);
-    scenario.faults.no_permission = vec!["nvmlDeviceGetGpuInstanceId".to_owned()];
+    scenario.faults.no_permission = vec!["nvmlDeviceGetAttributes_v2".to_owned()];
     let (mut world, _kubelet) =
         world(scenario, &[("guessed", 1)], vec![kubelet::pod("guessed", &["nvidia0/gi2"])])?;
     world.live(10)?;
     let log = std::fs::read_to_string(world.nodes[0].log())?;
-    let of_pod = 10 * of_a_second(&[1, 6])[0];
-    assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(1), of_pod)]));
+    assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(1), 10 * S)]));
     let folded = Books::read(&world.aggregator.data_dir())?.folded()?;
     let methods = folded[&scenario::uuid(0)].iter().fold(0, |bits, window| bits | window.method);
     assert_ne!(methods & method::HELD_INFERRED, 0);
-    assert!(log.contains("GPU instances of MIG devices"), "{log}");
+    assert!(log.contains("compute slices of MIG devices"), "{log}");
     Ok(())
 }
 
@@ -135,8 +135,8 @@ fn mig_devices_that_may_not_be_seen_are_said_to_be_unknown_and_their_gpu_is_read
     world.live(10)?;
     let log = std::fs::read_to_string(world.nodes[0].log())?;
     assert_eq!(held(&mut world, None)?, BTreeMap::new());
-    let idle = Books::read(&world.aggregator.data_dir())?.time(RowKind::Idle, None);
-    assert_eq!(idle.into_values().sum::<i128>(), 10 * S);
-    assert!(log.contains("the GPU is read as a whole; MIG devices are not known: "), "{log}");
+    let idle = idle(&Books::read(&world.aggregator.data_dir())?, &scenario::uuid(0));
+    assert_eq!(idle, [10 * 7 * S, 0]);
+    assert!(log.contains("the GPU is read as a whole: "), "{log}");
     Ok(())
 }
