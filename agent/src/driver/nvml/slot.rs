@@ -155,7 +155,6 @@ impl Slot {
             list_error(&error)
         });
         let utilisation = self.utilisation(tools);
-        let energy_mj = ask(&mut self.missing, "energy counter", || device.total_energy_consumption());
         let gauges = signals::gauges(&device, &mut self.missing);
         signals::quick(&device, &mut self.missing, &mut self.signals);
         if self.turn() {
@@ -165,6 +164,7 @@ impl Slot {
             }
         }
         self.signals.gpm = if self.mig.is_none() { self.gpm(tools) } else { None };
+        let energy_mj = ask(&mut self.missing, "energy counter", || device.total_energy_consumption());
         let signals = self.signals.clone();
         // Told once.
         self.signals.xids.clear();
