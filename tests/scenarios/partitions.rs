@@ -145,10 +145,12 @@ fn a_gpu_that_is_cut_anew_shows_its_new_instances_with_the_next_sample_though_th
     assert_eq!(by(&scrape(&world)?, SLICES, "mig_profile"), [("2g.20gb".to_owned(), 2.0)].into());
     world.live(3)?;
     let scrape = scrape(&world)?;
-    let of = |(labels, count): &Series| (labels["xid"].clone(), labels.get("mig").cloned(), *count as u64);
+    let of =
+        |(labels, count): &Series| (labels["xid"].clone(), labels.get("mig").cloned(), count.to_string());
     let xids: BTreeSet<_> = scrape.series("tonnage_gpu_xid_errors_total").iter().map(of).collect();
     let mig = Some("MIG-1".to_owned());
-    let expected = [("94".to_owned(), None, 2), ("31".to_owned(), mig.clone(), 1), ("13".to_owned(), mig, 1)];
+    let expected = [("94", None, "2"), ("31", mig.clone(), "1"), ("13", mig, "1")];
+    let expected = expected.map(|(xid, mig, count)| (xid.to_owned(), mig, count.to_owned()));
     assert_eq!(xids, expected.into());
     Ok(())
 }
@@ -292,6 +294,26 @@ fn signals_are_shown_with_their_source_and_slow_ones_only_if_they_are_asked_for(
         let pcie = slow.then_some(2.0 * 10_000_000.0 * 1024.0);
         assert_eq!(sum("pcie_bytes_per_second"), pcie);
         assert_eq!(sum("nvlink_bytes_total").is_some(), slow);
+    }
+    Ok(())
+}
+
+#[test]
+fn check_shows_how_gpus_are_cut_and_what_they_tell() -> anyhow::Result<()> {
+    let mut scenario = scenario::node(1);
+    scenario.device[0].mig = Some(vec![part("MIG-1", "3g.40gb", 1, 0), part("MIG-2", "3g.40gb", 2, 0)]);
+    scenario.process = vec![on(0, "MIG-1", 1, 50)];
+    let world = node(scenario, &[])?;
+    let output = world.nodes[0].command("check").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    for says in [
+        "MIG: 3g.40gb + 3g.40gb, of 7 slices; 1 stranded",
+        "privileged: one list",
+        "MIG-1 3g.40gb, 3 of 7 slices: 1 processes",
+        "the driver tells: memory, power, energy",
+        "no ECC errors",
+    ] {
+        assert!(text.contains(says), "{says} is not in {text}");
     }
     Ok(())
 }

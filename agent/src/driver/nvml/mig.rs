@@ -97,6 +97,14 @@ impl Mig {
         }
     }
 
+    pub(super) fn sees_instances(&self) -> Option<bool> {
+        match self.sight {
+            Sight::Unknown => None,
+            Sight::Whole => Some(true),
+            Sight::Each => Some(false),
+        }
+    }
+
     pub(super) fn is_due(&self) -> bool {
         self.reads_left == 0 && !self.refused
     }

@@ -163,6 +163,7 @@ impl Slot {
                 self.signals.links = signals::slow(&device, &mut self.missing);
             }
         }
+        self.signals.sees_instances = self.mig.as_ref().and_then(Mig::sees_instances);
         self.signals.gpm = if self.mig.is_none() { self.gpm(tools) } else { None };
         let energy_mj = ask(&mut self.missing, "energy counter", || device.total_energy_consumption());
         let signals = self.signals.clone();
