@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tonnage_proto::decimal;
 use tonnage_proto::limits::slot_start;
-use tonnage_proto::method::{BUSY_PROCESS, HELD_ALLOCATION};
+use tonnage_proto::method::{BUSY_INSTANCE, BUSY_PROCESS, HELD_ALLOCATION};
 use tonnage_proto::rest::{LiveAnswer, LiveRow, OwnerName};
 
-use crate::model::{Device, NodeFacts, NodeName, Owner, Usage, UsageBatch, Window};
+use crate::model::{Device, Instance, NodeFacts, NodeName, Owner, Usage, UsageBatch, Window};
 use crate::prices::{Book, PriceFacts};
 
 /// Age at which a window says nothing about now any more, in nanoseconds.
@@ -37,18 +37,30 @@ struct Newest {
     window: Window,
     /// As `window.usages` counts them.
     owners: Vec<Arc<Owner>>,
+    instances: Vec<Option<Arc<Instance>>>,
+    /// Of the window, with their idle time.
+    idles: Vec<(Arc<Instance>, u64)>,
     /// As `window.usages` counts them: since when a holder by allocation was not seen to use it.
     idle_since_ns: Vec<Option<i64>>,
 }
 
-/// Who holds a device now, and since when it was not seen to use it; `None` = it uses it, or nobody knows.
-pub type Holding = (Arc<Owner>, Option<i64>);
+/// Who holds a device, or an instance of it, now.
+#[derive(Debug, Clone)]
+pub struct Holding {
+    pub owner: Arc<Owner>,
+    /// UUID of the instance; empty: the device as a whole.
+    pub instance: String,
+    /// Since when it was not seen to use it; `None` = it uses it, or nobody knows.
+    pub idle_since_ns: Option<i64>,
+}
 
 /// What one owner, or nobody, has of one device.
 #[derive(Debug, Clone)]
 pub struct Share {
     pub node: NodeName,
     pub device: Arc<Device>,
+    /// `None` = the device as a whole, or what of it is in no instance.
+    pub instance: Option<Arc<Instance>>,
     /// `None` = nobody holds this part.
     pub owner: Option<Arc<Owner>>,
     /// It uses what others hold.
@@ -74,6 +86,7 @@ impl Live {
         let facts = Arc::new(batch.facts.clone());
         let devices: Vec<Arc<Device>> = batch.devices.iter().cloned().map(Arc::new).collect();
         let all: Vec<Arc<Owner>> = batch.owners.iter().cloned().map(Arc::new).collect();
+        let parts: Vec<Arc<Instance>> = batch.instances.iter().cloned().map(Arc::new).collect();
         let mut state = self.lock();
         for window in windows {
             let Some(device) = devices.get(window.device) else { continue };
@@ -81,8 +94,13 @@ impl Live {
             let known = state.newest.get(&key);
             let owners: Vec<Arc<Owner>> =
                 window.usages.iter().filter_map(|usage| all.get(usage.owner).cloned()).collect();
-            let idle_since_ns = std::iter::zip(&owners, &window.usages)
-                .map(|(owner, usage)| idle_since(known, window, owner, usage))
+            let part = |at: usize| parts.get(at).cloned();
+            let instances: Vec<_> = window.usages.iter().map(|usage| usage.instance.and_then(part)).collect();
+            let idles = window.instance_idles.iter();
+            let idles = idles.filter_map(|(at, idle_ns)| Some((part(*at)?, *idle_ns))).collect();
+            let idle_since_ns = std::iter::zip(&owners, &instances)
+                .zip(&window.usages)
+                .map(|(whose, usage)| idle_since(known, window, whose, usage))
                 .collect();
             match known {
                 Some(known) if known.window.end_ns >= window.end_ns => continue,
@@ -96,7 +114,8 @@ impl Live {
                 None => {}
             }
             let (device, facts) = (Arc::clone(device), Arc::clone(&facts));
-            let newest = Newest { device, facts, window: window.clone(), owners, idle_since_ns };
+            let window = window.clone();
+            let newest = Newest { device, facts, window, owners, instances, idles, idle_since_ns };
             state.newest.insert(key, newest);
         }
     }
@@ -176,21 +195,38 @@ fn fresh(window: &Window, now_ns: i64) -> bool {
 }
 
 /// Since when `owner` was not seen to use what it holds by allocation. What happened between two windows is not seen.
-fn idle_since(known: Option<&Newest>, window: &Window, owner: &Owner, usage: &Usage) -> Option<i64> {
-    let known_idle = HELD_ALLOCATION | BUSY_PROCESS;
-    if usage.intruder || usage.held_ns == 0 || usage.busy_ns > 0 || usage.method & known_idle != known_idle {
+fn idle_since(
+    known: Option<&Newest>,
+    window: &Window,
+    (owner, instance): (&Arc<Owner>, &Option<Arc<Instance>>),
+    usage: &Usage,
+) -> Option<i64> {
+    let busy_known = usage.method & (BUSY_PROCESS | BUSY_INSTANCE) != 0;
+    let known_idle = busy_known && usage.method & HELD_ALLOCATION != 0;
+    if usage.intruder || usage.held_ns == 0 || usage.busy_ns > 0 || !known_idle {
         return None;
     }
     let before = known.filter(|known| window.start_ns.saturating_sub(known.window.end_ns) <= AGE_NS_MAX);
-    let since_ns = before.into_iter().flat_map(Newest::holdings).find(|(holder, _)| **holder == *owner);
-    Some(since_ns.and_then(|(_, since_ns)| since_ns).unwrap_or(window.start_ns))
+    let since_ns = before.into_iter().flat_map(Newest::holdings).find(|held| {
+        held.owner == *owner && held.instance == instance.as_ref().map_or("", |instance| &instance.uuid)
+    });
+    Some(since_ns.and_then(|held| held.idle_since_ns).unwrap_or(window.start_ns))
 }
 
 impl Newest {
     fn holdings(&self) -> Vec<Holding> {
-        let usages = std::iter::zip(&self.owners, &self.window.usages).zip(&self.idle_since_ns);
-        let held = usages.filter(|((_, usage), _)| usage.held_ns > 0);
-        held.map(|((owner, _), since_ns)| (Arc::clone(owner), *since_ns)).collect()
+        let whose = std::iter::zip(&self.owners, &self.instances);
+        let usages = std::iter::zip(&self.window.usages, &self.idle_since_ns).zip(whose);
+        let held = usages.filter(|((usage, _), _)| usage.held_ns > 0);
+        let holding = |((_, idle_since_ns), (owner, instance)): (
+            (_, &Option<i64>),
+            (&Arc<Owner>, &Option<Arc<Instance>>),
+        )| Holding {
+            owner: Arc::clone(owner),
+            instance: instance.as_ref().map_or_else(String::new, |instance| instance.uuid.clone()),
+            idle_since_ns: *idle_since_ns,
+        };
+        held.map(holding).collect()
     }
 
     fn shares(&self, node: &NodeName, book: &Book, now_ns: i64) -> Vec<Share> {
@@ -205,9 +241,10 @@ impl Newest {
         };
         let rate = book.rate(&facts, slot_start(now_ns), self.device.slices);
         let permille = |ns: u64| u32::try_from(i128::from(ns) * 1000 / whole_ns.max(1)).unwrap_or(u32::MAX);
-        let share = |owner, held_ns: u64, busy_ns: u64, memory_byte_seconds: u64| Share {
+        let share = |instance, owner, held_ns: u64, busy_ns: u64, memory_byte_seconds: u64| Share {
             node: node.clone(),
             device: Arc::clone(&self.device),
+            instance,
             owner,
             intruder: false,
             held_permille: permille(held_ns),
@@ -217,15 +254,21 @@ impl Newest {
             hourly_nanos: rate.map(|rate| rate.charge(i128::from(held_ns) * HOUR_NS / duration_ns)),
             age_ns: now_ns.saturating_sub(window.end_ns).max(0),
         };
-        let mut shares: Vec<Share> = std::iter::zip(&self.owners, &window.usages)
-            .map(|(owner, usage)| {
-                let memory = usage.memory_byte_seconds;
-                let whose = share(Some(Arc::clone(owner)), usage.held_ns, usage.busy_ns, memory);
+        let mut shares: Vec<Share> = std::iter::zip(&self.owners, &self.instances)
+            .zip(&window.usages)
+            .map(|((owner, instance), usage)| {
+                let (owner, memory) = (Some(Arc::clone(owner)), usage.memory_byte_seconds);
+                let whose = share(instance.clone(), owner, usage.held_ns, usage.busy_ns, memory);
                 Share { intruder: usage.intruder, ..whose }
             })
             .collect();
-        if window.idle_ns > 0 || window.busy_unattributed_ns > 0 {
-            shares.push(share(None, window.idle_ns, window.busy_unattributed_ns, 0));
+        let mut rest_ns = window.idle_ns;
+        for (instance, idle_ns) in self.idles.iter().filter(|(_, idle_ns)| *idle_ns > 0) {
+            shares.push(share(Some(Arc::clone(instance)), None, *idle_ns, 0, 0));
+            rest_ns = rest_ns.saturating_sub(*idle_ns);
+        }
+        if rest_ns > 0 || window.busy_unattributed_ns > 0 {
+            shares.push(share(None, None, rest_ns, window.busy_unattributed_ns, 0));
         }
         shares
     }
@@ -237,6 +280,8 @@ fn row(share: Share) -> LiveRow {
         node: share.node.node,
         device: share.device.uuid.clone(),
         model: share.device.model.clone(),
+        instance: share.instance.as_ref().map_or_else(String::new, |instance| instance.uuid.clone()),
+        profile: share.instance.as_ref().map_or_else(String::new, |instance| instance.profile.clone()),
         owner: share.owner.as_deref().map_or_else(idle, owner_name),
         intruder: share.intruder,
         held_permille: share.held_permille,

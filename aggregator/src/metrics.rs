@@ -12,10 +12,10 @@ use prometheus::{
     CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
     TextEncoder,
 };
-use tonnage_proto::method::{BUSY_PROCESS, HELD_ALLOCATION};
+use tonnage_proto::method::{BUSY_INSTANCE, BUSY_PROCESS, HELD_ALLOCATION};
 use tonnage_proto::rest::sentinel;
 
-use crate::model::UsageBatch;
+use crate::model::{GpuTime, UsageBatch};
 
 pub mod scrape;
 
@@ -32,8 +32,8 @@ pub struct Metrics {
     windows: IntCounter,
     quarantined: IntCounterVec,
     bytes: IntCounter,
-    /// Slice-nanoseconds by cluster, namespace and account: exact, so no Prometheus counter.
-    held_idle: Mutex<BTreeMap<[String; 3], i128>>,
+    /// By cluster, namespace and account: exact, so no Prometheus counter.
+    held_idle: Mutex<BTreeMap<[String; 3], GpuTime>>,
     batch_age: Histogram,
     commits: Histogram,
     unauthenticated: IntCounterVec,
@@ -135,34 +135,37 @@ impl Metrics {
 
     /// Counts what the windows of a batch, all of which count, say was held by allocation and not used.
     pub fn held_idle(&self, cluster: &str, batch: &UsageBatch) {
-        let known = HELD_ALLOCATION | BUSY_PROCESS;
-        let mut sums: BTreeMap<[&str; 3], i128> = BTreeMap::new();
-        for usage in batch.windows.iter().flat_map(|window| &window.usages) {
+        let mut sums: BTreeMap<[&str; 3], GpuTime> = BTreeMap::new();
+        let usages = batch.windows.iter().flat_map(|window| window.usages.iter().map(move |of| (window, of)));
+        for (window, usage) in usages {
             let idle_ns = i128::from(usage.held_ns) - i128::from(usage.busy_ns);
-            if usage.intruder || usage.method & known != known || idle_ns <= 0 {
+            let busy_known = usage.method & (BUSY_PROCESS | BUSY_INSTANCE) != 0;
+            if usage.intruder || usage.method & HELD_ALLOCATION == 0 || !busy_known || idle_ns <= 0 {
                 continue;
             }
+            let slices = batch.devices.get(window.device).map_or(1, |device| device.slices);
             if let Some(owner) = batch.owners.get(usage.owner) {
-                *sums.entry([cluster, &owner.namespace, &owner.account]).or_default() += idle_ns;
+                *sums.entry([cluster, &owner.namespace, &owner.account]).or_default() +=
+                    GpuTime::of_slices(idle_ns, slices);
             }
         }
         let mut kept = self.held_idle.lock().unwrap_or_else(PoisonError::into_inner);
-        for (labels, idle_ns) in sums {
+        for (labels, idle) in sums {
             let labels = labels.map(str::to_owned);
             let room = kept.len() < scrape::NAMESPACES_MAX || kept.contains_key(&labels);
             let labels = if room { labels } else { [sentinel::OTHER; 3].map(str::to_owned) };
-            *kept.entry(labels).or_default() += idle_ns;
+            *kept.entry(labels).or_default() += idle;
         }
     }
 
     fn held_idle_now(&self) -> Registry {
         let registry = Registry::new();
-        let help = "Slice-seconds that were held by allocation (kubelet, Slurm) and not used, of batches that entered whole \
-                    since this process started. Only where the driver's samples of processes say who was busy.";
+        let help = "GPU-time that was held by allocation (kubelet, Slurm) and not used, of batches that entered whole \
+                    since this process started. Only where the driver says who was busy: by samples of processes, or of MIG instances.";
         let options = Opts::new("tonnage_held_idle_seconds_total", help);
         let counters = kept(&registry, CounterVec::new(options, &["cluster", "namespace", "account"]));
-        for (labels, ns) in self.held_idle.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            counters.with_label_values(labels).inc_by(scrape::billionths(*ns));
+        for (labels, idle) in self.held_idle.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            counters.with_label_values(labels).inc_by(scrape::billionths(idle.ns()));
         }
         registry
     }
@@ -238,6 +241,7 @@ mod tests {
         let metrics = Metrics::new();
         let usage = |owner, method, intruder| Usage {
             owner,
+            instance: None,
             intruder,
             held_ns: if intruder { 0 } else { 3_000_000_000 },
             busy_ns: 1_000_000_000,
@@ -254,12 +258,15 @@ mod tests {
             instance_id: String::new(),
             facts: NodeFacts::default(),
             devices: Vec::new(),
+            instances: Vec::new(),
             owners: vec![Owner { namespace: name, account: "a".into(), ..Owner::default() }],
             windows: vec![Window {
                 device: 0,
                 start_ns: 0,
                 end_ns: 1,
                 idle_ns: 0,
+                instance_idles: Vec::new(),
+                stranded_ns: 0,
                 usages: vec![usage(0, both, false), usage(0, BUSY_PROCESS, false), usage(0, both, true)],
                 busy_unattributed_ns: 0,
                 energy_idle_uj: 0,

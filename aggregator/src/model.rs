@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tonnage_proto::limits::{GPU_NS_PARTS, SLICES_MAX};
 
 /// Who sent it: from the credential, never from a payload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +26,7 @@ pub struct UsageBatch {
     pub facts: NodeFacts,
     pub devices: Vec<Device>,
     pub owners: Vec<Owner>,
+    pub instances: Vec<Instance>,
     pub windows: Vec<Window>,
     pub overlap_ns: u64,
     pub gaps: Vec<Gap>,
@@ -51,6 +53,23 @@ pub struct Device {
     pub minor: u32,
     pub pci_bus_id: String,
     pub driver_version: String,
+}
+
+/// A part of a partitioned device, in one life of it. All fields together are the identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Instance {
+    /// UUID of the device.
+    pub device: String,
+    pub generation: u32,
+    /// `u32::MAX` if unknown.
+    pub gpu_instance: u32,
+    pub compute_instance: u32,
+    /// At least 1.
+    pub slices: u32,
+    pub uuid: String,
+    /// Empty if unknown.
+    pub profile: String,
+    pub memory_bytes: u64,
 }
 
 /// Whose; empty = does not apply or is not known. All fields together are the identity.
@@ -114,7 +133,11 @@ pub struct Window {
     pub device: usize,
     pub start_ns: i64,
     pub end_ns: i64,
+    /// All of it, with what is in the next two.
     pub idle_ns: u64,
+    /// Idle time by position in `UsageBatch::instances`.
+    pub instance_idles: Vec<(usize, u64)>,
+    pub stranded_ns: u64,
     pub usages: Vec<Usage>,
     pub busy_unattributed_ns: u64,
     pub energy_idle_uj: u64,
@@ -126,6 +149,8 @@ pub struct Window {
 pub struct Usage {
     /// Position in `UsageBatch::owners`.
     pub owner: usize,
+    /// Position in `UsageBatch::instances`; `None` = the device, or what of it is in no instance.
+    pub instance: Option<usize>,
     /// A process on a device that others hold: it has no time, whatever else it has.
     pub intruder: bool,
     pub held_ns: u64,
@@ -167,6 +192,65 @@ pub enum OrderError {
     Unavailable,
 }
 
+/// Time of whole GPUs, from slice-nanoseconds of GPUs with any number of slices: exact until it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct GpuTime(i128);
+
+impl GpuTime {
+    /// So many slice-nanoseconds of a GPU that has `slices`.
+    #[must_use]
+    pub fn of_slices(slice_ns: i128, slices: u32) -> Self {
+        Self(slice_ns * (GPU_NS_PARTS / i128::from(slices.clamp(1, SLICES_MAX))))
+    }
+
+    /// In nanoseconds of a whole GPU, rounded down.
+    #[must_use]
+    pub fn ns(self) -> i128 {
+        self.0.div_euclid(GPU_NS_PARTS)
+    }
+
+    /// `amount * self / whole`, rounded down; 0 of nothing.
+    #[must_use]
+    pub fn share_of(self, whole: Self, amount: i128) -> i128 {
+        // Both are whole numbers of nanoseconds of some slices: what they have in common is taken out, so that nothing
+        // overflows and the quotient stays exact.
+        let common = gcd(self.0.unsigned_abs(), whole.0.unsigned_abs()).max(1).cast_signed();
+        (amount * (self.0 / common)).checked_div_euclid(whole.0 / common).unwrap_or(0)
+    }
+}
+
+fn gcd(a: u128, b: u128) -> u128 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+impl std::ops::Add for GpuTime {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self(self.0 + more.0)
+    }
+}
+
+impl std::ops::AddAssign for GpuTime {
+    fn add_assign(&mut self, more: Self) {
+        self.0 += more.0;
+    }
+}
+
+impl std::ops::Sub for GpuTime {
+    type Output = Self;
+
+    fn sub(self, less: Self) -> Self {
+        Self(self.0 - less.0)
+    }
+}
+
+impl std::iter::Sum for GpuTime {
+    fn sum<I: Iterator<Item = Self>>(times: I) -> Self {
+        times.fold(Self::default(), |sum, time| sum + time)
+    }
+}
+
 /// What a row of the ledger stands for. The numbers are the store's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -177,13 +261,15 @@ pub enum RowKind {
     Rounding = 3,
     /// Use of a device by an owner while others held it: no time, no cost.
     Intruder = 4,
+    /// Idle time of slices that are in no instance, and of which none could be made.
+    Stranded = 5,
 }
 
 impl RowKind {
     /// By its number in the store.
     #[must_use]
     pub fn from_number(number: i64) -> Option<Self> {
-        [Self::Held, Self::Idle, Self::Unobserved, Self::Rounding, Self::Intruder]
+        [Self::Held, Self::Idle, Self::Unobserved, Self::Rounding, Self::Intruder, Self::Stranded]
             .into_iter()
             .find(|kind| i64::from(*kind as u8) == number)
     }

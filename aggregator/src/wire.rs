@@ -3,16 +3,20 @@
 //! What passes here can be folded without a second look: indices are in range, sums hold, every figure is far
 //! below 2^63, every text is short and printable.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tonnage_proto::limits::{
-    BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, LABELS_PER_NODE_MAX, NAME_BYTES_MAX,
-    OWNERS_PER_BATCH_MAX, SLICES_MAX, SLOT_NS, UNATTRIBUTED_FACTOR_MAX, USAGES_PER_WINDOW_MAX,
-    WINDOWS_PER_BATCH_MAX, slot_start,
+    BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, INSTANCES_PER_BATCH_MAX, LABELS_PER_NODE_MAX,
+    NAME_BYTES_MAX, OWNERS_PER_BATCH_MAX, SLICES_MAX, SLOT_NS, UNATTRIBUTED_FACTOR_MAX,
+    USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX, slot_start,
 };
 use tonnage_proto::metering as pb;
 
-use crate::model::{Device, Gap, Id, NodeFacts, NodeName, Owner, OwnerKind, Usage, UsageBatch, Window};
+use crate::model::{
+    Device, Gap, Id, Instance, NodeFacts, NodeName, Owner, OwnerKind, Usage, UsageBatch, Window,
+};
 
 mod bounds;
 
@@ -20,6 +24,9 @@ mod bounds;
 const ENERGY_UJ_MAX: u64 = 90_000_000_000_000;
 /// Most memory of one owner on one device, summed over its processes: tens of TB for a slot.
 const MEMORY_BYTE_SECONDS_MAX: u64 = 1 << 54;
+
+/// Instances of one device within one window: cut anew a few times.
+const INSTANCE_IDLES_MAX: usize = 64;
 
 /// SHA-256 of a payload.
 #[must_use]
@@ -49,7 +56,10 @@ pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<U
     at_most("Batch.windows", batch.windows.len(), WINDOWS_PER_BATCH_MAX)?;
     let devices = indexed("devices", &batch.devices, device)?;
     let owners = indexed("owners", &batch.owners, owner)?;
-    let windows = indexed("windows", &batch.windows, |w| window(w, &devices, owners.len()))?;
+    at_most("Batch.instances", batch.instances.len(), INSTANCES_PER_BATCH_MAX)?;
+    let instances = indexed("instances", &batch.instances, |i| instance(i, &devices))?;
+    let known = Known { devices: &devices, owners: owners.len(), instances: &instances };
+    let windows = indexed("windows", &batch.windows, |w| window(w, known))?;
     at_most("Batch.gaps", batch.gaps.len(), GAPS_PER_BATCH_MAX)?;
     let gaps = indexed("gaps", &batch.gaps, |g| gap(g, devices.len()))?;
     Ok(UsageBatch {
@@ -61,6 +71,7 @@ pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<U
         facts: facts(batch.facts.unwrap_or_default())?,
         devices,
         owners,
+        instances,
         windows,
         overlap_ns: batch.overlap_ns,
         gaps,
@@ -91,6 +102,26 @@ fn device(device: &pb::Device) -> Result<Device, String> {
         minor: device.minor,
         pci_bus_id: name("pci_bus_id", &device.pci_bus_id)?,
         driver_version: name("driver_version", &device.driver_version)?,
+    })
+}
+
+fn instance(instance: &pb::Instance, devices: &[Device]) -> Result<Instance, String> {
+    let at = instance.device as usize;
+    let device =
+        devices.get(at).ok_or_else(|| format!("device: {at} is not one of {} devices", devices.len()))?;
+    if !(1..=device.slices).contains(&instance.slices) {
+        let (slices, most) = (instance.slices, device.slices);
+        return Err(format!("slices: {slices} is not between 1 and the {most} of its device"));
+    }
+    Ok(Instance {
+        device: device.uuid.clone(),
+        generation: instance.generation,
+        gpu_instance: instance.gpu_instance,
+        compute_instance: instance.compute_instance,
+        slices: instance.slices,
+        uuid: required_name("uuid", &instance.uuid)?,
+        profile: name("profile", &instance.profile)?,
+        memory_bytes: bounded("memory_bytes", instance.memory_bytes, 1 << 50)?,
     })
 }
 
@@ -128,7 +159,28 @@ fn facts(facts: pb::NodeFacts) -> Result<NodeFacts, String> {
     })
 }
 
-fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Window, String> {
+/// What a window may refer to.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    devices: &'a [Device],
+    owners: usize,
+    instances: &'a [Instance],
+}
+
+impl Known<'_> {
+    /// The position of an instance of this device by `1 +` its position; `None` = 0.
+    fn instance(self, number: u32, device: &Device) -> Result<Option<usize>, String> {
+        let Some(at) = (number as usize).checked_sub(1) else { return Ok(None) };
+        match self.instances.get(at) {
+            Some(instance) if instance.device == device.uuid => Ok(Some(at)),
+            Some(_) => Err(format!("instance: {number} is of another device")),
+            None => Err(format!("instance: {number} is not one of {} instances", self.instances.len())),
+        }
+    }
+}
+
+fn window(window: &pb::Window, known: Known<'_>) -> Result<Window, String> {
+    let devices = known.devices;
     let at = window.device as usize;
     let device =
         devices.get(at).ok_or_else(|| format!("device: {at} is not one of {} devices", devices.len()))?;
@@ -146,10 +198,14 @@ fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Wind
         .usages
         .iter()
         .enumerate()
-        .map(|(i, u)| usage(u, owners, capacity_ns).map_err(|e| format!("usages[{i}].{e}")))
+        .map(|(i, u)| {
+            let at = known.instance(u.instance, device);
+            at.and_then(|at| usage(u, at, known.owners, capacity_ns)).map_err(|e| format!("usages[{i}].{e}"))
+        })
         .collect::<Result<_, _>>()?;
+    let key = |usage: &Usage| (usage.owner, usage.intruder, usage.instance);
     for (i, one) in usages.iter().enumerate() {
-        if usages[..i].iter().any(|other| (other.owner, other.intruder) == (one.owner, one.intruder)) {
+        if usages[..i].iter().any(|other| key(other) == key(one)) {
             return Err(format!("usages[{i}].owner: {} stands twice in one window", one.owner));
         }
     }
@@ -158,11 +214,22 @@ fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Wind
     if held_ns + idle_ns != capacity_ns {
         return Err(format!("idle_ns: {held_ns} held + {idle_ns} idle is not the window's {capacity_ns} ns"));
     }
+    let instance_idles = instance_idles(window, known, device)?;
+    within_instances(window.duration_ns, &usages, &instance_idles, known)?;
+    let of_instances: u64 = instance_idles.iter().map(|(_, idle_ns)| idle_ns).sum();
+    let stranded_ns = bounded("stranded_ns", window.stranded_ns, idle_ns)?;
+    if of_instances + stranded_ns > idle_ns {
+        return Err(format!(
+            "stranded_ns: {stranded_ns} and the instances' {of_instances} are over the {idle_ns} ns that are idle"
+        ));
+    }
     Ok(Window {
         device: at,
         start_ns,
         end_ns,
         idle_ns,
+        instance_idles,
+        stranded_ns,
         usages,
         busy_unattributed_ns: bounded(
             "busy_unattributed_ns",
@@ -176,12 +243,58 @@ fn window(window: &pb::Window, devices: &[Device], owners: usize) -> Result<Wind
     })
 }
 
+fn instance_idles(
+    window: &pb::Window,
+    known: Known<'_>,
+    device: &Device,
+) -> Result<Vec<(usize, u64)>, String> {
+    at_most("instance_idles", window.instance_idles.len(), INSTANCE_IDLES_MAX)?;
+    let mut idles: Vec<(usize, u64)> = Vec::with_capacity(window.instance_idles.len());
+    for (i, idle) in window.instance_idles.iter().enumerate() {
+        let said = |e| format!("instance_idles[{i}].{e}");
+        let at = known.instance(idle.instance, device).map_err(said)?;
+        let at = at.ok_or_else(|| said("instance: 0 is no instance".to_owned()))?;
+        if idles.iter().any(|(other, _)| *other == at) {
+            return Err(said(format!("instance: {} stands twice in one window", idle.instance)));
+        }
+        idles.push((at, bounded("idle_ns", idle.idle_ns, window.idle_ns).map_err(said)?));
+    }
+    Ok(idles)
+}
+
+/// No instance has more time than its slices in the window's.
+fn within_instances(
+    duration_ns: u64,
+    usages: &[Usage],
+    idles: &[(usize, u64)],
+    known: Known<'_>,
+) -> Result<(), String> {
+    let mut sums: BTreeMap<usize, u64> = idles.iter().copied().collect();
+    for usage in usages {
+        if let Some(at) = usage.instance {
+            *sums.entry(at).or_default() += usage.held_ns;
+        }
+    }
+    for (at, sum_ns) in sums {
+        let most_ns = duration_ns * u64::from(known.instances[at].slices);
+        if sum_ns > most_ns {
+            return Err(format!("instance_idles: {sum_ns} ns of instance {} are over its {most_ns}", at + 1));
+        }
+    }
+    Ok(())
+}
+
 /// Use by those who hold nothing is no part of the window's time: many processes may each say all of it.
 fn unheld_busy_max(capacity_ns: u64) -> u64 {
     capacity_ns.saturating_mul(UNATTRIBUTED_FACTOR_MAX)
 }
 
-fn usage(usage: &pb::Usage, owners: usize, capacity_ns: u64) -> Result<Usage, String> {
+fn usage(
+    usage: &pb::Usage,
+    instance: Option<usize>,
+    owners: usize,
+    capacity_ns: u64,
+) -> Result<Usage, String> {
     let owner = usage.owner as usize;
     if owner >= owners {
         return Err(format!("owner: {owner} is not one of {owners} owners"));
@@ -193,9 +306,6 @@ fn usage(usage: &pb::Usage, owners: usize, capacity_ns: u64) -> Result<Usage, St
             return Err(format!("kind: {} is not taken by this version, HELD and INTRUDER are", usage.kind));
         }
     };
-    if usage.instance != 0 {
-        return Err(format!("instance: {}: MIG instances are not taken by this version", usage.instance));
-    }
     if intruder && usage.held_ns != 0 {
         return Err(format!("held_ns: {} is not 0, and an INTRUDER holds nothing", usage.held_ns));
     }
@@ -203,6 +313,7 @@ fn usage(usage: &pb::Usage, owners: usize, capacity_ns: u64) -> Result<Usage, St
     let busy_max_ns = if intruder { unheld_busy_max(capacity_ns) } else { held_ns };
     Ok(Usage {
         owner,
+        instance,
         intruder,
         held_ns,
         busy_ns: bounded("busy_ns", usage.busy_ns, busy_max_ns)?,

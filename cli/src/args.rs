@@ -80,8 +80,8 @@ pub(crate) struct Cost {
     /// today, yesterday, week, month, lastweek, lastmonth, or START,END as RFC 3339 times or Unix seconds; UTC
     #[arg(long)]
     pub(crate) window: Option<String>,
-    /// Group by these instead, with commas between: cluster, node, device, model, namespace, pod, pod_uid,
-    /// container, job, step, unit, user, account, partition, kind
+    /// Group by these instead, with commas between: cluster, node, device, model, instance, profile, namespace, pod,
+    /// pod_uid, container, job, step, unit, user, account, partition, kind
     #[arg(long, value_name = "LIST")]
     pub(crate) by: Option<String>,
     #[arg(long)]
@@ -99,6 +99,12 @@ pub(crate) struct Cost {
     pub(crate) node: Option<String>,
     #[arg(long)]
     pub(crate) cluster: Option<String>,
+    /// Only this GPU or MIG instance, by its UUID
+    #[arg(long, value_name = "UUID")]
+    pub(crate) device: Option<String>,
+    /// Only MIG instances of this profile, e.g. 3g.40gb
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
     /// Leave out rows of what nobody held; totals keep it
     #[arg(long)]
     pub(crate) no_idle: bool,
@@ -130,6 +136,12 @@ pub(crate) struct Idle {
     pub(crate) node: Option<String>,
     #[arg(long)]
     pub(crate) cluster: Option<String>,
+    /// Only this GPU or MIG instance, by its UUID
+    #[arg(long, value_name = "UUID")]
+    pub(crate) device: Option<String>,
+    /// Only MIG instances of this profile, e.g. 3g.40gb
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
     /// Rows of each list; totals are of all [server's default: 100]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: Option<u32>,

@@ -41,6 +41,9 @@ pub const GAPS_PER_BATCH_MAX: usize = 1024;
 pub const LABELS_PER_NODE_MAX: usize = 64;
 /// Slices of one device.
 pub const SLICES_MAX: u32 = 32;
+/// Least common multiple of 1 to [`SLICES_MAX`]: a nanosecond of a whole GPU has so many parts, and one of any slice a whole
+/// number of them. So time of GPUs with different slices is added up exactly.
+pub const GPU_NS_PARTS: i128 = 144_403_552_893_600;
 /// A GPU of which nothing was heard for this long is silent; its existence goes on provisionally.
 pub const SILENCE_NS: i64 = 900_000_000_000;
 /// A slot that is not complete closes this long after its end.
@@ -74,6 +77,11 @@ mod tests {
         assert_eq!(SLOT_NS % WINDOW_NS, 0);
         assert_eq!(HOUR_NS % SLOT_NS, 0);
         assert_eq!(DAY_NS % HOUR_NS, 0);
+    }
+
+    #[test]
+    fn every_slice_is_a_whole_number_of_a_gpus_parts() {
+        assert!((1..=i128::from(SLICES_MAX)).all(|slices| GPU_NS_PARTS % slices == 0));
     }
 
     #[test]

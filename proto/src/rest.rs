@@ -1,7 +1,8 @@
 //! The REST API's answers, shared by the aggregator (which writes them) and the command line (which reads them).
 //!
 //! Money is text in decimal form with nine places ([`crate::decimal`]), time is seconds in the same form, so
-//! nothing is rounded on the way; `energy_joules` has nine places too. Times are RFC 3339 in UTC.
+//! nothing is rounded on the way; seconds of GPU time are of whole GPUs (a MIG instance with one of seven slices has a
+//! seventh of a second in each), rounded down to a nanosecond; `energy_joules` has nine places too. Times are RFC 3339 in UTC.
 //! Fields may be added in later versions; readers ignore what they do not know.
 
 use std::collections::BTreeMap;
@@ -41,14 +42,20 @@ pub struct Figures {
     #[serde(default)]
     pub intruder_busy_seconds: String,
     pub idle_seconds: String,
+    /// The part of `idle_seconds` that is in no MIG instance and that none can be made of.
+    #[serde(default)]
+    pub stranded_seconds: String,
     pub unobserved_seconds: String,
-    /// Slice-seconds that exist in the slots but have no price: in no cost here.
+    /// GPU time that exists in the slots but have no price: in no cost here.
     pub unpriced_seconds: String,
     /// A whole number.
     pub memory_byte_seconds: String,
     pub energy_joules: String,
     pub held_cost: String,
     pub idle_cost: String,
+    /// The part of `idle_cost` that `stranded_seconds` have.
+    #[serde(default)]
+    pub stranded_cost: String,
     pub unobserved_cost: String,
     pub rounding_cost: String,
     pub cost: String,
@@ -103,6 +110,11 @@ pub struct HeldIdleRow {
     pub node: String,
     pub device: String,
     pub model: String,
+    /// MIG instance, by its UUID; empty: the device as a whole.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub profile: String,
     pub owner: OwnerName,
     /// False: the driver does not say who was busy, so how much was idle is not known, and the row is in no total.
     pub busy_known: bool,
@@ -128,6 +140,11 @@ pub struct IntruderRow {
     pub node: String,
     pub device: String,
     pub model: String,
+    /// MIG instance, by its UUID; empty: the device as a whole.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub profile: String,
     pub owner: OwnerName,
     /// Whose GPU it was; null if more than one held it meanwhile.
     pub holder: Option<OwnerName>,
@@ -248,6 +265,11 @@ pub struct LiveRow {
     pub node: String,
     pub device: String,
     pub model: String,
+    /// MIG instance, by its UUID; empty: the device as a whole.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub profile: String,
     pub owner: OwnerName,
     /// It uses what others hold by allocation.
     #[serde(default)]

@@ -23,8 +23,20 @@ pub(super) const TABLES: [(&str, &[Dimension]); 6] = [
     ("devices", &[Dimension::Cluster, Dimension::Node, Dimension::Device, Dimension::Model]),
     ("nodes", &[Dimension::Cluster, Dimension::Node]),
 ];
-const PARAMETERS: [&str; 10] =
-    ["window", "aggregate", "idle", "cluster", "node", "namespace", "owner", "account", "partition", "limit"];
+const PARAMETERS: [&str; 12] = [
+    "window",
+    "aggregate",
+    "idle",
+    "cluster",
+    "node",
+    "namespace",
+    "owner",
+    "account",
+    "partition",
+    "device",
+    "profile",
+    "limit",
+];
 const LIMIT_DEFAULT: usize = 1_000;
 const LIMIT_MAX: usize = 10_000;
 
@@ -84,6 +96,8 @@ pub(super) fn filter(params: &mut Params) -> Filter {
         owner: params.take("owner"),
         account: params.take("account"),
         partition: params.take("partition"),
+        device: params.take("device"),
+        profile: params.take("profile"),
     }
 }
 

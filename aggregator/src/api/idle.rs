@@ -18,8 +18,8 @@ use crate::live::{Holding, owner_name};
 use crate::model::NodeName;
 use crate::store::query::{self, HeldIdle, IdleSums, Intrusion, Unattributed};
 
-const PARAMETERS: [&str; 8] =
-    ["window", "cluster", "node", "namespace", "owner", "account", "partition", "limit"];
+const PARAMETERS: [&str; 10] =
+    ["window", "cluster", "node", "namespace", "owner", "account", "partition", "device", "profile", "limit"];
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
 
@@ -57,21 +57,27 @@ pub(super) async fn idle(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<I
 
 fn held_idle(row: HeldIdle, holdings: &Holdings) -> HeldIdleRow {
     let place = (row.place.node.clone(), row.place.device.clone());
-    let now = holdings.get(&place).into_iter().flatten().find(|(owner, _)| **owner == row.owner);
+    let now = holdings
+        .get(&place)
+        .into_iter()
+        .flatten()
+        .find(|held| *held.owner == row.owner && held.instance == row.place.instance);
     HeldIdleRow {
-        idle_seconds: row.idle_ns().map(from_nanos),
+        idle_seconds: row.idle().map(|idle| from_nanos(idle.ns())),
         idle_cost: row.idle_cost_nanos().map(from_nanos),
         cluster: row.place.node.cluster,
         node: row.place.node.node,
         device: row.place.device,
         model: row.place.model,
+        instance: row.place.instance,
+        profile: row.place.profile,
         owner: owner_name(&row.owner),
         busy_known: row.busy_known,
-        held_seconds: from_nanos(row.held_ns),
-        busy_seconds: from_nanos(row.busy_ns),
-        unpriced_seconds: from_nanos(row.unpriced_ns),
+        held_seconds: from_nanos(row.held.ns()),
+        busy_seconds: from_nanos(row.busy.ns()),
+        unpriced_seconds: from_nanos(row.unpriced.ns()),
         holding_now: now.is_some(),
-        idle_since: now.and_then(|(_, since_ns)| *since_ns).map(inventory::time),
+        idle_since: now.and_then(|held| held.idle_since_ns).map(inventory::time),
     }
 }
 
@@ -81,10 +87,12 @@ fn intruder(row: Intrusion) -> IntruderRow {
         node: row.place.node.node,
         device: row.place.device,
         model: row.place.model,
+        instance: row.place.instance,
+        profile: row.place.profile,
         owner: owner_name(&row.owner),
         holder: row.holder.as_ref().map(owner_name),
         busy_known: row.busy_known,
-        busy_seconds: from_nanos(row.busy_ns),
+        busy_seconds: from_nanos(row.busy.ns()),
         energy_joules: from_nanos(row.energy_uj * 1000),
         first: inventory::time(row.first_ns),
         last: inventory::time(row.last_ns),
@@ -97,8 +105,8 @@ fn unattributed(row: Unattributed) -> UnattributedRow {
         node: row.place.node.node,
         device: row.place.device,
         model: row.place.model,
-        busy_unattributed_seconds: from_nanos(row.busy_ns),
-        unowned_held_seconds: from_nanos(row.unowned_held_ns),
+        busy_unattributed_seconds: from_nanos(row.busy.ns()),
+        unowned_held_seconds: from_nanos(row.unowned_held.ns()),
         unowned_cost: from_nanos(row.unowned_cost_nanos),
     }
 }
@@ -106,15 +114,15 @@ fn unattributed(row: Unattributed) -> UnattributedRow {
 fn totals(sums: &IdleSums) -> IdleTotals {
     let rows = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     IdleTotals {
-        held_seconds: from_nanos(sums.held_ns),
-        busy_seconds: from_nanos(sums.busy_ns),
-        idle_seconds: from_nanos(sums.held_ns - sums.busy_ns),
+        held_seconds: from_nanos(sums.held.ns()),
+        busy_seconds: from_nanos(sums.busy.ns()),
+        idle_seconds: from_nanos((sums.held - sums.busy).ns()),
         idle_cost: from_nanos(sums.idle_cost_nanos),
-        busy_unknown_held_seconds: from_nanos(sums.busy_unknown_held_ns),
-        unpriced_seconds: from_nanos(sums.unpriced_ns),
-        intruder_busy_seconds: from_nanos(sums.intruder_busy_ns),
-        busy_unattributed_seconds: from_nanos(sums.busy_unattributed_ns),
-        unowned_held_seconds: from_nanos(sums.unowned_held_ns),
+        busy_unknown_held_seconds: from_nanos(sums.busy_unknown_held.ns()),
+        unpriced_seconds: from_nanos(sums.unpriced.ns()),
+        intruder_busy_seconds: from_nanos(sums.intruder_busy.ns()),
+        busy_unattributed_seconds: from_nanos(sums.busy_unattributed.ns()),
+        unowned_held_seconds: from_nanos(sums.unowned_held.ns()),
         unowned_cost: from_nanos(sums.unowned_cost_nanos),
         held_idle_rows: rows(sums.held_idle_rows),
         intruder_rows: rows(sums.intruder_rows),

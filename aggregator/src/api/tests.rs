@@ -76,9 +76,9 @@ fn site() -> Site {
 fn seed() -> String {
     let mut sql = format!(
         "INSERT INTO node (id, cluster, name, agent_version, accepted) VALUES (1, 'c', 'n1', '0.1.0', 7);
-         INSERT INTO device VALUES (1, 'GPU-1', 'H100', 80, 1, 0, '', '');
-         INSERT INTO tenure (id, device, node, life, claimed_ns, to_ns, covered_until_ns)
-         VALUES (1, 1, 1, 'b', 0, {SLOT_NS}, {SLOT_NS});
+         INSERT INTO device VALUES (1, 'GPU-1', 'H100', 80, 0, '', '');
+         INSERT INTO tenure (id, device, node, life, slices, claimed_ns, to_ns, covered_until_ns)
+         VALUES (1, 1, 1, 'b', 1, 0, {SLOT_NS}, {SLOT_NS});
          INSERT INTO owner VALUES (1, 2, 'ml', 'train-0', 'u', '', '', '', '', '', '', '', '');"
     );
     for table in ["slot", "hour", "day"] {
@@ -89,7 +89,7 @@ fn seed() -> String {
             (0, 3, 0, 1),
         ] {
             sql += &format!(
-                "INSERT INTO {table} VALUES (0, 1, {owner}, {kind}, {time_ns}, 0, 0, 0, 1, {cost}, 0);"
+                "INSERT INTO {table} VALUES (0, 1, 0, {owner}, {kind}, {time_ns}, 0, 0, 0, 1, {cost}, 0);"
             );
         }
     }
@@ -247,7 +247,7 @@ async fn an_idle_answer_has_three_lists_and_totals() {
     db.execute_batch(
         "UPDATE slot SET method = 18 WHERE kind = 0; UPDATE slot SET busy_ns = 5000000000 WHERE kind = 1;
          INSERT INTO owner VALUES (2, 5, '', '', '', '', '', '', '', '', 'eve', 'physics', 'gpu');
-         INSERT INTO slot VALUES (0, 1, 2, 4, 0, 9000000000, 0, 0, 16, 0, 0);",
+         INSERT INTO slot VALUES (0, 1, 0, 2, 4, 0, 9000000000, 0, 0, 16, 0, 0);",
     )
     .unwrap();
     let answer: IdleAnswer = site.get("/api/v1/idle?window=today").await.json();

@@ -84,7 +84,7 @@ impl Working {
                         || self.is_to_come(journalled.id, at)
                         || other.intersect(span).length_ns() == 0
                         || quarantine::is_held(db, journalled.id, at)?
-                        || self.claim(db, (offer.device, node, life(&batch)), cursor, other.start_ns)?
+                        || self.claim(db, place(offer.device, node, &batch, at), cursor, other.start_ns)?
                             != tenure
                     {
                         continue;
@@ -124,9 +124,10 @@ impl Working {
             return Err(CommitError::Bug("a quarantined window is not in its batch"));
         };
         let described = batch.devices[batch.windows[window].device].clone();
-        let (device, _) = self.device(db, &described)?;
+        let device = self.device(db, &described)?;
         let claimed = write::cursor(db, journalled.node_id, &journalled.epoch)?.id;
-        let tenure = self.claim(db, (device, journalled.node_id, life(&batch)), claimed, start_ns)?;
+        let place = place(device, journalled.node_id, &batch, window);
+        let tenure = self.claim(db, place, claimed, start_ns)?;
         let facts = self.facts_id(db, &batch.facts)?;
         Ok(Offer { batch, window, device, tenure, cursor, facts })
     }
@@ -255,4 +256,8 @@ pub(super) fn decode(journalled: &Journalled) -> Result<UsageBatch, CommitError>
     wire::decode(payload, node, epoch, *seq).map_err(|detail| {
         CommitError::Store(StoreError::Damaged { what: "journal", detail: format!("entry {id}: {detail}") })
     })
+}
+/// What tells the tenure of a window of a batch.
+fn place(device: i64, node: i64, batch: &UsageBatch, window: usize) -> (i64, i64, &str, u32) {
+    (device, node, life(batch), batch.devices[batch.windows[window].device].slices)
 }

@@ -91,7 +91,8 @@ impl Working {
         Ok(())
     }
 
-    /// The same node has the device again in `next`, or nobody has, and the book says that a silent GPU is there.
+    /// The same node has the device again in `next`, or nobody has, and the book says that a silent GPU is there. Within one
+    /// life it was there, whatever the book says.
     fn lasts(
         &mut self,
         db: &Connection,
@@ -99,10 +100,15 @@ impl Working {
         stay: &Stay,
         next: Option<&Stay>,
     ) -> Result<bool, CommitError> {
-        if let Some(next) = next
-            && self.tenure(db, next.tenure)?.node_id != self.tenure(db, stay.tenure)?.node_id
-        {
-            return Ok(false);
+        if let Some(next) = next {
+            let (now, then) = (self.tenure(db, stay.tenure)?, self.tenure(db, next.tenure)?);
+            if now.node_id != then.node_id {
+                return Ok(false);
+            }
+            // MIG was switched: it is the same boot that goes on.
+            if now.life == then.life {
+                return Ok(true);
+            }
         }
         let slot = slot_start(stay.covered_ns - 1);
         self.price_facts(db, slot, stay.tenure, |facts| book.lasts(facts, slot))

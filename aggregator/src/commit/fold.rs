@@ -88,10 +88,10 @@ impl Working {
         batch: &Arc<UsageBatch>,
     ) -> Result<Vec<Quarantined>, CommitError> {
         let facts = self.facts_id(db, &batch.facts)?;
-        let devices: Vec<(i64, u32)> =
+        let devices: Vec<i64> =
             batch.devices.iter().map(|device| self.device(db, device)).collect::<Result<_, _>>()?;
         for gap in &batch.gaps {
-            let device = gap.device.map_or(0, |at| devices[at].0);
+            let device = gap.device.map_or(0, |at| devices[at]);
             let span = Interval { start_ns: gap.start_ns, end_ns: gap.end_ns };
             existence::gap(db, context.node_id, device, span, gap.reason)?;
         }
@@ -99,16 +99,12 @@ impl Working {
         let mut quarantined = Vec::new();
         for (at, window) in batch.windows.iter().enumerate() {
             self.folding = Some((context.journal, at));
-            let (device, slices) = devices[window.device];
+            let device = devices[window.device];
             let span = Interval { start_ns: window.start_ns, end_ns: window.end_ns };
             let described = &batch.devices[window.device];
             let mut against = impossible(span, context, purged_until_ns);
-            if described.slices != slices {
-                let text = format!("device has {slices} slices here, {} there", described.slices);
-                against = Some(reason("slices", text));
-            }
             if against.is_none() {
-                let place = (device, context.node_id, life(batch));
+                let place = (device, context.node_id, life(batch), described.slices);
                 let claimed_ns = span.start_ns.max(context.now_ns - CLAIM_NS_MAX);
                 let tenure = self.claim(db, place, context.cursor, claimed_ns)?;
                 let (batch, cursor) = (Arc::clone(batch), context.cursor);

@@ -24,6 +24,8 @@ const ABSENT: &str =
 
 /// Pods that come and go by the tens of thousands.
 mod churn;
+/// Devices in parts.
+mod instances;
 
 struct Ledger {
     dir: TempDir,
@@ -370,7 +372,7 @@ fn an_intruder_has_use_in_rows_and_entries_and_neither_time_nor_cost() {
     }
     assert_eq!((ledger.held("own"), ledger.held("intruder")), (45 * 6 + 45 * 7, 0));
     let entries = closing::entries_from(&ledger.db(), 0).unwrap();
-    assert_eq!(entries.iter().filter(|entry| entry.key.1 == RowKind::Intruder).count(), 2);
+    assert_eq!(entries.iter().filter(|entry| entry.key.2 == RowKind::Intruder).count(), 2);
 }
 
 #[test]

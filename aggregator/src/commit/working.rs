@@ -13,9 +13,9 @@ use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS, slot_start};
 
 use super::CommitError;
 use crate::ledger::coverage::Coverage;
-use crate::ledger::settle::{Key, NOBODY, Row, Rows, settle};
+use crate::ledger::settle::{Key, NOBODY, Row, Rows, WHOLE, settle};
 use crate::ledger::stay::Stay;
-use crate::model::{Device, NodeFacts, Owner, RowKind, UsageBatch, Window};
+use crate::model::{Device, Instance, NodeFacts, Owner, RowKind, UsageBatch, Window};
 use crate::prices::{Book, PriceFacts};
 use crate::store::closing;
 use crate::store::existence::{self, TenureRecord};
@@ -66,17 +66,18 @@ pub(super) struct Working {
     pub(super) coverage: HashMap<(i64, i64), (Coverage, bool)>,
     stays: HashMap<i64, Stays>,
     tenures: HashMap<i64, Arc<TenureRecord>>,
-    /// By device, node and life.
-    tenure_ids: HashMap<(i64, i64, String), i64>,
+    /// By device, node, life and slices.
+    tenure_ids: HashMap<(i64, i64, String, u32), i64>,
     /// (tenure, cursor) that have claimed.
     claims: HashSet<(i64, i64)>,
     owners: HashMap<Owner, i64>,
+    instances: HashMap<Instance, i64>,
     facts: HashMap<i64, NodeFacts>,
     /// Bytes of text in the facts that are known, by either map.
     facts_bytes: usize,
     facts_ids: HashMap<NodeFacts, i64>,
-    /// By UUID: as last described, the store's number, slices in the ledger.
-    devices: HashMap<String, (Device, i64, u32)>,
+    /// By UUID: as last described, and the store's number.
+    devices: HashMap<String, (Device, i64)>,
 }
 
 impl Working {
@@ -116,30 +117,40 @@ impl Working {
         Ok(id)
     }
 
-    pub(super) fn device(&mut self, db: &Connection, device: &Device) -> Result<(i64, u32), CommitError> {
-        if let Some((known, id, slices)) = self.devices.get(&device.uuid)
+    pub(super) fn device(&mut self, db: &Connection, device: &Device) -> Result<i64, CommitError> {
+        if let Some((known, id)) = self.devices.get(&device.uuid)
             && known == device
         {
-            return Ok((*id, *slices));
+            return Ok(*id);
         }
-        let (id, slices) = write::device(db, device)?;
-        self.devices.insert(device.uuid.clone(), (device.clone(), id, slices));
-        Ok((id, slices))
+        let id = write::device(db, device)?;
+        self.devices.insert(device.uuid.clone(), (device.clone(), id));
+        Ok(id)
     }
 
-    /// The tenure of a device in a life of a node, and the cursor's claim in it, both noted when new.
+    fn instance(&mut self, db: &Connection, device: i64, instance: &Instance) -> Result<i64, CommitError> {
+        if let Some(id) = self.instances.get(instance) {
+            return Ok(*id);
+        }
+        let id = write::instance(db, device, instance)?;
+        self.instances.insert(instance.clone(), id);
+        Ok(id)
+    }
+
+    /// The tenure of a device with so many slices in a life of a node, and the cursor's claim in it, both noted when
+    /// new.
     pub(super) fn claim(
         &mut self,
         db: &Connection,
-        (device, node, life): (i64, i64, &str),
+        (device, node, life, slices): (i64, i64, &str, u32),
         cursor: i64,
         first_ns: i64,
     ) -> Result<i64, CommitError> {
-        let key = (device, node, life.to_owned());
+        let key = (device, node, life.to_owned(), slices);
         let tenure = match self.tenure_ids.get(&key) {
             Some(tenure) => *tenure,
             None => {
-                let tenure = existence::tenure(db, device, node, life, first_ns)?;
+                let tenure = existence::tenure(db, (device, node, life, slices), first_ns)?;
                 self.tenure_ids.insert(key, tenure);
                 tenure
             }
@@ -226,8 +237,17 @@ impl Working {
         window: &Window,
         sign: i64,
     ) -> Result<(), CommitError> {
+        let device = self.tenure(db, tenure)?.device;
+        let mut idles = Vec::with_capacity(window.instance_idles.len());
+        for (at, idle_ns) in &window.instance_idles {
+            idles.push((self.instance(db, device, &batch.instances[*at])?, *idle_ns));
+        }
         let mut owned = Vec::with_capacity(window.usages.len());
         for usage in &window.usages {
+            let instance = match usage.instance {
+                Some(at) => self.instance(db, device, &batch.instances[at])?,
+                None => WHOLE,
+            };
             let owner = &batch.owners[usage.owner];
             let id = match self.owners.get(owner) {
                 Some(id) => *id,
@@ -238,7 +258,7 @@ impl Working {
                 }
             };
             let kind = if usage.intruder { RowKind::Intruder } else { RowKind::Held };
-            owned.push(((id, kind), usage));
+            owned.push(((instance, id, kind), usage));
         }
         let slot = self.slot(db, slot_start(window.start_ns), tenure)?;
         let slices = i64::from(slot.tenure.slices);
@@ -252,17 +272,27 @@ impl Working {
             row.energy_uj += sign * int(usage.energy_uj)?;
             row.method |= usage.method;
         }
-        let idle = rows.entry((NOBODY, RowKind::Idle)).or_default();
+        for (instance, idle_ns) in idles {
+            rows.entry((instance, NOBODY, RowKind::Idle)).or_default().time_ns += sign * int(idle_ns)?;
+        }
+        if window.stranded_ns > 0 {
+            let stranded = rows.entry((WHOLE, NOBODY, RowKind::Stranded)).or_default();
+            stranded.time_ns += sign * int(window.stranded_ns)?;
+        }
+        let idle = rows.entry((WHOLE, NOBODY, RowKind::Idle)).or_default();
         idle.busy_ns += sign * int(window.busy_unattributed_ns)?;
         idle.energy_uj += sign * int(window.energy_idle_uj)?;
-        let unobserved = rows.entry((NOBODY, RowKind::Unobserved)).or_default();
+        let unobserved = rows.entry((WHOLE, NOBODY, RowKind::Unobserved)).or_default();
         unobserved.energy_uj += sign * int(window.energy_unobserved_uj)?;
         if sign < 0 {
             // What is left of a row whose windows are all gone is its price, which is worked out anew.
             let nothing = |row: &Row| {
                 (row.time_ns, row.busy_ns, row.memory_byte_seconds, row.energy_uj) == (0, 0, 0, 0)
             };
-            rows.retain(|(owner, _), row| *owner == NOBODY || !nothing(row));
+            let of_device = |(instance, owner, kind): &Key| {
+                (*instance, *owner) == (WHOLE, NOBODY) && *kind != RowKind::Stranded
+            };
+            rows.retain(|key, row| of_device(key) || !nothing(row));
         }
         slot.dirty = true;
         Ok(())
@@ -331,6 +361,9 @@ impl Working {
             if self.owners.len() > ENTRIES_SOFT_MAX / 2 {
                 self.owners.clear();
             }
+            if self.instances.len() > ENTRIES_SOFT_MAX / 2 {
+                self.instances.clear();
+            }
             // A backlog's peak need not stay allocated.
             self.slots.shrink_to(ENTRIES_SOFT_MAX);
             self.coverage.shrink_to(ENTRIES_SOFT_MAX);
@@ -349,6 +382,7 @@ impl Working {
             self.tenure_ids.len(),
             self.claims.len(),
             self.owners.len(),
+            self.instances.len(),
             self.devices.len(),
             self.facts.len(),
             // A node that has other labels with each batch must not make it grow.

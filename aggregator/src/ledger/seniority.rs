@@ -10,7 +10,7 @@ use crate::model::{Id, NodeName};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seniority {
     Ordered,
-    Claimed { tenure_ns: i64, node: NodeName, life: String, cursor_ns: i64, epoch: Id },
+    Claimed { tenure_ns: i64, node: NodeName, life: String, slices: u32, cursor_ns: i64, epoch: Id },
 }
 
 #[cfg(test)]
@@ -19,7 +19,7 @@ mod tests {
 
     fn claimed(tenure_ns: i64, node: &str, cursor_ns: i64) -> Seniority {
         let node = NodeName { cluster: String::new(), node: node.to_owned() };
-        Seniority::Claimed { tenure_ns, node, life: String::new(), cursor_ns, epoch: [0; 16] }
+        Seniority::Claimed { tenure_ns, node, life: String::new(), slices: 1, cursor_ns, epoch: [0; 16] }
     }
 
     #[test]

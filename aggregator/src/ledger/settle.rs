@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use crate::model::RowKind;
 
+/// Instance of rows that are of the device itself, or of what is in no instance.
+pub const WHOLE: i64 = 0;
 /// Owner of rows that have none.
 pub const NOBODY: i64 = 0;
 
-/// A row's key within its (slot, tenure).
-pub type Key = (i64, RowKind);
+/// A row's key within its (slot, tenure): instance, owner and kind.
+pub type Key = (i64, i64, RowKind);
 
 /// The figures of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,32 +39,41 @@ pub struct Extent {
 
 /// The ledger would not add up: a bug of ours, never a consequence of what an agent sent.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("slot does not add up: {held_ns} ns held, {covered_ns} ns covered, {existence_ns} ns in existence")]
+#[error(
+    "slot does not add up: {held_ns} ns held or idle in instances or stranded, {covered_ns} ns covered, \
+     {existence_ns} ns in existence"
+)]
 pub struct NotConserved {
+    /// Held, idle of instances, and stranded.
     pub held_ns: i64,
     pub covered_ns: i64,
     pub existence_ns: i64,
 }
 
 /// Works out idle, unobserved and rounding, and the cost of every row. `charge` prices slice-nanoseconds,
-/// rounding down; `None` = unpriced. Returns the device's price for the slot.
+/// rounding down; `None` = unpriced. Returns the device's price for the slot. Idle time of instances, and what is
+/// stranded, are measured as held time is; the device's own idle row is the rest.
 ///
 /// # Errors
-/// If held time exceeds coverage or coverage exceeds existence.
+/// If what is measured exceeds coverage, or coverage exceeds existence.
 pub fn settle(
     rows: &mut Rows,
     extent: Extent,
     charge: Option<&dyn Fn(i64) -> i64>,
 ) -> Result<Option<i64>, NotConserved> {
-    let held_ns: i64 =
-        rows.iter().filter(|((_, kind), _)| *kind == RowKind::Held).map(|(_, row)| row.time_ns).sum();
+    let measured = |(instance, _, kind): &Key| match kind {
+        RowKind::Held | RowKind::Stranded => true,
+        RowKind::Idle => *instance != WHOLE,
+        RowKind::Unobserved | RowKind::Rounding | RowKind::Intruder => false,
+    };
+    let held_ns: i64 = rows.iter().filter(|(key, _)| measured(key)).map(|(_, row)| row.time_ns).sum();
     let Extent { existence_ns, covered_ns } = extent;
     if held_ns > covered_ns || covered_ns > existence_ns {
         return Err(NotConserved { held_ns, covered_ns, existence_ns });
     }
     set_time(rows, RowKind::Idle, covered_ns - held_ns);
     set_time(rows, RowKind::Unobserved, existence_ns - covered_ns);
-    rows.remove(&(NOBODY, RowKind::Rounding));
+    rows.remove(&(WHOLE, NOBODY, RowKind::Rounding));
     let mut charged = 0;
     for row in rows.values_mut() {
         row.cost_nanos = charge.map_or(0, |charge| charge(row.time_ns));
@@ -71,17 +82,17 @@ pub fn settle(
     }
     let price_nanos = charge.map(|charge| charge(existence_ns));
     if let Some(left) = price_nanos.map(|price| price - charged).filter(|left| *left != 0) {
-        rows.insert((NOBODY, RowKind::Rounding), Row { cost_nanos: left, ..Row::default() });
+        rows.insert((WHOLE, NOBODY, RowKind::Rounding), Row { cost_nanos: left, ..Row::default() });
     }
     Ok(price_nanos)
 }
 
 /// Keeps what else the row holds (energy, unattributed use); a row of nothing is not kept.
 fn set_time(rows: &mut Rows, kind: RowKind, time_ns: i64) {
-    let row = rows.entry((NOBODY, kind)).or_default();
+    let row = rows.entry((WHOLE, NOBODY, kind)).or_default();
     row.time_ns = time_ns;
     if *row == (Row { cost_nanos: row.cost_nanos, unpriced_ns: row.unpriced_ns, ..Row::default() }) {
-        rows.remove(&(NOBODY, kind));
+        rows.remove(&(WHOLE, NOBODY, kind));
     }
 }
 
@@ -98,11 +109,12 @@ mod tests {
     #[test]
     fn the_worked_example_of_the_documentation_adds_up() {
         // 2 pods hold a GPU at 3 nano-dollars per 7 ns for 10 and 20 of 50 ns; 5 ns nobody saw.
-        let mut rows = Rows::from([((1, RowKind::Held), held(10)), ((2, RowKind::Held), held(20))]);
+        let mut rows =
+            Rows::from([((WHOLE, 1, RowKind::Held), held(10)), ((WHOLE, 2, RowKind::Held), held(20))]);
         let charge = |ns: i64| ns * 3 / 7;
         let price = settle(&mut rows, Extent { existence_ns: 50, covered_ns: 45 }, Some(&charge)).unwrap();
         assert_eq!(price, Some(21));
-        let cost = |owner, kind| rows[&(owner, kind)].cost_nanos;
+        let cost = |owner, kind| rows[&(WHOLE, owner, kind)].cost_nanos;
         assert_eq!(cost(1, RowKind::Held), 4);
         assert_eq!(cost(2, RowKind::Held), 8);
         assert_eq!(cost(NOBODY, RowKind::Idle), 6);
@@ -112,7 +124,7 @@ mod tests {
 
     #[test]
     fn settling_again_changes_nothing() {
-        let mut rows = Rows::from([((1, RowKind::Held), held(10))]);
+        let mut rows = Rows::from([((WHOLE, 1, RowKind::Held), held(10))]);
         let charge = |ns: i64| ns * 3 / 7;
         let extent = Extent { existence_ns: 50, covered_ns: 45 };
         settle(&mut rows, extent, Some(&charge)).unwrap();
@@ -123,7 +135,7 @@ mod tests {
 
     #[test]
     fn without_a_price_the_time_is_unpriced_and_costs_nothing() {
-        let mut rows = Rows::from([((1, RowKind::Held), held(10))]);
+        let mut rows = Rows::from([((WHOLE, 1, RowKind::Held), held(10))]);
         let price = settle(&mut rows, Extent { existence_ns: 50, covered_ns: 45 }, None).unwrap();
         assert_eq!(price, None);
         assert_eq!(rows.values().map(|row| row.unpriced_ns).sum::<i64>(), 50);
@@ -132,7 +144,7 @@ mod tests {
 
     #[test]
     fn more_held_than_covered_is_an_error_not_a_clamp() {
-        let mut rows = Rows::from([((1, RowKind::Held), held(10))]);
+        let mut rows = Rows::from([((WHOLE, 1, RowKind::Held), held(10))]);
         let extent = Extent { existence_ns: 50, covered_ns: 9 };
         assert!(settle(&mut rows, extent, None).is_err());
     }
@@ -150,10 +162,19 @@ mod tests {
             for owner in 1..rng.random_range(1..20) {
                 let time_ns = rng.random_range(0..=left);
                 left -= time_ns;
-                rows.insert((owner, RowKind::Held), held(time_ns));
+                rows.insert((WHOLE, owner, RowKind::Held), held(time_ns));
+                if rng.random_bool(0.3) {
+                    // An instance that nobody held meanwhile, or slices that none can be made of.
+                    let kind = if rng.random_bool(0.5) { RowKind::Idle } else { RowKind::Stranded };
+                    let instance = if kind == RowKind::Idle { owner } else { WHOLE };
+                    let time_ns = rng.random_range(0..=left);
+                    left -= time_ns;
+                    let row = rows.entry((instance, NOBODY, kind)).or_default();
+                    row.time_ns += time_ns;
+                }
                 if rng.random_bool(0.3) {
                     let busy_ns = rng.random_range(0..=2 * existence_ns);
-                    rows.insert((owner, RowKind::Intruder), Row { busy_ns, ..Row::default() });
+                    rows.insert((WHOLE, owner, RowKind::Intruder), Row { busy_ns, ..Row::default() });
                 }
             }
             let (num, den) = (rng.random_range(0..=10_i128.pow(13)), rng.random_range(1..=10_i128.pow(13)));
@@ -164,9 +185,9 @@ mod tests {
             let price = settle(&mut rows, Extent { existence_ns, covered_ns }, Some(&charge)).unwrap();
             assert_eq!(rows.values().map(|row| row.time_ns).sum::<i64>(), existence_ns);
             assert_eq!(rows.values().map(|row| row.cost_nanos).sum::<i64>(), price.unwrap());
-            let intruders = rows.iter().filter(|((_, kind), _)| *kind == RowKind::Intruder);
+            let intruders = rows.iter().filter(|((_, _, kind), _)| *kind == RowKind::Intruder);
             assert!(intruders.into_iter().all(|(_, row)| (row.cost_nanos, row.unpriced_ns) == (0, 0)));
-            let rounding = rows.get(&(NOBODY, RowKind::Rounding)).map_or(0, |row| row.cost_nanos);
+            let rounding = rows.get(&(WHOLE, NOBODY, RowKind::Rounding)).map_or(0, |row| row.cost_nanos);
             assert!(rounding >= 0 && rounding < i64::try_from(rows.len()).unwrap());
         }
     }

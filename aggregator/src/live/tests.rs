@@ -28,14 +28,18 @@ fn batch(end_s: i64, held_ns: u64) -> UsageBatch {
             pci_bus_id: String::new(),
             driver_version: String::new(),
         }],
+        instances: Vec::new(),
         owners: vec![Owner { kind: OwnerKind::Pod, pod: "train-0".into(), ..Owner::default() }],
         windows: vec![Window {
             device: 0,
             start_ns: (end_s - 10) * SECOND,
             end_ns: end_s * SECOND,
             idle_ns: whole - held_ns,
+            instance_idles: Vec::new(),
+            stranded_ns: 0,
             usages: vec![Usage {
                 owner: 0,
+                instance: None,
                 intruder: false,
                 held_ns,
                 busy_ns: held_ns / 2,
@@ -115,7 +119,7 @@ fn a_holder_by_allocation_is_idle_since_the_first_window_without_use() {
     let live = Live::default();
     let since = |now_s: i64| {
         let holdings = live.holdings(now_s * SECOND);
-        holdings.get(&(node("n1"), "GPU-1".to_owned())).map(|holders| holders[0].1)
+        holdings.get(&(node("n1"), "GPU-1".to_owned())).map(|holders| holders[0].idle_since_ns)
     };
     live.apply(&node("n1"), &allocated(100, 5), 100 * SECOND);
     assert_eq!(since(100), Some(None), "it is busy");

@@ -10,6 +10,7 @@ use tonnage_proto::rest::sentinel;
 
 use super::kept;
 use crate::live::Share;
+use crate::model::GpuTime;
 use crate::store::query::Sums;
 
 /// Namespaces (with their cluster) that have labels of their own: the dearest.
@@ -118,10 +119,10 @@ fn rates(shares: &[Share], rates: &GaugeVec, unpriced: &Gauge) {
 fn costs(costs: &Costs, dollars: &GaugeVec, unpriced: &GaugeVec) {
     let mut held = Vec::new();
     let mut rest: BTreeMap<[&str; 3], i128> = BTreeMap::new();
-    let mut unpriced_ns: BTreeMap<&str, i128> = BTreeMap::new();
+    let mut unpriced_time: BTreeMap<&str, GpuTime> = BTreeMap::new();
     for ((cluster, namespace), sums) in costs {
         let cluster = cluster.as_str();
-        *unpriced_ns.entry(cluster).or_default() += sums.unpriced_ns;
+        *unpriced_time.entry(cluster).or_default() += sums.unpriced;
         if !matches!(namespace.as_str(), sentinel::IDLE | sentinel::UNOBSERVED | sentinel::ROUNDING) {
             held.push(([cluster, namespace, "held"], sums.held_cost_nanos));
             continue;
@@ -138,8 +139,8 @@ fn costs(costs: &Costs, dollars: &GaugeVec, unpriced: &GaugeVec) {
     for (labels, nanos) in rest {
         dollars.with_label_values(&labels).set(billionths(nanos));
     }
-    for (cluster, ns) in unpriced_ns {
-        unpriced.with_label_values(&[cluster]).set(billionths(ns));
+    for (cluster, time) in unpriced_time {
+        unpriced.with_label_values(&[cluster]).set(billionths(time.ns()));
     }
 }
 
@@ -184,7 +185,11 @@ mod tests {
             (("c".to_owned(), "ml".to_owned()), held(1_500_000_000)),
             (
                 ("c".to_owned(), sentinel::IDLE.to_owned()),
-                Sums { idle_cost_nanos: 2_000_000_000, unpriced_ns: 5_000_000_000, ..Sums::default() },
+                Sums {
+                    idle_cost_nanos: 2_000_000_000,
+                    unpriced: GpuTime::of_slices(5_000_000_000, 1),
+                    ..Sums::default()
+                },
             ),
         ]
         .into();

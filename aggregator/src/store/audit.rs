@@ -4,7 +4,8 @@
 use rusqlite::{Connection, Row as SqlRow};
 
 use super::StoreError;
-use crate::model::{NodeName, Owner, OwnerKind, RowKind};
+use crate::ledger::settle::Key;
+use crate::model::{Instance, NodeName, Owner, OwnerKind, RowKind};
 
 mod unobserved;
 
@@ -36,6 +37,8 @@ pub struct BucketKey {
     pub device: String,
     pub node: NodeName,
     pub tenure_from_ns: i64,
+    /// `None` for rows that are of the device itself.
+    pub instance: Option<Instance>,
     /// `None` for rows that have no owner.
     pub owner: Option<Owner>,
     pub kind: RowKind,
@@ -132,9 +135,11 @@ pub fn buckets_from(
         "SELECT b.start, d.uuid, n.cluster, n.name, t.from_ns, b.owner, b.kind,
          o.kind, o.namespace, o.pod, o.pod_uid, o.container, o.container_id, o.job_id, o.step, o.unit, o.user,
          o.account, o.partition,
-         b.time_ns, b.busy_ns, b.memory_byte_seconds, b.energy_uj, b.cost_nanos, b.unpriced_ns
+         b.time_ns, b.busy_ns, b.memory_byte_seconds, b.energy_uj, b.cost_nanos, b.unpriced_ns, b.instance,
+         i.generation, i.gpu_instance, i.compute_instance, i.slices, i.uuid, i.profile, i.memory_bytes
          FROM {table} b JOIN tenure t ON t.id = b.tenure JOIN device d ON d.id = t.device
-         JOIN node n ON n.id = t.node LEFT JOIN owner o ON o.id = b.owner WHERE b.start >= ?1"
+         JOIN node n ON n.id = t.node LEFT JOIN owner o ON o.id = b.owner
+         LEFT JOIN instance i ON i.id = b.instance AND i.device = t.device WHERE b.start >= ?1"
     ))?;
     let mut rows = statement.query([from_ns])?;
     let mut count = 0_i64;
@@ -203,8 +208,22 @@ fn key(row: &SqlRow<'_>) -> rusqlite::Result<BucketKey> {
         device: row.get(1)?,
         node: NodeName { cluster: row.get(2)?, node: row.get(3)? },
         tenure_from_ns: row.get(4)?,
+        instance: if row.get::<_, i64>(25)? == 0 { None } else { Some(instance_of(row)?) },
         owner: if owner == 0 { None } else { Some(owner_of(row, 7)?) },
         kind: RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(6, kind))?,
+    })
+}
+
+fn instance_of(row: &SqlRow<'_>) -> rusqlite::Result<Instance> {
+    Ok(Instance {
+        device: row.get(1)?,
+        generation: row.get(26)?,
+        gpu_instance: row.get(27)?,
+        compute_instance: row.get(28)?,
+        slices: row.get(29)?,
+        uuid: row.get(30)?,
+        profile: row.get(31)?,
+        memory_bytes: row.get::<_, i64>(32)?.unsigned_abs(),
     })
 }
 
@@ -247,7 +266,7 @@ pub fn closed_until(db: &Connection) -> Result<i64, StoreError> {
     super::write::mark(db, super::write::Mark::ClosedUntil)
 }
 
-/// Hands every row of the slots in `[from_ns, to_ns)` to `each`: start, tenure, owner, kind; time, busy, memory,
+/// Hands every row of the slots in `[from_ns, to_ns)` to `each`: start, tenure, and the row's key; time, busy, memory,
 /// energy, cost and unpriced time.
 ///
 /// # Errors
@@ -256,21 +275,21 @@ pub fn closed_rows(
     db: &Connection,
     from_ns: i64,
     to_ns: i64,
-    mut each: impl FnMut((i64, i64, i64, RowKind), [i128; 6]),
+    mut each: impl FnMut((i64, i64, Key), [i128; 6]),
 ) -> Result<(), StoreError> {
     let mut statement = db.prepare(
-        "SELECT start, tenure, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos,
+        "SELECT start, tenure, instance, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos,
          unpriced_ns FROM slot WHERE start >= ?1 AND start < ?2",
     )?;
     let mut rows = statement.query([from_ns, to_ns])?;
     while let Some(row) = rows.next()? {
-        let kind: i64 = row.get(3)?;
-        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(3, kind))?;
+        let kind: i64 = row.get(4)?;
+        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(4, kind))?;
         let mut figures = [0; 6];
         for (at, figure) in figures.iter_mut().enumerate() {
-            *figure = i128::from(row.get::<_, i64>(4 + at)?);
+            *figure = i128::from(row.get::<_, i64>(5 + at)?);
         }
-        each((row.get(0)?, row.get(1)?, row.get(2)?, kind), figures);
+        each((row.get(0)?, row.get(1)?, (row.get(2)?, row.get(3)?, kind)), figures);
     }
     Ok(())
 }
@@ -313,6 +332,19 @@ pub fn log(db: &Connection, after: i64, limit: usize) -> Result<Vec<LogRecord>, 
             detail: row.get(7)?,
             sha256: row.get(8)?,
         })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Windows that a ledger of version 3 held back since they counted other slices than the device had there: such time is
+/// counted by now, but what was decided then stands.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn held_for_slices(db: &Connection) -> Result<std::collections::BTreeSet<(i64, usize)>, StoreError> {
+    let mut statement = db.prepare("SELECT journal, window FROM quarantine WHERE kind = 'slices'")?;
+    let rows = statement.query_map([], |row| {
+        Ok((row.get(0)?, usize::try_from(row.get::<_, i64>(1)?).unwrap_or(usize::MAX)))
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
-use crate::ledger::settle::{Key, Row};
+use crate::ledger::settle::{Key, Row, WHOLE};
 use crate::model::RowKind;
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -36,24 +36,17 @@ pub struct Posted {
 }
 
 impl Posted {
-    /// What a checkpoint hashes: every field, eight bytes each, least significant first.
+    /// What a checkpoint hashes: every field, eight bytes each, least significant first. An entry of an instance says so in
+    /// its kind, and the instance follows: so those of whole devices hash as they did before there were instances.
     fn hash_into(&self, hash: &mut Sha256) {
         let Row { time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns, .. } = self.row;
-        let (owner, kind) = self.key;
-        for field in [
-            self.id,
-            self.start_ns,
-            self.tenure,
-            owner,
-            i64::from(kind as u8),
-            time_ns,
-            busy_ns,
-            memory_byte_seconds,
-            energy_uj,
-            cost_nanos,
-            unpriced_ns,
-            self.corrects,
-        ] {
+        let (instance, owner, kind) = self.key;
+        let kind = i64::from(kind as u8);
+        let kind = if instance == WHOLE { vec![kind] } else { vec![kind | 1 << 32, instance] };
+        let before = [self.id, self.start_ns, self.tenure, owner];
+        let behind =
+            [time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns, self.corrects];
+        for field in before.into_iter().chain(kind).chain(behind) {
             hash.update(field.to_le_bytes());
         }
     }
@@ -124,48 +117,50 @@ pub fn is_incomplete(db: &Connection, until_ns: i64) -> Result<bool> {
 /// Posts what the rows of a (slot, tenure) differ by from all that is posted of it, under `checkpoint`.
 pub fn post(db: &Connection, start_ns: i64, tenure: i64, checkpoint: i64) -> Result<Vec<Posted>> {
     let mut statement = db.prepare_cached(
-        "SELECT owner, kind, SUM(time_ns), SUM(busy_ns), SUM(memory_byte_seconds), SUM(energy_uj),
+        "SELECT instance, owner, kind, SUM(time_ns), SUM(busy_ns), SUM(memory_byte_seconds), SUM(energy_uj),
          SUM(cost_nanos), SUM(unpriced_ns), MAX(first) FROM (
-            SELECT owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns,
+            SELECT instance, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns,
                 0 AS first FROM slot WHERE start = ?1 AND tenure = ?2
             UNION ALL
-            SELECT owner, kind, -time_ns, -busy_ns, -memory_byte_seconds, -energy_uj, -cost_nanos, -unpriced_ns,
+            SELECT instance, owner, kind, -time_ns, -busy_ns, -memory_byte_seconds, -energy_uj, -cost_nanos,
+                -unpriced_ns,
                 CASE corrects WHEN 0 THEN id ELSE corrects END FROM entry WHERE start = ?1 AND tenure = ?2)
-         GROUP BY owner, kind ORDER BY owner, kind",
+         GROUP BY instance, owner, kind ORDER BY instance, owner, kind",
     )?;
     let mut rows = statement.query([start_ns, tenure])?;
     let mut posted = Vec::new();
     while let Some(row) = rows.next()? {
-        let kind: i64 = row.get(1)?;
-        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(1, kind))?;
+        let kind: i64 = row.get(2)?;
+        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(2, kind))?;
         let difference = Row {
-            time_ns: row.get(2)?,
-            busy_ns: row.get(3)?,
-            memory_byte_seconds: row.get(4)?,
-            energy_uj: row.get(5)?,
+            time_ns: row.get(3)?,
+            busy_ns: row.get(4)?,
+            memory_byte_seconds: row.get(5)?,
+            energy_uj: row.get(6)?,
             method: 0,
-            cost_nanos: row.get(6)?,
-            unpriced_ns: row.get(7)?,
+            cost_nanos: row.get(7)?,
+            unpriced_ns: row.get(8)?,
         };
         if difference != Row::default() {
-            let key = (row.get(0)?, kind);
-            let corrects = row.get(8)?;
+            let key = (row.get(0)?, row.get(1)?, kind);
+            let corrects = row.get(9)?;
             posted.push(Posted { id: 0, checkpoint, start_ns, tenure, key, row: difference, corrects });
         }
     }
     for entry in &mut posted {
         let Posted { row, key, .. } = *entry;
         db.prepare_cached(
-            "INSERT INTO entry (checkpoint, start, tenure, owner, kind, time_ns, busy_ns, memory_byte_seconds,
-             energy_uj, cost_nanos, unpriced_ns, corrects)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            "INSERT INTO entry (checkpoint, start, tenure, instance, owner, kind, time_ns, busy_ns,
+             memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns, corrects)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?
         .execute(params![
             checkpoint,
             start_ns,
             tenure,
             key.0,
-            key.1 as u8,
+            key.1,
+            key.2 as u8,
             row.time_ns,
             row.busy_ns,
             row.memory_byte_seconds,
@@ -180,7 +175,7 @@ pub fn post(db: &Connection, start_ns: i64, tenure: i64, checkpoint: i64) -> Res
              time_ns = time_ns + excluded.time_ns, cost_nanos = cost_nanos + excluded.cost_nanos,
              unpriced_ns = unpriced_ns + excluded.unpriced_ns",
         )?
-        .execute(params![key.0, key.1 as u8, row.time_ns, row.cost_nanos, row.unpriced_ns])?;
+        .execute(params![key.1, key.2 as u8, row.time_ns, row.cost_nanos, row.unpriced_ns])?;
     }
     db.prepare_cached("DELETE FROM unposted WHERE start = ?1 AND tenure = ?2")?
         .execute([start_ns, tenure])?;
@@ -248,35 +243,35 @@ pub fn entries_from(db: &Connection, from_ns: i64) -> Result<Vec<Posted>> {
 
 fn entries(db: &Connection, which: &str, parameter: i64) -> Result<Vec<Posted>> {
     let mut statement = db.prepare_cached(&format!(
-        "SELECT id, checkpoint, start, tenure, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj,
+        "SELECT id, checkpoint, start, tenure, instance, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj,
          cost_nanos, unpriced_ns, corrects FROM entry {which}"
     ))?;
     let rows = statement.query_map([parameter], |row| {
-        let kind: i64 = row.get(5)?;
-        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(5, kind))?;
+        let kind: i64 = row.get(6)?;
+        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(6, kind))?;
         Ok(Posted {
             id: row.get(0)?,
             checkpoint: row.get(1)?,
             start_ns: row.get(2)?,
             tenure: row.get(3)?,
-            key: (row.get(4)?, kind),
+            key: (row.get(4)?, row.get(5)?, kind),
             row: Row {
-                time_ns: row.get(6)?,
-                busy_ns: row.get(7)?,
-                memory_byte_seconds: row.get(8)?,
-                energy_uj: row.get(9)?,
+                time_ns: row.get(7)?,
+                busy_ns: row.get(8)?,
+                memory_byte_seconds: row.get(9)?,
+                energy_uj: row.get(10)?,
                 method: 0,
-                cost_nanos: row.get(10)?,
-                unpriced_ns: row.get(11)?,
+                cost_nanos: row.get(11)?,
+                unpriced_ns: row.get(12)?,
             },
-            corrects: row.get(12)?,
+            corrects: row.get(13)?,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Sums of all entries ever posted: by owner and kind, time, cost and unpriced time.
-pub fn balances(db: &Connection) -> Result<Vec<(Key, [i64; 3])>> {
+pub fn balances(db: &Connection) -> Result<Vec<((i64, RowKind), [i64; 3])>> {
     let mut statement = db.prepare_cached(
         "SELECT owner, kind, time_ns, cost_nanos, unpriced_ns FROM balance ORDER BY owner, kind",
     )?;

@@ -21,24 +21,33 @@ pub struct TenureRecord {
     pub slices: u32,
     pub node_id: i64,
     pub node: NodeName,
+    /// The cloud's instance id, else the boot id.
+    pub life: String,
 }
 
 /// The store's number of a tenure, made at the first window that it is offered.
-pub fn tenure(db: &Connection, device: i64, node: i64, life: &str, claimed_ns: i64) -> Result<i64> {
+pub fn tenure(
+    db: &Connection,
+    (device, node, life, slices): (i64, i64, &str, u32),
+    claimed_ns: i64,
+) -> Result<i64> {
     db.prepare_cached(
-        "INSERT INTO tenure (device, node, life, claimed_ns) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+        "INSERT INTO tenure (device, node, life, slices, claimed_ns) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT DO NOTHING",
     )?
-    .execute(params![device, node, life, claimed_ns])?;
+    .execute(params![device, node, life, slices, claimed_ns])?;
     Ok(db
-        .prepare_cached("SELECT id FROM tenure WHERE device = ?1 AND node = ?2 AND life = ?3")?
-        .query_row(params![device, node, life], |row| row.get(0))?)
+        .prepare_cached(
+            "SELECT id FROM tenure WHERE device = ?1 AND node = ?2 AND life = ?3 AND slices = ?4",
+        )?
+        .query_row(params![device, node, life, slices], |row| row.get(0))?)
 }
 
 /// A tenure by its number.
 pub fn tenure_by_id(db: &Connection, tenure: i64) -> Result<TenureRecord> {
     Ok(db
         .prepare_cached(
-            "SELECT t.device, d.uuid, d.model, d.slices, t.node, n.cluster, n.name FROM tenure t
+            "SELECT t.device, d.uuid, d.model, t.slices, t.node, n.cluster, n.name, t.life FROM tenure t
              JOIN device d ON d.id = t.device JOIN node n ON n.id = t.node WHERE t.id = ?1",
         )?
         .query_row([tenure], |row| {
@@ -50,6 +59,7 @@ pub fn tenure_by_id(db: &Connection, tenure: i64) -> Result<TenureRecord> {
                 slices: row.get(3)?,
                 node_id: row.get(4)?,
                 node: NodeName { cluster: row.get(5)?, node: row.get(6)? },
+                life: row.get(7)?,
             })
         })?)
 }
@@ -68,7 +78,7 @@ pub fn seniority(db: &Connection, tenure: i64, cursor: i64) -> Result<Seniority>
     }
     Ok(db
         .prepare_cached(
-            "SELECT t.claimed_ns, n.cluster, n.name, t.life, l.first_ns, c.epoch FROM claim l
+            "SELECT t.claimed_ns, n.cluster, n.name, t.life, t.slices, l.first_ns, c.epoch FROM claim l
              JOIN tenure t ON t.id = l.tenure JOIN node n ON n.id = t.node JOIN cursor c ON c.id = l.cursor
              WHERE l.tenure = ?1 AND l.cursor = ?2",
         )?
@@ -77,8 +87,9 @@ pub fn seniority(db: &Connection, tenure: i64, cursor: i64) -> Result<Seniority>
                 tenure_ns: row.get(0)?,
                 node: NodeName { cluster: row.get(1)?, node: row.get(2)? },
                 life: row.get(3)?,
-                cursor_ns: row.get(4)?,
-                epoch: row.get::<_, [u8; 16]>(5)?,
+                slices: row.get(4)?,
+                cursor_ns: row.get(5)?,
+                epoch: row.get::<_, [u8; 16]>(6)?,
             })
         })?)
 }

@@ -34,6 +34,86 @@ DROP TABLE owner;
 ALTER TABLE owner_3 RENAME TO owner;
 ";
 
+/// Rows got the MIG instance that they are of, and a device's slices became those of its tenure. What is there was of
+/// whole devices.
+const FROM_3: &str = "
+CREATE TABLE instance (
+    id               INTEGER PRIMARY KEY,
+    device           INTEGER NOT NULL,
+    generation       INTEGER NOT NULL,
+    gpu_instance     INTEGER NOT NULL,
+    compute_instance INTEGER NOT NULL,
+    slices           INTEGER NOT NULL,
+    uuid             TEXT NOT NULL,
+    profile          TEXT NOT NULL,
+    memory_bytes     INTEGER NOT NULL,
+    UNIQUE (device, uuid, generation, gpu_instance, compute_instance, slices, profile, memory_bytes)
+);
+
+CREATE TABLE tenure_4 (
+    id               INTEGER PRIMARY KEY,
+    device           INTEGER NOT NULL,
+    node             INTEGER NOT NULL,
+    life             TEXT NOT NULL,
+    slices           INTEGER NOT NULL,
+    claimed_ns       INTEGER NOT NULL,
+    from_ns          INTEGER NOT NULL DEFAULT 0,
+    to_ns            INTEGER NOT NULL DEFAULT 0,
+    covered_until_ns INTEGER NOT NULL DEFAULT 0,
+    facts            INTEGER NOT NULL DEFAULT 0,
+    facts_ns         INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (device, node, life, slices)
+);
+INSERT INTO tenure_4 SELECT t.id, t.device, t.node, t.life, d.slices, t.claimed_ns, t.from_ns, t.to_ns,
+    t.covered_until_ns, t.facts, t.facts_ns FROM tenure t JOIN device d ON d.id = t.device;
+DROP TABLE tenure;
+ALTER TABLE tenure_4 RENAME TO tenure;
+CREATE INDEX tenure_device ON tenure (device, to_ns);
+ALTER TABLE device DROP COLUMN slices;
+
+ALTER TABLE entry RENAME TO entry_3;
+DROP INDEX entry_key;
+CREATE TABLE entry (
+    id                  INTEGER PRIMARY KEY,
+    checkpoint          INTEGER NOT NULL,
+    start               INTEGER NOT NULL,
+    tenure              INTEGER NOT NULL,
+    instance            INTEGER NOT NULL,
+    owner               INTEGER NOT NULL,
+    kind                INTEGER NOT NULL,
+    time_ns             INTEGER NOT NULL,
+    busy_ns             INTEGER NOT NULL,
+    memory_byte_seconds INTEGER NOT NULL,
+    energy_uj           INTEGER NOT NULL,
+    cost_nanos          INTEGER NOT NULL,
+    unpriced_ns         INTEGER NOT NULL,
+    corrects            INTEGER NOT NULL
+);
+INSERT INTO entry SELECT id, checkpoint, start, tenure, 0, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj,
+    cost_nanos, unpriced_ns, corrects FROM entry_3;
+DROP TABLE entry_3;
+CREATE INDEX entry_key ON entry (start, tenure, instance, owner, kind);
+";
+
+/// The tables of sums; each of them anew, since the key of a table without row ids cannot be changed.
+const SUMS_FROM_3: [&str; 3] = ["slot", "hour", "day"];
+
+fn sums_from_3(table: &str) -> String {
+    format!(
+        "ALTER TABLE {table} RENAME TO {table}_3;
+         CREATE TABLE {table} (
+             start INTEGER NOT NULL, tenure INTEGER NOT NULL, instance INTEGER NOT NULL, owner INTEGER NOT NULL,
+             kind INTEGER NOT NULL, time_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL,
+             memory_byte_seconds INTEGER NOT NULL, energy_uj INTEGER NOT NULL, method INTEGER NOT NULL,
+             cost_nanos INTEGER NOT NULL, unpriced_ns INTEGER NOT NULL,
+             PRIMARY KEY (start, tenure, instance, owner, kind)
+         ) WITHOUT ROWID;
+         INSERT INTO {table} SELECT start, tenure, 0, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj,
+             method, cost_nanos, unpriced_ns FROM {table}_3;
+         DROP TABLE {table}_3;"
+    )
+}
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
@@ -43,6 +123,12 @@ pub(super) fn up(db: &mut Connection) -> rusqlite::Result<()> {
     let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found == 2 {
         transaction.execute_batch(FROM_2)?;
+    }
+    if found <= 3 {
+        transaction.execute_batch(FROM_3)?;
+        for table in SUMS_FROM_3 {
+            transaction.execute_batch(&sums_from_3(table))?;
+        }
     }
     transaction.pragma_update(None, "user_version", schema::VERSION)?;
     transaction.commit()

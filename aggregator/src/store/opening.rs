@@ -28,6 +28,8 @@ pub struct Opening {
 pub struct OpeningDevice {
     pub uuid: String,
     pub model: String,
+    /// Of the device in all its tenures, as ledgers of version 3 wrote it; 0 since.
+    #[serde(default)]
     pub slices: u32,
     pub tenures: Vec<OpeningTenure>,
     /// Stays that began before the horizon: position in `tenures`, start, and end of coverage before the horizon.
@@ -40,6 +42,9 @@ pub struct OpeningTenure {
     pub cluster: String,
     pub node: String,
     pub life: String,
+    /// 0: those of the device.
+    #[serde(default)]
+    pub slices: u32,
     pub claimed_ns: i64,
     /// Epoch in hexadecimal, and the start of the first window that it offered.
     pub claims: Vec<(String, i64)>,

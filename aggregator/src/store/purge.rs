@@ -75,11 +75,11 @@ fn device_at(db: &Connection, device: i64, horizon_ns: i64) -> Result<Option<Ope
         .query_row([device, horizon_ns], |row| row.get(0))
         .optional()?;
     let Some(last_covered) = last_covered.filter(|_| !stays.is_empty()) else { return Ok(None) };
-    let (uuid, model, slices) = db
-        .prepare_cached("SELECT uuid, model, slices FROM device WHERE id = ?1")?
-        .query_row([device], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let (uuid, model) = db
+        .prepare_cached("SELECT uuid, model FROM device WHERE id = ?1")?
+        .query_row([device], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut statement = db.prepare_cached(
-        "SELECT t.id, n.cluster, n.name, t.life, t.claimed_ns, COALESCE(f.json, '') FROM tenure t
+        "SELECT t.id, n.cluster, n.name, t.life, t.claimed_ns, COALESCE(f.json, ''), t.slices FROM tenure t
          JOIN node n ON n.id = t.node LEFT JOIN facts f ON f.id = t.facts WHERE t.device = ?1 ORDER BY t.id",
     )?;
     let mut rows = statement.query([device])?;
@@ -94,6 +94,7 @@ fn device_at(db: &Connection, device: i64, horizon_ns: i64) -> Result<Option<Ope
             claimed_ns: row.get(4)?,
             claims: claims(db, id)?,
             facts: row.get(5)?,
+            slices: row.get(6)?,
         });
     }
     let position = |tenure: i64| ids.iter().position(|id| *id == tenure).unwrap_or(usize::MAX);
@@ -102,7 +103,8 @@ fn device_at(db: &Connection, device: i64, horizon_ns: i64) -> Result<Option<Ope
         (position(stay.tenure), stay.from_ns, covered_ns)
     });
     let stays = stays.collect();
-    Ok(Some(OpeningDevice { uuid, model, slices, tenures, stays, retired: existence::retired(db, device)? }))
+    let retired = existence::retired(db, device)?;
+    Ok(Some(OpeningDevice { uuid, model, slices: 0, tenures, stays, retired }))
 }
 
 fn claims(db: &Connection, tenure: i64) -> Result<Vec<(String, i64)>> {

@@ -1,11 +1,11 @@
-//! The schema of the ledger's store, version 3.
+//! The schema of the ledger's store, version 4.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
-//! a slot, hour or day in nanoseconds. Owner 0 stands for none. Kinds: `model::RowKind`, `model::OwnerKind`.
+//! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -67,19 +67,20 @@ CREATE TABLE device (
     uuid           TEXT NOT NULL UNIQUE,
     model          TEXT NOT NULL,
     memory_bytes   INTEGER NOT NULL,
-    slices         INTEGER NOT NULL,
     minor          INTEGER NOT NULL,
     pci_bus_id     TEXT NOT NULL,
     driver_version TEXT NOT NULL
 );
 
--- A device in one life of a node. Where it was in between is what its stays say.
+-- A device in one life of a node, cut into so many slices. Where it was in between is what its stays say.
 CREATE TABLE tenure (
     id               INTEGER PRIMARY KEY,
     device           INTEGER NOT NULL,
     node             INTEGER NOT NULL,
     -- the cloud's instance id where there is one, else the boot id
     life             TEXT NOT NULL,
+    -- compute slices of the device: another number once MIG is switched
+    slices           INTEGER NOT NULL,
     -- start of the first window that was ever offered: the elder tenure is believed
     claimed_ns       INTEGER NOT NULL,
     -- start of its first stay, end of its last; 0 while it has none
@@ -90,7 +91,7 @@ CREATE TABLE tenure (
     -- the node's facts at the purge horizon, and the start of the window that they are from
     facts            INTEGER NOT NULL DEFAULT 0,
     facts_ns         INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (device, node, life)
+    UNIQUE (device, node, life, slices)
 );
 CREATE INDEX tenure_device ON tenure (device, to_ns);
 
@@ -177,13 +178,29 @@ CREATE TABLE owner (
     UNIQUE (kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, user, account, partition)
 );
 
+-- A part of a partitioned device, in one life of it.
+CREATE TABLE instance (
+    id               INTEGER PRIMARY KEY,
+    device           INTEGER NOT NULL,
+    generation       INTEGER NOT NULL,
+    -- 2^32 - 1 if unknown
+    gpu_instance     INTEGER NOT NULL,
+    compute_instance INTEGER NOT NULL,
+    slices           INTEGER NOT NULL,
+    uuid             TEXT NOT NULL,
+    profile          TEXT NOT NULL,
+    memory_bytes     INTEGER NOT NULL,
+    UNIQUE (device, uuid, generation, gpu_instance, compute_instance, slices, profile, memory_bytes)
+);
+
 CREATE TABLE slot (
     start               INTEGER NOT NULL,
     tenure              INTEGER NOT NULL,
+    instance            INTEGER NOT NULL,
     owner               INTEGER NOT NULL,
     kind                INTEGER NOT NULL,
     time_ns             INTEGER NOT NULL,
-    -- of the idle row: use that no owner explains
+    -- of the device's idle row: use that no owner explains
     busy_ns             INTEGER NOT NULL,
     memory_byte_seconds INTEGER NOT NULL,
     energy_uj           INTEGER NOT NULL,
@@ -191,24 +208,24 @@ CREATE TABLE slot (
     cost_nanos          INTEGER NOT NULL,
     -- time_ns where the slot has no price, else 0
     unpriced_ns         INTEGER NOT NULL,
-    PRIMARY KEY (start, tenure, owner, kind)
+    PRIMARY KEY (start, tenure, instance, owner, kind)
 ) WITHOUT ROWID;
 
 -- Sums of slots, kept in the transaction that changes the slots.
 CREATE TABLE hour (
-    start INTEGER NOT NULL, tenure INTEGER NOT NULL, owner INTEGER NOT NULL, kind INTEGER NOT NULL,
-    time_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, memory_byte_seconds INTEGER NOT NULL,
+    start INTEGER NOT NULL, tenure INTEGER NOT NULL, instance INTEGER NOT NULL, owner INTEGER NOT NULL,
+    kind INTEGER NOT NULL, time_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, memory_byte_seconds INTEGER NOT NULL,
     energy_uj INTEGER NOT NULL, method INTEGER NOT NULL, cost_nanos INTEGER NOT NULL,
     unpriced_ns INTEGER NOT NULL,
-    PRIMARY KEY (start, tenure, owner, kind)
+    PRIMARY KEY (start, tenure, instance, owner, kind)
 ) WITHOUT ROWID;
 
 CREATE TABLE day (
-    start INTEGER NOT NULL, tenure INTEGER NOT NULL, owner INTEGER NOT NULL, kind INTEGER NOT NULL,
-    time_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, memory_byte_seconds INTEGER NOT NULL,
+    start INTEGER NOT NULL, tenure INTEGER NOT NULL, instance INTEGER NOT NULL, owner INTEGER NOT NULL,
+    kind INTEGER NOT NULL, time_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, memory_byte_seconds INTEGER NOT NULL,
     energy_uj INTEGER NOT NULL, method INTEGER NOT NULL, cost_nanos INTEGER NOT NULL,
     unpriced_ns INTEGER NOT NULL,
-    PRIMARY KEY (start, tenure, owner, kind)
+    PRIMARY KEY (start, tenure, instance, owner, kind)
 ) WITHOUT ROWID;
 
 -- Windows that were not folded, and why.
@@ -235,6 +252,7 @@ CREATE TABLE entry (
     checkpoint          INTEGER NOT NULL,
     start               INTEGER NOT NULL,
     tenure              INTEGER NOT NULL,
+    instance            INTEGER NOT NULL,
     owner               INTEGER NOT NULL,
     kind                INTEGER NOT NULL,
     time_ns             INTEGER NOT NULL,
@@ -246,7 +264,7 @@ CREATE TABLE entry (
     -- first entry of the same key; 0 for that one itself
     corrects            INTEGER NOT NULL
 );
-CREATE INDEX entry_key ON entry (start, tenure, owner, kind);
+CREATE INDEX entry_key ON entry (start, tenure, instance, owner, kind);
 
 -- (slot, tenure) of closed slots whose rows differ from what is posted, or may.
 CREATE TABLE unposted (

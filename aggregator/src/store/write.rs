@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 
 use super::StoreError;
 use crate::ledger::settle::{Extent, Key, Row, Rows};
-use crate::model::{Device, Id, NodeFacts, NodeName, Owner, RowKind};
+use crate::model::{Device, Id, Instance, NodeFacts, NodeName, Owner, RowKind};
 
 /// Kinds of journal entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,8 @@ macro_rules! row_params {
             $start,
             $tenure,
             $key.0,
-            $key.1 as u8,
+            $key.1,
+            $key.2 as u8,
             $row.time_ns,
             $row.busy_ns,
             $row.memory_byte_seconds,
@@ -127,7 +128,7 @@ macro_rules! add_sql {
         concat!(
             "INSERT INTO ",
             $table,
-            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO UPDATE SET
+            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO UPDATE SET
              time_ns = time_ns + excluded.time_ns, busy_ns = busy_ns + excluded.busy_ns,
              memory_byte_seconds = memory_byte_seconds + excluded.memory_byte_seconds,
              energy_uj = energy_uj + excluded.energy_uj, method = method | excluded.method,
@@ -245,11 +246,11 @@ pub fn journalled_hash(db: &Connection, node: i64, epoch: &Id, seq: u64) -> Resu
         .optional()?)
 }
 
-/// The store's number of a device and its slices as first seen; description brought up to date.
-pub fn device(db: &Connection, device: &Device) -> Result<(i64, u32)> {
+/// The store's number of a device; description brought up to date.
+pub fn device(db: &Connection, device: &Device) -> Result<i64> {
     db.prepare_cached(
-        "INSERT INTO device (uuid, model, memory_bytes, slices, minor, pci_bus_id, driver_version)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+        "INSERT INTO device (uuid, model, memory_bytes, minor, pci_bus_id, driver_version)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT (uuid) DO UPDATE SET minor = excluded.minor, pci_bus_id = excluded.pci_bus_id,
              driver_version = excluded.driver_version, memory_bytes = excluded.memory_bytes",
     )?
@@ -257,14 +258,38 @@ pub fn device(db: &Connection, device: &Device) -> Result<(i64, u32)> {
         device.uuid,
         device.model,
         sql_u64(device.memory_bytes)?,
-        device.slices,
         device.minor,
         device.pci_bus_id,
         device.driver_version
     ])?;
     Ok(db
-        .prepare_cached("SELECT id, slices FROM device WHERE uuid = ?1")?
-        .query_row([&device.uuid], |row| Ok((row.get(0)?, row.get(1)?)))?)
+        .prepare_cached("SELECT id FROM device WHERE uuid = ?1")?
+        .query_row([&device.uuid], |row| row.get(0))?)
+}
+
+/// The store's number of an instance of a device.
+pub fn instance(db: &Connection, device: i64, instance: &Instance) -> Result<i64> {
+    let values = params![
+        device,
+        instance.generation,
+        instance.gpu_instance,
+        instance.compute_instance,
+        instance.slices,
+        instance.uuid,
+        instance.profile,
+        sql_u64(instance.memory_bytes)?
+    ];
+    db.prepare_cached(
+        "INSERT INTO instance (device, generation, gpu_instance, compute_instance, slices, uuid, profile, memory_bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+    )?
+    .execute(values)?;
+    Ok(db
+        .prepare_cached(
+            "SELECT id FROM instance WHERE device = ?1 AND generation = ?2 AND gpu_instance = ?3
+             AND compute_instance = ?4 AND slices = ?5 AND uuid = ?6 AND profile = ?7 AND memory_bytes = ?8",
+        )?
+        .query_row(values, |row| row.get(0))?)
 }
 
 /// The store's number of a node's facts.
@@ -332,7 +357,7 @@ pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotState> {
         .optional()?;
     let Some(mut state) = state else { return Ok(SlotState::default()) };
     let mut statement = db.prepare_cached(
-        "SELECT owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, method, cost_nanos,
+        "SELECT instance, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, method, cost_nanos,
          unpriced_ns FROM slot WHERE start = ?1 AND tenure = ?2",
     )?;
     for row in statement.query_map([start_ns, tenure], slot_row)? {
@@ -343,18 +368,18 @@ pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotState> {
 }
 
 fn slot_row(row: &SqlRow<'_>) -> rusqlite::Result<(Key, Row)> {
-    let kind: i64 = row.get(1)?;
-    let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(1, kind))?;
+    let kind: i64 = row.get(2)?;
+    let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(2, kind))?;
     let figures = Row {
-        time_ns: row.get(2)?,
-        busy_ns: row.get(3)?,
-        memory_byte_seconds: row.get(4)?,
-        energy_uj: row.get(5)?,
-        method: row.get(6)?,
-        cost_nanos: row.get(7)?,
-        unpriced_ns: row.get(8)?,
+        time_ns: row.get(3)?,
+        busy_ns: row.get(4)?,
+        memory_byte_seconds: row.get(5)?,
+        energy_uj: row.get(6)?,
+        method: row.get(7)?,
+        cost_nanos: row.get(8)?,
+        unpriced_ns: row.get(9)?,
     };
-    Ok(((row.get(0)?, kind), figures))
+    Ok(((row.get(0)?, row.get(1)?, kind), figures))
 }
 
 /// Stores the state of a (slot, tenure) but for its rows. One without existence is not kept.
@@ -380,15 +405,19 @@ pub fn put_slot_state(db: &Connection, start_ns: i64, tenure: i64, state: &SlotS
 
 /// Stores one row of a slot as it is now.
 pub fn put_row(db: &Connection, start_ns: i64, tenure: i64, key: Key, row: &Row) -> Result<()> {
-    db.prepare_cached("INSERT OR REPLACE INTO slot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")?
-        .execute(row_params!(start_ns, tenure, key, row))?;
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO slot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+    )?
+    .execute(row_params!(start_ns, tenure, key, row))?;
     Ok(())
 }
 
 /// Removes a row that is nothing any more.
 pub fn remove_row(db: &Connection, start_ns: i64, tenure: i64, key: Key) -> Result<()> {
-    db.prepare_cached("DELETE FROM slot WHERE start = ?1 AND tenure = ?2 AND owner = ?3 AND kind = ?4")?
-        .execute(params![start_ns, tenure, key.0, key.1 as u8])?;
+    db.prepare_cached(
+        "DELETE FROM slot WHERE start = ?1 AND tenure = ?2 AND instance = ?3 AND owner = ?4 AND kind = ?5",
+    )?
+    .execute(params![start_ns, tenure, key.0, key.1, key.2 as u8])?;
     Ok(())
 }
 

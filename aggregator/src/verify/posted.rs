@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::Connection;
 
 use super::Report;
+use crate::ledger::settle::Key;
 use crate::model::RowKind;
 use crate::store::StoreError;
 use crate::store::audit;
 use crate::store::closing::{self, Posted};
 use crate::store::opening::Opening;
 
-type SlotKey = (i64, i64, i64, RowKind);
+type SlotKey = (i64, i64, Key);
 
 /// Checks everything that is posted behind checkpoint `after`.
 pub(super) fn check(
@@ -40,7 +41,7 @@ fn against_slots(
     let waiting: BTreeSet<(i64, i64)> = closing::unposted(db, u32::MAX)?.into_iter().collect();
     let mut sums: BTreeMap<SlotKey, [i128; 6]> = BTreeMap::new();
     for entry in entries {
-        let sum = sums.entry((entry.start_ns, entry.tenure, entry.key.0, entry.key.1)).or_default();
+        let sum = sums.entry((entry.start_ns, entry.tenure, entry.key)).or_default();
         for (sum, figure) in sum.iter_mut().zip(figures(entry)) {
             *sum += figure;
         }
@@ -76,8 +77,7 @@ fn figures(entry: &Posted) -> [i128; 6] {
 fn corrections(entries: &[Posted], report: &mut Report) {
     let mut firsts: BTreeMap<SlotKey, i64> = BTreeMap::new();
     for entry in entries {
-        let first =
-            *firsts.entry((entry.start_ns, entry.tenure, entry.key.0, entry.key.1)).or_insert(entry.id);
+        let first = *firsts.entry((entry.start_ns, entry.tenure, entry.key)).or_insert(entry.id);
         let expected = if first == entry.id { 0 } else { first };
         if entry.corrects != expected {
             report.note(|| format!("entry {} corrects {}, not {expected}", entry.id, entry.corrects));
@@ -121,7 +121,7 @@ fn balances(
         }
     }
     for entry in entries {
-        let sum = sums.entry(entry.key).or_default();
+        let sum = sums.entry((entry.key.1, entry.key.2)).or_default();
         for (sum, figure) in
             sum.iter_mut().zip([entry.row.time_ns, entry.row.cost_nanos, entry.row.unpriced_ns])
         {

@@ -13,9 +13,9 @@ use tonnage_proto::limits::{CLAIM_NS_MAX, CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MA
 use tonnage_proto::metering as pb;
 use tonnage_proto::metering::ack::Outcome;
 
-use super::measured::{Measured, owner, priced};
+use super::measured::{Measured, instance, owner, priced};
 use super::{Report, parse_book};
-use crate::model::{NodeFacts, NodeName, Order, Owner};
+use crate::model::{Instance, NodeFacts, NodeName, Order, Owner};
 use crate::prices::{Book, PriceFacts, Rate};
 use crate::store::StoreError;
 use crate::store::audit::{self, Bucket, BucketKey, Entry};
@@ -32,7 +32,12 @@ pub(super) struct Recomputed {
     horizon_ns: i64,
     existence_until_ns: i64,
     batches_by_entry: BTreeMap<i64, BatchFacts>,
+    /// Windows that an earlier version held back for their slices.
+    held_for_slices: BTreeSet<(i64, usize)>,
 }
+
+/// A node's life, and into how many slices the device is cut there.
+type Place = (NodeName, String, u32);
 
 /// What all windows of a batch share.
 struct BatchFacts {
@@ -40,13 +45,13 @@ struct BatchFacts {
     life: String,
     facts: NodeFacts,
     owners: Vec<Owner>,
+    instances: Vec<Instance>,
 }
 
 /// One device's life.
 pub(super) struct Device {
     model: String,
-    slices: i64,
-    tenures: BTreeMap<(NodeName, String), Tenure>,
+    tenures: BTreeMap<Place, Tenure>,
     frozen: Vec<Stay>,
     retired: Vec<i64>,
     offers: Vec<Offered>,
@@ -67,6 +72,8 @@ struct Offered {
     entry: i64,
     at: usize,
     epoch: Vec<u8>,
+    /// Of the device, by this batch.
+    slices: u32,
     window: pb::Window,
     /// By a person's order.
     ordered: bool,
@@ -76,7 +83,7 @@ struct Offered {
 
 #[derive(Clone)]
 struct Stay {
-    tenure: (NodeName, String),
+    tenure: Place,
     from_ns: i64,
     covered_ns: i64,
     to_ns: i64,
@@ -92,6 +99,7 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
         horizon_ns: i64::MIN,
         existence_until_ns: 0,
         batches_by_entry: BTreeMap::new(),
+        held_for_slices: audit::held_for_slices(db)?,
     };
     if let Some(opening) = opening {
         ledger.open(opening)?;
@@ -145,6 +153,7 @@ impl Recomputed {
                 labels: facts.labels.into_iter().collect(),
             },
             owners: batch.owners.iter().map(owner).collect(),
+            instances: batch.instances.iter().map(|of| instance(of, &batch.devices)).collect(),
         };
         for (at, window) in batch.windows.into_iter().enumerate() {
             // What lies before the horizon is in the opening.
@@ -153,7 +162,7 @@ impl Recomputed {
             }
             let described = &batch.devices[window.device as usize];
             let device = self.devices.entry(described.uuid.clone()).or_insert_with(|| Device::new(described));
-            if i64::from(described.slices) != device.slices {
+            if self.held_for_slices.contains(&(entry.id, at)) {
                 self.held_back.insert((entry.id, at));
                 continue;
             }
@@ -163,10 +172,11 @@ impl Recomputed {
                 || entry.skew_ns < -CLOCK_BEHIND_NS_MAX;
             if !excluded {
                 let claimed_ns = window.start_ns.max(entry.at_ns - CLAIM_NS_MAX);
-                device.claim(&known, &entry.epoch, claimed_ns);
+                device.claim(&known, described.slices, &entry.epoch, claimed_ns);
             }
             let epoch = entry.epoch.clone();
-            device.offers.push(Offered { entry: entry.id, at, epoch, window, ordered: false, excluded });
+            let (entry, slices) = (entry.id, described.slices);
+            device.offers.push(Offered { entry, at, epoch, slices, window, ordered: false, excluded });
         }
         self.batches_by_entry.insert(entry.id, known);
         Ok(())
@@ -189,9 +199,9 @@ impl Recomputed {
                     let found = device.offers.iter().position(|o| (o.entry, o.at) == (journal, window));
                     let Some(found) = found else { continue };
                     if let Some(known) = self.batches_by_entry.get(&journal) {
-                        let (epoch, start_ns) =
-                            (device.offers[found].epoch.clone(), device.offers[found].window.start_ns);
-                        device.claim(known, &epoch, start_ns);
+                        let Offered { epoch, slices, window, .. } = &device.offers[found];
+                        let (epoch, slices, start_ns) = (epoch.clone(), *slices, window.start_ns);
+                        device.claim(known, slices, &epoch, start_ns);
                     }
                     device.offers[found].ordered = true;
                 }
@@ -224,15 +234,16 @@ impl Recomputed {
             let nothing = Measured::default();
             let measured = device.tenures[place].slots.get(&start_ns).unwrap_or(&nothing);
             let slot = priced(measured, existence_ns, rate);
-            if let Some(((_, kind), row)) = slot.iter().find(|(_, row)| row.time_ns < 0) {
+            if let Some(((_, _, kind), row)) = slot.iter().find(|(_, row)| row.time_ns < 0) {
                 report.note(|| format!("{kind:?} of {uuid} in slot {start_ns} is {} ns", row.time_ns));
             }
-            for ((owner, kind), bucket) in slot {
+            for ((instance, owner, kind), bucket) in slot {
                 let key = BucketKey {
                     start_ns,
                     device: uuid.to_owned(),
                     node: place.0.clone(),
                     tenure_from_ns: device.tenure_from_ns(place),
+                    instance,
                     owner,
                     kind,
                 };
@@ -254,7 +265,7 @@ impl Recomputed {
         found
     }
 
-    fn each_slot(&self, mut each: impl FnMut(&str, &Device, &(NodeName, String), i64, i128, Option<Rate>)) {
+    fn each_slot(&self, mut each: impl FnMut(&str, &Device, &Place, i64, i128, Option<Rate>)) {
         for (uuid, device) in &self.devices {
             for place in device.tenures.keys() {
                 for (start_ns, existence_ns) in device.existence(place, self.horizon_ns) {
@@ -270,7 +281,6 @@ impl Device {
     fn new(described: &pb::Device) -> Self {
         Self {
             model: described.model.clone(),
-            slices: i64::from(described.slices),
             tenures: BTreeMap::new(),
             frozen: Vec::new(),
             retired: Vec::new(),
@@ -285,7 +295,8 @@ impl Device {
         let mut places = Vec::new();
         for tenure in &opening.tenures {
             let node = NodeName { cluster: tenure.cluster.clone(), node: tenure.node.clone() };
-            let place = (node, tenure.life.clone());
+            let slices = if tenure.slices == 0 { opening.slices } else { tenure.slices };
+            let place = (node, tenure.life.clone(), slices);
             let mut facts = BTreeMap::new();
             if !tenure.facts.is_empty() {
                 let known = serde_json::from_str(&tenure.facts).map_err(|e| damaged(e.to_string()))?;
@@ -303,7 +314,6 @@ impl Device {
         });
         Ok(Self {
             model: opening.model.clone(),
-            slices: i64::from(opening.slices),
             tenures,
             frozen: frozen.collect::<Result<_, StoreError>>()?,
             retired: opening.retired.clone(),
@@ -312,8 +322,8 @@ impl Device {
         })
     }
 
-    fn claim(&mut self, batch: &BatchFacts, epoch: &[u8], start_ns: i64) {
-        let place = (batch.node.clone(), batch.life.clone());
+    fn claim(&mut self, batch: &BatchFacts, slices: u32, epoch: &[u8], start_ns: i64) {
+        let place = (batch.node.clone(), batch.life.clone(), slices);
         let tenure =
             self.tenures.entry(place).or_insert_with(|| Tenure { claimed_ns: start_ns, ..Tenure::default() });
         tenure.claims.entry(epoch.to_vec()).or_insert(start_ns);
@@ -324,10 +334,10 @@ impl Device {
         &mut self,
         batches: &BTreeMap<i64, BatchFacts>,
         held_back: &mut BTreeSet<(i64, usize)>,
-    ) -> BTreeMap<i64, (i64, (NodeName, String))> {
+    ) -> BTreeMap<i64, (i64, Place)> {
         let mut offers = std::mem::take(&mut self.offers);
         offers.sort_by(|one, two| self.seniority(batches, one, two));
-        let mut covered: BTreeMap<i64, (i64, (NodeName, String))> = BTreeMap::new();
+        let mut covered: BTreeMap<i64, (i64, Place)> = BTreeMap::new();
         for offer in &offers {
             let (from_ns, to_ns) = (offer.window.start_ns, end_of(&offer.window));
             let taken = covered.range(..to_ns).next_back().is_some_and(|(_, (end_ns, _))| *end_ns > from_ns);
@@ -336,12 +346,16 @@ impl Device {
                 continue;
             }
             let batch = &batches[&offer.entry];
-            let place = (batch.node.clone(), batch.life.clone());
+            let place = (batch.node.clone(), batch.life.clone(), offer.slices);
             covered.insert(from_ns, (to_ns, place.clone()));
-            let slices = i128::from(self.slices);
             let Some(tenure) = self.tenures.get_mut(&place) else { continue };
             tenure.facts.insert(from_ns, batch.facts.clone());
-            tenure.slots.entry(slot_of(from_ns)).or_default().add(&offer.window, &batch.owners, slices);
+            tenure.slots.entry(slot_of(from_ns)).or_default().add(
+                &offer.window,
+                &batch.owners,
+                &batch.instances,
+                i128::from(offer.slices),
+            );
         }
         covered
     }
@@ -349,7 +363,7 @@ impl Device {
     fn seniority(&self, batches: &BTreeMap<i64, BatchFacts>, one: &Offered, two: &Offered) -> Ordering {
         let key = |offer: &Offered| {
             let batch = &batches[&offer.entry];
-            let place = (batch.node.clone(), batch.life.clone());
+            let place = (batch.node.clone(), batch.life.clone(), offer.slices);
             let claims = self.tenures.get(&place).map(|tenure| {
                 let first_ns = tenure.claims.get(&offer.epoch).copied().unwrap_or(i64::MAX);
                 (tenure.claimed_ns, place, first_ns, offer.epoch.clone())
@@ -360,7 +374,7 @@ impl Device {
     }
 
     /// Works out the stays from what is covered.
-    fn stay(&mut self, covered: &BTreeMap<i64, (i64, (NodeName, String))>) {
+    fn stay(&mut self, covered: &BTreeMap<i64, (i64, Place)>) {
         let mut stays = self.frozen.clone();
         for (from_ns, (to_ns, place)) in covered {
             let goes_on = stays.last().is_some_and(|last: &Stay| {
@@ -388,7 +402,9 @@ impl Device {
             let retired = self.retired.iter().find(|at| stay.covered_ns <= **at && **at <= until_ns);
             let here = next.as_ref().is_none_or(|next| next.tenure.0 == stay.tenure.0);
             let slot = slot_of(stay.covered_ns - 1);
-            let lasts = here && book.lasts(&self.price_facts(&stay.tenure, slot), slot);
+            // MIG was switched: the same boot goes on.
+            let goes_on = next.as_ref().is_some_and(|next| next.tenure.1 == stay.tenure.1);
+            let lasts = here && (goes_on || book.lasts(&self.price_facts(&stay.tenure, slot), slot));
             self.stays[at].to_ns = match (retired, next) {
                 (Some(at_ns), _) => *at_ns,
                 (None, Some(next)) if lasts => next.from_ns,
@@ -398,18 +414,18 @@ impl Device {
         }
     }
 
-    fn tenure_from_ns(&self, place: &(NodeName, String)) -> i64 {
+    fn tenure_from_ns(&self, place: &Place) -> i64 {
         self.stays.iter().filter(|stay| stay.tenure == *place).map(|stay| stay.from_ns).min().unwrap_or(0)
     }
 
     /// Slots at or behind the horizon in which a tenure existed, and for how long.
-    fn existence(&self, place: &(NodeName, String), horizon_ns: i64) -> BTreeMap<i64, i128> {
+    fn existence(&self, place: &Place, horizon_ns: i64) -> BTreeMap<i64, i128> {
         let mut slots = BTreeMap::new();
         for stay in self.stays.iter().filter(|stay| stay.tenure == *place) {
             let mut start_ns = slot_of(stay.from_ns.max(horizon_ns));
             while start_ns < stay.to_ns {
                 let length_ns = stay.to_ns.min(start_ns + SLOT_NS) - stay.from_ns.max(start_ns);
-                *slots.entry(start_ns).or_default() += i128::from(length_ns) * i128::from(self.slices);
+                *slots.entry(start_ns).or_default() += i128::from(length_ns) * i128::from(place.2);
                 start_ns += SLOT_NS;
             }
         }
@@ -417,7 +433,7 @@ impl Device {
     }
 
     /// A slot is priced by the facts of the last window that began before its end.
-    fn price_facts<'a>(&'a self, place: &'a (NodeName, String), start_ns: i64) -> PriceFacts<'a> {
+    fn price_facts<'a>(&'a self, place: &'a Place, start_ns: i64) -> PriceFacts<'a> {
         static UNKNOWN: std::sync::LazyLock<NodeFacts> = std::sync::LazyLock::new(NodeFacts::default);
         let known = self
             .tenures
@@ -431,8 +447,8 @@ impl Device {
         }
     }
 
-    fn rate(&self, book: &Book, place: &(NodeName, String), start_ns: i64) -> Option<Rate> {
-        book.rate(&self.price_facts(place, start_ns), start_ns, u32::try_from(self.slices).ok()?)
+    fn rate(&self, book: &Book, place: &Place, start_ns: i64) -> Option<Rate> {
+        book.rate(&self.price_facts(place, start_ns), start_ns, place.2)
     }
 }
 

@@ -4,8 +4,8 @@
 //! hundred and thirty in memory, for each stream that sends it, before the first limit were looked at.
 
 use tonnage_proto::limits::{
-    DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, LABELS_PER_NODE_MAX, OWNERS_PER_BATCH_MAX,
-    USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX,
+    DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, INSTANCES_PER_BATCH_MAX, LABELS_PER_NODE_MAX,
+    OWNERS_PER_BATCH_MAX, USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX,
 };
 
 /// Numbers of fields in `metering.proto`.
@@ -14,8 +14,10 @@ const DEVICES: u64 = 10;
 const OWNERS: u64 = 11;
 const WINDOWS: u64 = 12;
 const GAPS: u64 = 14;
+const INSTANCES: u64 = 15;
 const FACTS_LABELS: u64 = 5;
 const WINDOW_USAGES: u64 = 5;
+const WINDOW_INSTANCE_IDLES: u64 = 10;
 
 /// # Errors
 /// The list that is too long, or that these bytes are no message.
@@ -25,6 +27,7 @@ pub(super) fn check(payload: &[u8]) -> Result<(), String> {
         (OWNERS, "owners", OWNERS_PER_BATCH_MAX),
         (WINDOWS, "windows", WINDOWS_PER_BATCH_MAX),
         (GAPS, "gaps", GAPS_PER_BATCH_MAX),
+        (INSTANCES, "instances", INSTANCES_PER_BATCH_MAX),
     ]
     .map(|(field, name, most)| (field, List { name, count: 0, most }));
     // A message that comes twice is merged: its labels add up.
@@ -34,17 +37,14 @@ pub(super) fn check(payload: &[u8]) -> Result<(), String> {
         if let Some((_, list)) = lists.iter_mut().find(|(number, _)| *number == field) {
             list.add()?;
         }
-        let (inner, number) = match field {
-            FACTS => (&mut labels, FACTS_LABELS),
-            WINDOWS => (
-                &mut List { name: "windows[..].usages", count: 0, most: USAGES_PER_WINDOW_MAX },
-                WINDOW_USAGES,
-            ),
-            _ => continue,
-        };
-        for entry in entries(bytes) {
-            if entry?.0 == number {
-                inner.add()?;
+        let mut usages = List { name: "windows[..].usages", count: 0, most: USAGES_PER_WINDOW_MAX };
+        let mut idles = List { name: "windows[..].instance_idles", count: 0, most: USAGES_PER_WINDOW_MAX };
+        for entry in entries(bytes).take_while(|_| matches!(field, FACTS | WINDOWS)) {
+            match (field, entry?.0) {
+                (FACTS, FACTS_LABELS) => labels.add()?,
+                (WINDOWS, WINDOW_USAGES) => usages.add()?,
+                (WINDOWS, WINDOW_INSTANCE_IDLES) => idles.add()?,
+                _ => {}
             }
         }
     }
@@ -123,7 +123,9 @@ mod tests {
 
     #[test]
     fn a_megabyte_of_empty_entries_is_refused_by_its_list_before_it_is_decoded() {
-        for (field, name) in [(10, "devices"), (11, "owners"), (12, "windows"), (14, "gaps")] {
+        for (field, name) in
+            [(10, "devices"), (11, "owners"), (12, "windows"), (14, "gaps"), (15, "instances")]
+        {
             let bomb = [field << 3 | 2, 0].repeat(1 << 19);
             let error = check(&bomb).unwrap_err();
             assert!(error.starts_with(&format!("Batch.{name}: over")), "{error}");
@@ -131,6 +133,10 @@ mod tests {
         let window = pb::Window { usages: vec![pb::Usage::default(); 513], ..pb::Window::default() };
         let batch = pb::Batch { windows: vec![window], ..pb::Batch::default() };
         assert!(check(&batch.encode_to_vec()).unwrap_err().contains("usages"));
+        let instance_idles = vec![pb::InstanceIdle::default(); 513];
+        let window = pb::Window { instance_idles, ..pb::Window::default() };
+        let batch = pb::Batch { windows: vec![window], ..pb::Batch::default() };
+        assert!(check(&batch.encode_to_vec()).unwrap_err().contains("instance_idles"));
         // Thirteen facts of five labels each become one of 65.
         let mut bytes = Vec::new();
         for facts in 0..13 {

@@ -8,7 +8,7 @@ use crate::output::number::{hour_places, hours, kilowatt_hours, money, percent, 
 use crate::output::{Grid, left, right};
 
 /// Groupings that the device has, whoever holds it: then each row has idle time of its own.
-const OF_DEVICES: [&str; 4] = ["cluster", "node", "device", "model"];
+const OF_DEVICES: [&str; 6] = ["cluster", "node", "device", "model", "instance", "profile"];
 
 /// The request's parameters; what is not given is left to the server.
 pub(super) fn query(cost: &Cost) -> Vec<(&'static str, String)> {
@@ -22,6 +22,8 @@ pub(super) fn query(cost: &Cost) -> Vec<(&'static str, String)> {
         ("partition", cost.partition.clone()),
         ("node", cost.node.clone()),
         ("cluster", cost.cluster.clone()),
+        ("device", cost.device.clone()),
+        ("profile", cost.profile.clone()),
         ("idle", cost.no_idle.then(|| "false".to_owned())),
         ("limit", cost.limit.map(|limit| limit.to_string())),
     ];

@@ -3,7 +3,7 @@
 use tonnage_proto::decimal;
 use tonnage_proto::rest::{HeldIdleRow, IdleAnswer, IntruderRow, OwnerName, UnattributedRow};
 
-use super::live::{owner, owner_cells};
+use super::live::{OWNER, PLACE, gpu, owner, owner_cells};
 use crate::args::Idle;
 use crate::output::number::{hour_places, hours, kilowatt_hours, money, percent, places};
 use crate::output::{Grid, left, right};
@@ -20,6 +20,8 @@ pub(super) fn query(idle: Idle) -> Vec<(&'static str, String)> {
         ("partition", idle.partition),
         ("node", idle.node),
         ("cluster", idle.cluster),
+        ("device", idle.device),
+        ("profile", idle.profile),
         ("limit", idle.limit.map(|limit| limit.to_string())),
     ])
 }
@@ -41,7 +43,8 @@ pub(super) fn grid(answer: &IdleAnswer) -> Grid {
         .held_idle
         .iter()
         .map(|row| {
-            let mut cells = vec![owner(&row.owner), row.node.clone(), row.device.clone()];
+            let gpu = gpu(&row.device, &row.instance, &row.profile);
+            let mut cells = vec![owner(&row.owner), row.node.clone(), gpu];
             cells.push(hours(&row.held_seconds, hour_places));
             cells.extend(idle(row));
             cells.push(match (&row.idle_since, row.holding_now) {
@@ -101,7 +104,7 @@ fn intruders(rows: &[IntruderRow]) -> Grid {
         vec![
             owner(&row.owner),
             row.node.clone(),
-            row.device.clone(),
+            gpu(&row.device, &row.instance, &row.profile),
             row.holder.as_ref().map_or_else(|| "?".to_owned(), owner),
             if row.busy_known { hours(&row.busy_seconds, 4) } else { "?".to_owned() },
             kilowatt_hours(&row.energy_joules),
@@ -136,25 +139,8 @@ fn positive(decimal: &str) -> bool {
     decimal::to_nanos(decimal).is_some_and(|nanos| nanos > 0)
 }
 
-/// Columns of the CSV: which list, whose and where, and figures.
-const HEADER: [&str; 30] = [
-    "list",
-    "cluster",
-    "node",
-    "device",
-    "model",
-    "kind",
-    "namespace",
-    "pod",
-    "pod_uid",
-    "container",
-    "container_id",
-    "job",
-    "step",
-    "unit",
-    "user",
-    "account",
-    "partition",
+/// Columns of the CSV behind which list, where and whose.
+const FIGURES: [&str; 13] = [
     "holder",
     "busy_known",
     "held_seconds",
@@ -172,7 +158,7 @@ const HEADER: [&str; 30] = [
 
 /// One table of all three lists; what a list does not have is empty.
 pub(super) fn csv(answer: &IdleAnswer) -> Vec<Vec<String>> {
-    let line = |list: &str, place: [&String; 4], name: OwnerName, rest: [String; 12]| {
+    let line = |list: &str, place: [&String; 6], name: OwnerName, rest: [String; 12]| {
         let mut cells = vec![list.to_owned()];
         cells.extend(place.map(Clone::clone));
         cells.extend(owner_cells(name));
@@ -181,7 +167,8 @@ pub(super) fn csv(answer: &IdleAnswer) -> Vec<Vec<String>> {
         cells
     };
     let none = String::new;
-    let mut rows = vec![HEADER.map(str::to_owned).to_vec()];
+    let header = ["list"].into_iter().chain(PLACE).chain(OWNER).chain(FIGURES);
+    let mut rows = vec![header.map(str::to_owned).collect()];
     rows.extend(answer.held_idle.iter().cloned().map(|row| {
         let rest = [
             none(),
@@ -197,7 +184,8 @@ pub(super) fn csv(answer: &IdleAnswer) -> Vec<Vec<String>> {
             none(),
             none(),
         ];
-        line("held_idle", [&row.cluster, &row.node, &row.device, &row.model], row.owner, rest)
+        let place = [&row.cluster, &row.node, &row.device, &row.model, &row.instance, &row.profile];
+        line("held_idle", place, row.owner, rest)
     }));
     rows.extend(answer.intruders.iter().cloned().map(|row| {
         let rest = [
@@ -214,14 +202,16 @@ pub(super) fn csv(answer: &IdleAnswer) -> Vec<Vec<String>> {
             row.first,
             row.last,
         ];
-        line("intruder", [&row.cluster, &row.node, &row.device, &row.model], row.owner, rest)
+        let place = [&row.cluster, &row.node, &row.device, &row.model, &row.instance, &row.profile];
+        line("intruder", place, row.owner, rest)
     }));
     rows.extend(answer.unattributed.iter().cloned().map(|row| {
         let mut rest: [String; 12] = Default::default();
         rest[2] = row.unowned_held_seconds;
         rest[3] = row.busy_unattributed_seconds;
         rest[6] = row.unowned_cost;
-        line("unattributed", [&row.cluster, &row.node, &row.device, &row.model], OwnerName::default(), rest)
+        let place = [&row.cluster, &row.node, &row.device, &row.model, &none(), &none()];
+        line("unattributed", place, OwnerName::default(), rest)
     }));
     rows
 }
@@ -237,6 +227,8 @@ mod tests {
             node: "n1".into(),
             device: "GPU-1".into(),
             model: "H100".into(),
+            instance: String::new(),
+            profile: String::new(),
             owner: OwnerName {
                 kind: "pod".into(),
                 namespace: "ml".into(),
@@ -260,6 +252,8 @@ mod tests {
             node: "n1".into(),
             device: "GPU-1".into(),
             model: "H100".into(),
+            instance: String::new(),
+            profile: String::new(),
             owner: OwnerName { kind: "user".into(), user: "eve".into(), ..OwnerName::default() },
             holder: None,
             busy_known: true,
@@ -316,6 +310,6 @@ user eve  n1    GPU-1  ?        0.1000  1.000  f           l
         assert!(rows.iter().all(|row| row.len() == rows[0].len()));
         let lists: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
         assert_eq!(lists, ["list", "held_idle", "held_idle", "intruder"]);
-        assert_eq!((rows[1][21].as_str(), rows[2][21].as_str()), ("5400.000000000", ""));
+        assert_eq!((rows[1][23].as_str(), rows[2][23].as_str()), ("5400.000000000", ""));
     }
 }

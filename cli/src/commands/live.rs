@@ -21,11 +21,21 @@ pub(super) fn grid(answer: &LiveAnswer) -> Grid {
         right("age s"),
     ];
     let rows = answer.rows.iter().map(|row| {
-        let mut cells = vec![row.cluster.clone(), row.node.clone(), row.device.clone()];
+        let gpu = gpu(&row.device, &row.instance, &row.profile);
+        let mut cells = vec![row.cluster.clone(), row.node.clone(), gpu];
         cells.extend(describe(row));
         cells
     });
     Grid { columns, rows: rows.collect(), notes: vec![String::new(), summary(answer)] }
+}
+
+/// A GPU by its UUID, or an instance of one by its own and its profile.
+pub(super) fn gpu(device: &str, instance: &str, profile: &str) -> String {
+    match (instance, profile) {
+        ("", _) => device.to_owned(),
+        (instance, "") => instance.to_owned(),
+        (instance, profile) => format!("{instance} ({profile})"),
+    }
 }
 
 /// Owner, held, busy, memory, rate and age of a row, for people.
@@ -71,32 +81,11 @@ pub(super) fn owner(name: &OwnerName) -> String {
 }
 
 pub(super) fn csv(answer: &LiveAnswer) -> Vec<Vec<String>> {
-    let header = [
-        "cluster",
-        "node",
-        "device",
-        "model",
-        "kind",
-        "namespace",
-        "pod",
-        "pod_uid",
-        "container",
-        "container_id",
-        "job",
-        "step",
-        "unit",
-        "user",
-        "account",
-        "partition",
-        "intruder",
-        "held_permille",
-        "busy_permille",
-        "memory_bytes",
-        "hourly_rate",
-        "age_seconds",
-    ];
+    let figures =
+        ["intruder", "held_permille", "busy_permille", "memory_bytes", "hourly_rate", "age_seconds"];
+    let header = PLACE.into_iter().chain(OWNER).chain(figures).map(str::to_owned).collect();
     let rows = answer.rows.iter().cloned().map(|row| {
-        let mut cells = vec![row.cluster, row.node, row.device, row.model];
+        let mut cells = vec![row.cluster, row.node, row.device, row.model, row.instance, row.profile];
         cells.extend(owner_cells(row.owner));
         cells.extend([
             row.intruder.to_string(),
@@ -108,8 +97,25 @@ pub(super) fn csv(answer: &LiveAnswer) -> Vec<Vec<String>> {
         ]);
         cells
     });
-    std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect()
+    std::iter::once(header).chain(rows).collect()
 }
+
+/// Columns of CSV that say where, and the fields of an owner as [`owner_cells`] gives them.
+pub(super) const PLACE: [&str; 6] = ["cluster", "node", "device", "model", "instance", "profile"];
+pub(super) const OWNER: [&str; 12] = [
+    "kind",
+    "namespace",
+    "pod",
+    "pod_uid",
+    "container",
+    "container_id",
+    "job",
+    "step",
+    "unit",
+    "user",
+    "account",
+    "partition",
+];
 
 /// The fields of an owner, as CSV has them.
 pub(super) fn owner_cells(name: OwnerName) -> [String; 12] {
@@ -140,6 +146,8 @@ mod tests {
             node: "n1".into(),
             device: "GPU-1".into(),
             model: "H100".into(),
+            instance: String::new(),
+            profile: String::new(),
             owner: OwnerName {
                 kind: kind.into(),
                 namespace: "ml".into(),

@@ -76,9 +76,11 @@ impl View {
 }
 
 fn row(row: &LiveRow) -> Row<'static> {
-    // `GPU-` and eight digits tell devices of one node apart.
-    let device: String = row.device.chars().take(12).collect();
-    let texts = [row.node.clone(), device, row.model.clone()].into_iter().chain(describe(row));
+    // `GPU-` or `MIG-` and eight digits tell devices of one node apart.
+    let gpu = if row.instance.is_empty() { &row.device } else { &row.instance };
+    let device: String = gpu.chars().take(12).collect();
+    let model = format!("{} {}", row.model, row.profile);
+    let texts = [row.node.clone(), device, model.trim_end().to_owned()].into_iter().chain(describe(row));
     let shown = Row::new(texts.enumerate().map(|(at, text)| cell(at, plain(&text))));
     match (row.owner.kind.as_str(), row.busy_permille) {
         ("idle", _) => shown.style(Style::new().dim()),
@@ -107,6 +109,8 @@ mod tests {
             node: format!("node-{n}"),
             device: "GPU-12345678-aaaa".into(),
             model: "NVIDIA H100".into(),
+            instance: String::new(),
+            profile: String::new(),
             owner: OwnerName {
                 kind: "pod".into(),
                 namespace: "ml".into(),

@@ -18,8 +18,8 @@ use crate::{verify, wire};
 
 const VERSION_2: &str = include_str!("version-2.sql");
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"2.99\"\nunit = \"gpu_hour\"\n";
-/// Its columns are told by name, for the versions differ there; all other tables are the same in both.
-const OWNER: &str = "id, kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, user";
+const VERSION_3: &str = include_str!("version-3.sql");
+const VERSIONS: [(i64, &str); 2] = [(2, VERSION_2), (3, VERSION_3)];
 
 /// A ledger with closed slots, quarantined windows and a correction, as this version writes it.
 fn written(folder: &Path) {
@@ -75,14 +75,14 @@ fn tables(db: &Connection) -> Vec<String> {
     statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
-/// Every row of every table, but for what the version before did not have.
+/// Every row of every table.
 fn contents(db: &Connection) -> Vec<(String, Vec<Vec<Value>>)> {
     let rows = |table: String| {
-        let columns = if table == "owner" { OWNER } else { "*" };
-        let mut statement = db.prepare(&format!("SELECT {columns} FROM {table} ORDER BY 1, 2")).unwrap();
+        let mut statement = db.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2")).unwrap();
         let count = statement.column_count();
         let read = |row: &rusqlite::Row<'_>| (0..count).map(|at| row.get(at)).collect();
-        let rows = statement.query_map([], read).unwrap().map(Result::unwrap).collect();
+        let mut rows: Vec<Vec<Value>> = statement.query_map([], read).unwrap().map(Result::unwrap).collect();
+        rows.sort_by_key(|row| format!("{row:?}"));
         (table, rows)
     };
     tables(db).into_iter().map(rows).collect()
@@ -107,18 +107,29 @@ fn shape(db: &Connection) -> Vec<String> {
     shape
 }
 
-/// The same ledger as the version before would have it.
-fn as_version_2(from: &Path, folder: &Path) {
+/// The same ledger as an earlier version would have it: without what it did not know, and with the slices of a device
+/// where that version had them.
+fn as_version((version, sql): (i64, &str), from: &Path, folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
     let db = Connection::open(folder.join(FILE)).unwrap();
     db.pragma_update(None, "journal_mode", "WAL").unwrap();
-    db.execute_batch(VERSION_2).unwrap();
+    db.execute_batch(sql).unwrap();
     db.execute("ATTACH ?1 AS new", [from.join(FILE).to_str().unwrap()]).unwrap();
     for table in tables(&db) {
-        let columns = if table == "owner" { OWNER } else { "*" };
+        let mut columns: Vec<String> = columns(&db, &table);
+        for column in columns.iter_mut().filter(|column| table == "device" && *column == "slices") {
+            *column = "(SELECT t.slices FROM new.tenure t WHERE t.device = new.device.id)".to_owned();
+        }
+        let columns = columns.join(", ");
         db.execute_batch(&format!("INSERT INTO main.{table} SELECT {columns} FROM new.{table}")).unwrap();
     }
-    db.pragma_update(None, "user_version", 2).unwrap();
+    db.pragma_update(None, "user_version", version).unwrap();
+}
+
+fn columns(db: &Connection, table: &str) -> Vec<String> {
+    let mut statement =
+        db.prepare(&format!("SELECT name FROM pragma_table_info('{table}', 'main') ORDER BY cid")).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
 fn verified(folder: &Path) {
@@ -127,36 +138,41 @@ fn verified(folder: &Path) {
 }
 
 #[test]
-fn a_ledger_of_the_version_before_is_brought_up_and_loses_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let (new, old) = (folder.path().join("new"), folder.path().join("old"));
-    written(&new);
-    as_version_2(&new, &old);
-    let before = contents(&Connection::open(old.join(FILE)).unwrap());
-    let filled = before.iter().filter(|(_, rows)| !rows.is_empty()).count();
-    assert!(filled > 15, "{filled} tables have rows");
-    assert!(before.iter().any(|(table, rows)| table == "owner" && rows.len() == 4), "{before:?}");
+fn a_ledger_of_a_version_before_is_brought_up_and_loses_nothing() {
+    for version in VERSIONS {
+        let folder = tempfile::tempdir().unwrap();
+        let (new, old) = (folder.path().join("new"), folder.path().join("old"));
+        written(&new);
+        as_version(version, &new, &old);
+        // What the version before knew is what this one wrote, and that is there again.
+        let expected = contents(&Store::open(&new).unwrap().writer().unwrap());
+        let filled = expected.iter().filter(|(_, rows)| !rows.is_empty()).count();
+        assert!(filled > 15, "{filled} tables have rows");
+        assert!(expected.iter().any(|(table, rows)| table == "owner" && rows.len() == 4), "{expected:?}");
 
-    let db = Store::open(&old).unwrap().writer().unwrap();
-    assert_eq!(contents(&db), before);
-    assert_eq!(shape(&db), shape(&Store::open(&new).unwrap().writer().unwrap()));
-    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-    assert_eq!(version, schema::VERSION);
-    verified(&old);
+        let db = Store::open(&old).unwrap().writer().unwrap();
+        assert_eq!(contents(&db), expected, "from version {}", version.0);
+        assert_eq!(shape(&db), shape(&Store::open(&new).unwrap().writer().unwrap()));
+        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, schema::VERSION);
+        verified(&old);
+    }
 }
 
 #[test]
-fn a_backup_of_the_version_before_is_taken_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let [new, old, back] = ["new", "old", "back"].map(|name| folder.path().join(name));
-    written(&new);
-    as_version_2(&new, &old);
-    let file = folder.path().join("backup.sqlite");
-    let db = Connection::open(old.join(FILE)).unwrap();
-    db.execute("VACUUM INTO ?1", [file.to_str().unwrap()]).unwrap();
-    let done = backup::restore(&file, &back, false, 1).unwrap();
-    assert_eq!(done.batches, 4);
-    verified(&back);
+fn a_backup_of_a_version_before_is_taken_back() {
+    for version in VERSIONS {
+        let folder = tempfile::tempdir().unwrap();
+        let [new, old, back] = ["new", "old", "back"].map(|name| folder.path().join(name));
+        written(&new);
+        as_version(version, &new, &old);
+        let file = folder.path().join("backup.sqlite");
+        let db = Connection::open(old.join(FILE)).unwrap();
+        db.execute("VACUUM INTO ?1", [file.to_str().unwrap()]).unwrap();
+        let done = backup::restore(&file, &back, false, 1).unwrap();
+        assert_eq!(done.batches, 4);
+        verified(&back);
+    }
 }
 
 #[test]
@@ -164,7 +180,7 @@ fn nothing_is_brought_up_under_an_aggregator_that_runs() {
     let folder = tempfile::tempdir().unwrap();
     let (new, old) = (folder.path().join("new"), folder.path().join("old"));
     written(&new);
-    as_version_2(&new, &old);
+    as_version(VERSIONS[1], &new, &old);
     let held = lock(&old).unwrap();
     assert!(matches!(Store::open(&old), Err(StoreError::Taken { .. })));
     drop(held);

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row, ToSql};
 
 use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension};
 use super::ranges::Range;
-use crate::model::RowKind;
+use crate::model::{GpuTime, RowKind};
 use crate::store::StoreError;
 
 /// Groups that one query may find; each is held in memory.
@@ -37,43 +37,53 @@ pub struct Filter {
     /// Slurm's.
     pub account: Option<String>,
     pub partition: Option<String>,
+    /// UUID of a device, or of a MIG instance.
+    pub device: Option<String>,
+    /// Of MIG instances.
+    pub profile: Option<String>,
 }
 
 impl Filter {
     /// Does it pick among owners? Then idle and unobserved time are nobody's, and left out.
     #[must_use]
     pub fn by_owner(&self) -> bool {
-        let Self { cluster: _, node: _, namespace, owner, account, partition } = self;
+        let Self { cluster: _, node: _, device: _, profile: _, namespace, owner, account, partition } = self;
         [namespace, owner, account, partition].into_iter().any(Option::is_some)
     }
 
     /// The parameters of [`Filter::SQL`], behind the start and the end of a range.
-    pub(super) fn parameters<'a>(&'a self, range: &'a Range) -> [&'a dyn ToSql; 8] {
-        let Self { cluster, node, namespace, owner, account, partition } = self;
-        [&range.start_ns, &range.end_ns, cluster, node, namespace, owner, account, partition]
+    pub(super) fn parameters<'a>(&'a self, range: &'a Range) -> [&'a dyn ToSql; 10] {
+        let Self { cluster, node, namespace, owner, account, partition, device, profile } = self;
+        [&range.start_ns, &range.end_ns, cluster, node, namespace, owner, account, partition, device, profile]
     }
 
-    /// What rows `r` with their node `n` and owner `o` must be like; an owner that is none is NULL and equals nothing.
+    /// What rows `r` with their node `n`, device `d`, instance `i` and owner `o` must be like; an owner that is none is NULL and equals
+    /// nothing.
     pub(super) const SQL: &str = "(?3 IS NULL OR n.cluster = ?3) AND (?4 IS NULL OR n.name = ?4)
            AND (?5 IS NULL OR o.namespace = ?5)
            AND (?6 IS NULL OR ?6 IN (o.pod, o.pod_uid, o.container, o.job_id, o.unit, o.user))
-           AND (?7 IS NULL OR o.account = ?7) AND (?8 IS NULL OR o.partition = ?8)";
+           AND (?7 IS NULL OR o.account = ?7) AND (?8 IS NULL OR o.partition = ?8)
+           AND (?9 IS NULL OR ?9 IN (d.uuid, i.uuid)) AND (?10 IS NULL OR i.profile = ?10)";
 }
 
 /// Exact sums; units stand last in the names (docs/ledger.md).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sums {
-    pub held_ns: i128,
-    pub idle_ns: i128,
-    pub unobserved_ns: i128,
-    pub busy_ns: i128,
+    pub held: GpuTime,
+    pub idle: GpuTime,
+    /// The part of `idle` that no instance can be made of.
+    pub stranded: GpuTime,
+    pub unobserved: GpuTime,
+    pub busy: GpuTime,
     /// Use by owners while others held the device by allocation; in no other figure of time.
-    pub intruder_busy_ns: i128,
-    pub unpriced_ns: i128,
+    pub intruder_busy: GpuTime,
+    pub unpriced: GpuTime,
     pub memory_byte_seconds: i128,
     pub energy_uj: i128,
     pub held_cost_nanos: i128,
     pub idle_cost_nanos: i128,
+    /// The part of `idle_cost_nanos` that is of `stranded`.
+    pub stranded_cost_nanos: i128,
     pub unobserved_cost_nanos: i128,
     pub rounding_cost_nanos: i128,
     /// Of held rows, and of intruders.
@@ -87,34 +97,40 @@ impl Sums {
     }
 
     pub fn add(&mut self, other: &Self) {
-        self.held_ns += other.held_ns;
-        self.idle_ns += other.idle_ns;
-        self.unobserved_ns += other.unobserved_ns;
-        self.busy_ns += other.busy_ns;
-        self.intruder_busy_ns += other.intruder_busy_ns;
-        self.unpriced_ns += other.unpriced_ns;
+        self.held += other.held;
+        self.idle += other.idle;
+        self.stranded += other.stranded;
+        self.unobserved += other.unobserved;
+        self.busy += other.busy;
+        self.intruder_busy += other.intruder_busy;
+        self.unpriced += other.unpriced;
         self.memory_byte_seconds += other.memory_byte_seconds;
         self.energy_uj += other.energy_uj;
         self.held_cost_nanos += other.held_cost_nanos;
         self.idle_cost_nanos += other.idle_cost_nanos;
+        self.stranded_cost_nanos += other.stranded_cost_nanos;
         self.unobserved_cost_nanos += other.unobserved_cost_nanos;
         self.rounding_cost_nanos += other.rounding_cost_nanos;
         self.method |= other.method;
     }
 
-    /// `figures` in the order of [`SUMMED`].
-    fn of_row(kind: RowKind, method: u32, figures: [i128; 6]) -> Self {
+    /// `figures` in the order of [`SUMMED`], of a device with so many slices.
+    fn of_row(kind: RowKind, method: u32, slices: u32, figures: [i128; 6]) -> Self {
         let [time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns] = figures;
-        let mut sums = Self { busy_ns, memory_byte_seconds, energy_uj, unpriced_ns, ..Self::default() };
+        let [time, busy, unpriced] =
+            [time_ns, busy_ns, unpriced_ns].map(|slice_ns| GpuTime::of_slices(slice_ns, slices));
+        let mut sums = Self { busy, memory_byte_seconds, energy_uj, unpriced, ..Self::default() };
         match kind {
-            RowKind::Held => {
-                (sums.held_ns, sums.held_cost_nanos, sums.method) = (time_ns, cost_nanos, method);
-            }
+            RowKind::Held => (sums.held, sums.held_cost_nanos, sums.method) = (time, cost_nanos, method),
             RowKind::Intruder => {
-                (sums.busy_ns, sums.intruder_busy_ns, sums.method) = (0, busy_ns, method);
+                (sums.busy, sums.intruder_busy, sums.method) = (GpuTime::default(), busy, method);
             }
-            RowKind::Idle => (sums.idle_ns, sums.idle_cost_nanos) = (time_ns, cost_nanos),
-            RowKind::Unobserved => (sums.unobserved_ns, sums.unobserved_cost_nanos) = (time_ns, cost_nanos),
+            RowKind::Idle => (sums.idle, sums.idle_cost_nanos) = (time, cost_nanos),
+            RowKind::Stranded => {
+                (sums.idle, sums.stranded) = (time, time);
+                (sums.idle_cost_nanos, sums.stranded_cost_nanos) = (cost_nanos, cost_nanos);
+            }
+            RowKind::Unobserved => (sums.unobserved, sums.unobserved_cost_nanos) = (time, cost_nanos),
             RowKind::Rounding => sums.rounding_cost_nanos = cost_nanos,
         }
         sums
@@ -198,13 +214,14 @@ pub fn cost(
 fn sql(range: Range) -> String {
     let (sums, read) = summed();
     format!(
-        "SELECT {COLUMNS}, r.kind, r.method, {}
-         FROM (SELECT tenure, owner, kind, method, {} FROM {} WHERE start >= ?1 AND start < ?2
-               GROUP BY tenure, owner, kind, method) r
+        "SELECT {COLUMNS}, r.kind, r.method, t.slices, {}
+         FROM (SELECT tenure, instance, owner, kind, method, {} FROM {} WHERE start >= ?1 AND start < ?2
+               GROUP BY tenure, instance, owner, kind, method) r
          JOIN tenure t ON t.id = r.tenure
          JOIN node n ON n.id = t.node
          JOIN device d ON d.id = t.device
          LEFT JOIN owner o ON o.id = r.owner
+         LEFT JOIN instance i ON i.id = r.instance
          WHERE {}",
         read,
         sums,
@@ -242,6 +259,6 @@ pub(super) fn kind(number: i64) -> Result<RowKind, StoreError> {
 fn read(row: &Row<'_>) -> Result<(RowKind, Sums), QueryError> {
     let kind = kind(row.get(COLUMN_COUNT)?)?;
     // Bits beyond 32 do not exist (`tonnage_proto::method`).
-    let method: u32 = row.get(COLUMN_COUNT + 1)?;
-    Ok((kind, Sums::of_row(kind, method, figures(row, COLUMN_COUNT + 2)?)))
+    let (method, slices): (u32, u32) = (row.get(COLUMN_COUNT + 1)?, row.get(COLUMN_COUNT + 2)?);
+    Ok((kind, Sums::of_row(kind, method, slices, figures(row, COLUMN_COUNT + 3)?)))
 }

@@ -7,9 +7,9 @@ use crate::model::{OwnerKind, RowKind};
 
 /// Columns in the order in which [`Dimension::value`] reads them.
 pub(super) const COLUMNS: &str = "n.cluster, n.name, d.uuid, d.model, o.kind, o.namespace, o.pod, o.pod_uid,
-    o.container, o.container_id, o.job_id, o.step, o.unit, o.user, o.account, o.partition";
+    o.container, o.container_id, o.job_id, o.step, o.unit, o.user, o.account, o.partition, i.uuid, i.profile";
 /// How many they are.
-pub(super) const COLUMN_COUNT: usize = 16;
+pub(super) const COLUMN_COUNT: usize = 18;
 
 /// One grouping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub enum Dimension {
     Node,
     Device,
     Model,
+    /// UUID of a MIG instance; empty for a device as a whole, and what of it is in no instance.
+    Instance,
+    /// Of an instance.
+    Profile,
     Namespace,
     Pod,
     PodUid,
@@ -33,11 +37,13 @@ pub enum Dimension {
 
 impl Dimension {
     /// Every one with the name that parameters and answers use.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 17] = [
         (Self::Cluster, "cluster"),
         (Self::Node, "node"),
         (Self::Device, "device"),
         (Self::Model, "model"),
+        (Self::Instance, "instance"),
+        (Self::Profile, "profile"),
         (Self::Namespace, "namespace"),
         (Self::Pod, "pod"),
         (Self::PodUid, "pod_uid"),
@@ -65,7 +71,10 @@ impl Dimension {
     /// Does the device have it, whoever holds it? Then idle time has a value there too.
     #[must_use]
     pub fn of_device(self) -> bool {
-        matches!(self, Self::Cluster | Self::Node | Self::Device | Self::Model)
+        matches!(
+            self,
+            Self::Cluster | Self::Node | Self::Device | Self::Model | Self::Instance | Self::Profile
+        )
     }
 
     /// The value of `row`, which begins with [`COLUMNS`].
@@ -77,6 +86,8 @@ impl Dimension {
             Self::Node => Some(1),
             Self::Device => Some(2),
             Self::Model => Some(3),
+            Self::Instance => Some(16),
+            Self::Profile => Some(17),
             _ => None,
         };
         if let Some(column) = device {
@@ -84,7 +95,7 @@ impl Dimension {
         }
         match kind {
             RowKind::Held | RowKind::Intruder => {}
-            RowKind::Idle => return Ok(sentinel::IDLE.to_owned()),
+            RowKind::Idle | RowKind::Stranded => return Ok(sentinel::IDLE.to_owned()),
             RowKind::Unobserved => return Ok(sentinel::UNOBSERVED.to_owned()),
             RowKind::Rounding => return Ok(sentinel::ROUNDING.to_owned()),
         }

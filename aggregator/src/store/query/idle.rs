@@ -8,23 +8,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use tonnage_proto::limits::SLOT_NS;
-use tonnage_proto::method::{BUSY_PROCESS, HELD_ALLOCATION};
+use tonnage_proto::method::{BUSY_INSTANCE, BUSY_PROCESS, HELD_ALLOCATION};
 
 use super::cost::{Filter, GROUPS_MAX, QueryError, figures, kind, summed};
 use super::ranges::Range;
-use crate::model::{NodeName, Owner, OwnerKind, RowKind};
+use crate::model::{GpuTime, NodeName, Owner, OwnerKind, RowKind};
 use crate::store::audit::owner_of;
 
 const OWNER: &str =
     "o.kind, o.namespace, o.pod, o.pod_uid, o.container, o.container_id, o.job_id, o.step, o.unit,
     o.user, o.account, o.partition";
 
-/// A device, and the node that it was in.
+/// A device or an instance of it, and the node that it was in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub node: NodeName,
     pub device: String,
     pub model: String,
+    /// UUID and profile of an instance of it; empty: the device as a whole.
+    pub instance: String,
+    pub profile: String,
 }
 
 /// What an owner held of a device by allocation.
@@ -34,9 +37,9 @@ pub struct HeldIdle {
     pub owner: Owner,
     /// Does the driver say who was busy? If not, nobody knows how much of it was idle.
     pub busy_known: bool,
-    pub held_ns: i128,
-    pub busy_ns: i128,
-    pub unpriced_ns: i128,
+    pub held: GpuTime,
+    pub busy: GpuTime,
+    pub unpriced: GpuTime,
     /// Of all that was held.
     pub cost_nanos: i128,
 }
@@ -44,15 +47,14 @@ pub struct HeldIdle {
 impl HeldIdle {
     /// Held and not used; `None` = unknown.
     #[must_use]
-    pub fn idle_ns(&self) -> Option<i128> {
-        self.busy_known.then_some(self.held_ns - self.busy_ns)
+    pub fn idle(&self) -> Option<GpuTime> {
+        self.busy_known.then_some(self.held - self.busy)
     }
 
     /// The part of the cost that the idle part of the time has, rounded down; `None` = unknown.
     #[must_use]
     pub fn idle_cost_nanos(&self) -> Option<i128> {
-        let idle_ns = self.idle_ns()?;
-        Some((self.cost_nanos * idle_ns).checked_div_euclid(self.held_ns).unwrap_or(0))
+        Some(self.idle()?.share_of(self.held, self.cost_nanos))
     }
 }
 
@@ -64,7 +66,7 @@ pub struct Intrusion {
     /// Whose device it was, if one alone held it by allocation while the intruder was there.
     pub holder: Option<Owner>,
     pub busy_known: bool,
-    pub busy_ns: i128,
+    pub busy: GpuTime,
     pub energy_uj: i128,
     /// Start of the first and of the last slot; of the hour or the day where slots are no longer kept.
     pub first_ns: i64,
@@ -75,8 +77,8 @@ pub struct Intrusion {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unattributed {
     pub place: Place,
-    pub busy_ns: i128,
-    pub unowned_held_ns: i128,
+    pub busy: GpuTime,
+    pub unowned_held: GpuTime,
     pub unowned_cost_nanos: i128,
 }
 
@@ -84,15 +86,15 @@ pub struct Unattributed {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IdleSums {
     /// By allocation, where the driver says who was busy.
-    pub held_ns: i128,
-    pub busy_ns: i128,
+    pub held: GpuTime,
+    pub busy: GpuTime,
     pub idle_cost_nanos: i128,
     /// By allocation, where it does not.
-    pub busy_unknown_held_ns: i128,
-    pub unpriced_ns: i128,
-    pub intruder_busy_ns: i128,
-    pub busy_unattributed_ns: i128,
-    pub unowned_held_ns: i128,
+    pub busy_unknown_held: GpuTime,
+    pub unpriced: GpuTime,
+    pub intruder_busy: GpuTime,
+    pub busy_unattributed: GpuTime,
+    pub unowned_held: GpuTime,
     pub unowned_cost_nanos: i128,
     /// Rows that there are, of each list.
     pub held_idle_rows: usize,
@@ -120,9 +122,9 @@ struct Lists {
     held: BTreeMap<(Place, i64, bool), HeldIdle>,
     intruders: BTreeMap<(Place, i64), Found>,
     unattributed: BTreeMap<Place, Unattributed>,
-    /// By a tenure and an intruder there: who held the device by allocation meanwhile.
-    holders: BTreeMap<(i64, i64), BTreeSet<i64>>,
-    tenures: BTreeMap<(Place, i64), BTreeSet<i64>>,
+    /// By a tenure, an instance and an intruder there: who held it by allocation meanwhile.
+    holders: BTreeMap<(i64, i64, i64), BTreeSet<i64>>,
+    tenures: BTreeMap<(Place, i64), BTreeSet<(i64, i64)>>,
 }
 
 /// Reports, with at most `limit` rows in each list. Asks `expired` now and then whether to give up.
@@ -167,14 +169,16 @@ pub fn idle(
 fn sql(range: Range) -> String {
     let (sums, read) = summed();
     format!(
-        "SELECT n.cluster, n.name, d.uuid, d.model, r.tenure, r.owner, r.kind, r.method, r.first, r.last, {OWNER}, {read}
-         FROM (SELECT tenure, owner, kind, method, MIN(start) AS first, MAX(start) AS last, {sums} FROM {}
+        "SELECT n.cluster, n.name, d.uuid, d.model, r.tenure, r.owner, r.kind, r.method, r.first, r.last, {OWNER},
+             COALESCE(i.uuid, ''), COALESCE(i.profile, ''), r.instance, t.slices, {read}
+         FROM (SELECT tenure, instance, owner, kind, method, MIN(start) AS first, MAX(start) AS last, {sums} FROM {}
                WHERE start >= ?1 AND start < ?2 AND (kind IN (0, 4) OR kind = 1 AND busy_ns > 0)
-               GROUP BY tenure, owner, kind, method) r
+               GROUP BY tenure, instance, owner, kind, method) r
          JOIN tenure t ON t.id = r.tenure
          JOIN node n ON n.id = t.node
          JOIN device d ON d.id = t.device
          LEFT JOIN owner o ON o.id = r.owner
+         LEFT JOIN instance i ON i.id = r.instance
          WHERE (r.kind <> 0 OR r.method & {HELD_ALLOCATION} <> 0 OR o.kind = {}) AND {}",
         range.table.name(),
         OwnerKind::Unowned as u8,
@@ -188,30 +192,34 @@ impl Lists {
             node: NodeName { cluster: row.get(0)?, node: row.get(1)? },
             device: row.get(2)?,
             model: row.get(3)?,
+            instance: row.get(22)?,
+            profile: row.get(23)?,
         };
         let (tenure, owner_id, kind, method): (i64, i64, _, u32) =
             (row.get(4)?, row.get(5)?, kind(row.get(6)?)?, row.get(7)?);
         let (first, last) = ((row.get(8)?, width_ns, tenure), (row.get(9)?, width_ns, tenure));
-        let [time_ns, busy_ns, _, energy_uj, cost_nanos, unpriced_ns] = figures(row, 22)?;
+        let (instance, slices): (i64, u32) = (row.get(24)?, row.get(25)?);
+        let [time_ns, busy_ns, _, energy_uj, cost_nanos, unpriced_ns] = figures(row, 26)?;
+        let [time, busy, unpriced] = [time_ns, busy_ns, unpriced_ns].map(|ns| GpuTime::of_slices(ns, slices));
         if kind == RowKind::Idle {
-            self.unattributed(place).busy_ns += busy_ns;
+            self.unattributed(place).busy += busy;
             return Ok(());
         }
         let owner = owner_of(row, 10)?;
-        let busy_known = method & BUSY_PROCESS != 0;
+        let busy_known = method & (BUSY_PROCESS | BUSY_INSTANCE) != 0;
         if kind == RowKind::Intruder {
-            self.tenures.entry((place.clone(), owner_id)).or_default().insert(tenure);
+            self.tenures.entry((place.clone(), owner_id)).or_default().insert((tenure, instance));
             let key = (place.clone(), owner_id);
             let (sum, begin, end) = self.intruders.entry(key).or_insert_with(|| {
                 let (holder, first_ns, last_ns) = (None, first.0, last.0);
-                let (busy_ns, energy_uj) = (0, 0);
+                let (busy, energy_uj) = (GpuTime::default(), 0);
                 (
-                    Intrusion { place, owner, holder, busy_known, busy_ns, energy_uj, first_ns, last_ns },
+                    Intrusion { place, owner, holder, busy_known, busy, energy_uj, first_ns, last_ns },
                     first,
                     last,
                 )
             });
-            sum.busy_ns += busy_ns;
+            sum.busy += busy;
             sum.energy_uj += energy_uj;
             sum.busy_known &= busy_known;
             (*begin, *end) = ((*begin).min(first), (*end).max(last));
@@ -219,18 +227,18 @@ impl Lists {
         }
         if owner.kind == OwnerKind::Unowned {
             let sum = self.unattributed(place.clone());
-            sum.unowned_held_ns += time_ns;
+            sum.unowned_held += time;
             sum.unowned_cost_nanos += cost_nanos;
         }
         if method & HELD_ALLOCATION != 0 {
             let key = (place.clone(), owner_id, busy_known);
             let sum = self.held.entry(key).or_insert_with(|| {
-                let (held_ns, busy_ns, unpriced_ns, cost_nanos) = (0, 0, 0, 0);
-                HeldIdle { place, owner, busy_known, held_ns, busy_ns, unpriced_ns, cost_nanos }
+                let (held, busy, unpriced) = Default::default();
+                HeldIdle { place, owner, busy_known, held, busy, unpriced, cost_nanos: 0 }
             });
-            sum.held_ns += time_ns;
-            sum.busy_ns += busy_ns;
-            sum.unpriced_ns += unpriced_ns;
+            sum.held += time;
+            sum.busy += busy;
+            sum.unpriced += unpriced;
             sum.cost_nanos += cost_nanos;
         }
         Ok(())
@@ -239,8 +247,8 @@ impl Lists {
     fn unattributed(&mut self, place: Place) -> &mut Unattributed {
         self.unattributed.entry(place.clone()).or_insert_with(|| Unattributed {
             place,
-            busy_ns: 0,
-            unowned_held_ns: 0,
+            busy: GpuTime::default(),
+            unowned_held: GpuTime::default(),
             unowned_cost_nanos: 0,
         })
     }
@@ -249,16 +257,17 @@ impl Lists {
     fn take_holders(&mut self, db: &Connection, range: Range) -> Result<(), QueryError> {
         let table = range.table.name();
         let mut statement = db.prepare_cached(&format!(
-            "SELECT DISTINCT i.tenure, i.owner, h.owner FROM {table} i
-             JOIN {table} h ON h.start = i.start AND h.tenure = i.tenure AND h.kind = 0 AND h.owner <> i.owner
+            "SELECT DISTINCT i.tenure, i.instance, i.owner, h.owner FROM {table} i
+             JOIN {table} h ON h.start = i.start AND h.tenure = i.tenure AND h.instance = i.instance AND h.kind = 0
+                 AND h.owner <> i.owner
              WHERE i.start >= ?1 AND i.start < ?2 AND i.kind = 4 AND h.method & {HELD_ALLOCATION} <> 0"
         ))?;
         let mut rows = statement.query([range.start_ns, range.end_ns])?;
         while let Some(row) = rows.next()? {
-            let holders = self.holders.entry((row.get(0)?, row.get(1)?)).or_default();
+            let holders = self.holders.entry((row.get(0)?, row.get(1)?, row.get(2)?)).or_default();
             // One, or more than one: which more makes no difference.
             if holders.len() < 2 {
-                holders.insert(row.get(2)?);
+                holders.insert(row.get(3)?);
             }
         }
         Ok(())
@@ -269,32 +278,32 @@ impl Lists {
         let mut totals = IdleSums::default();
         let mut report = IdleReport::default();
         for row in held.into_values() {
-            totals.unpriced_ns += row.unpriced_ns;
+            totals.unpriced += row.unpriced;
             let Some(cost_nanos) = row.idle_cost_nanos() else {
-                totals.busy_unknown_held_ns += row.held_ns;
+                totals.busy_unknown_held += row.held;
                 report.held_idle.push(row);
                 continue;
             };
-            totals.held_ns += row.held_ns;
-            totals.busy_ns += row.busy_ns;
+            totals.held += row.held;
+            totals.busy += row.busy;
             totals.idle_cost_nanos += cost_nanos;
-            if row.held_ns > row.busy_ns {
+            if row.held > row.busy {
                 report.held_idle.push(row);
             }
         }
         // What is not known comes last: `None` is less than any cost.
-        report.held_idle.sort_by_key(|row| std::cmp::Reverse((row.idle_cost_nanos(), row.idle_ns())));
+        report.held_idle.sort_by_key(|row| std::cmp::Reverse((row.idle_cost_nanos(), row.idle())));
         let mut found: Vec<(i64, Found)> =
             intruders.into_iter().map(|((_, owner), found)| (owner, found)).collect();
-        found.sort_by_key(|(_, (row, ..))| std::cmp::Reverse((row.busy_ns, row.energy_uj)));
-        totals.intruder_busy_ns = found.iter().map(|(_, (row, ..))| row.busy_ns).sum();
+        found.sort_by_key(|(_, (row, ..))| std::cmp::Reverse((row.busy, row.energy_uj)));
+        totals.intruder_busy = found.iter().map(|(_, (row, ..))| row.busy).sum();
         report.unattributed = unattributed.into_values().collect();
         report
             .unattributed
-            .sort_by_key(|row| std::cmp::Reverse((row.unowned_cost_nanos, row.unowned_held_ns, row.busy_ns)));
+            .sort_by_key(|row| std::cmp::Reverse((row.unowned_cost_nanos, row.unowned_held, row.busy)));
         for row in &report.unattributed {
-            totals.busy_unattributed_ns += row.busy_ns;
-            totals.unowned_held_ns += row.unowned_held_ns;
+            totals.busy_unattributed += row.busy;
+            totals.unowned_held += row.unowned_held;
             totals.unowned_cost_nanos += row.unowned_cost_nanos;
         }
         totals.held_idle_rows = report.held_idle.len();
@@ -309,8 +318,11 @@ impl Lists {
             row.last_ns = slot_of(db, last, owner, true)?;
             let at = (row.place.clone(), owner);
             let in_tenures = tenures.get(&at).into_iter().flatten();
-            let ids: BTreeSet<i64> =
-                in_tenures.filter_map(|tenure| holders.get(&(*tenure, owner))).flatten().copied().collect();
+            let ids: BTreeSet<i64> = in_tenures
+                .filter_map(|(tenure, instance)| holders.get(&(*tenure, *instance, owner)))
+                .flatten()
+                .copied()
+                .collect();
             if let (1, Some(id)) = (ids.len(), ids.first()) {
                 let sql = format!("SELECT {OWNER} FROM owner o WHERE o.id = ?1");
                 row.holder = db.prepare_cached(&sql)?.query_row([id], |row| owner_of(row, 0)).optional()?;

@@ -80,7 +80,7 @@ pub fn nodes(connection: &Connection) -> Result<Vec<NodeRecord>, StoreError> {
 pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError> {
     let transaction = connection.unchecked_transaction()?;
     let mut statement = transaction.prepare_cached(
-        "SELECT d.uuid, d.model, d.memory_bytes, d.slices, n.cluster, n.name, t.from_ns, t.to_ns, t.id,
+        "SELECT d.uuid, d.model, d.memory_bytes, t.slices, n.cluster, n.name, t.from_ns, t.to_ns, t.id,
              t.covered_until_ns, EXISTS (SELECT 1 FROM retired r
                  WHERE r.device = d.id AND r.at_ns >= t.covered_until_ns)
          FROM device d

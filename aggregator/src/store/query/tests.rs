@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS};
 
 use super::*;
-use crate::model::RowKind;
+use crate::model::{GpuTime, RowKind};
 use crate::store::Store;
 
 mod idle;
@@ -33,11 +33,11 @@ fn ledger() -> (tempfile::TempDir, Connection) {
         db.execute("INSERT INTO node (id, cluster, name) VALUES (?1, ?2, 'n')", (id, cluster)).unwrap();
     }
     for id in 1..=4_i64 {
-        db.execute("INSERT INTO device VALUES (?1, 'GPU-' || ?1, 'H100', 80, 1, 0, '', '')", [id]).unwrap();
+        db.execute("INSERT INTO device VALUES (?1, 'GPU-' || ?1, 'H100', 80, 0, '', '')", [id]).unwrap();
         db.execute(
-            "INSERT INTO tenure (id, device, node, life, claimed_ns, to_ns, covered_until_ns)
-             VALUES (?1, ?1, 1 + ?1 % 2, '', 0, ?2, ?2)",
-            (id, id * SLOT_NS),
+            "INSERT INTO tenure (id, device, node, life, slices, claimed_ns, to_ns, covered_until_ns)
+             VALUES (?1, ?1, 1 + ?1 % 2, '', ?3, 0, ?2, ?2)",
+            (id, id * SLOT_NS, slices(id)),
         )
         .unwrap();
     }
@@ -48,10 +48,15 @@ fn ledger() -> (tempfile::TempDir, Connection) {
     (folder, db)
 }
 
+/// Into how many the device of each tenure is cut.
+fn slices(tenure: i64) -> u32 {
+    if tenure == 3 { 7 } else { 1 }
+}
+
 fn random_facts(rng: &mut StdRng, db: &Connection) -> Vec<Fact> {
     let mut facts = BTreeMap::new();
     for _ in 0..600 {
-        let kind = rng.random_range(0..5_i64);
+        let kind = rng.random_range(0..6_i64);
         let owner = if matches!(kind, 0 | 4) { rng.random_range(1..=4) } else { 0 };
         let (start, tenure) = (rng.random_range(0..96 * 4) * SLOT_NS, rng.random_range(1..=4));
         let figures = std::array::from_fn(|_| rng.random_range(0..i64::MAX / 700));
@@ -71,7 +76,7 @@ fn random_facts(rng: &mut StdRng, db: &Connection) -> Vec<Fact> {
         for (table, width) in [("slot", SLOT_NS), ("hour", HOUR_NS), ("day", DAY_NS)] {
             let sql = format!(
                 "INSERT INTO {table} (start, tenure, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj,
-                    method, cost_nanos, unpriced_ns) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)
+                    method, cost_nanos, unpriced_ns, instance) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,0)
                  ON CONFLICT DO UPDATE SET time_ns = time_ns + ?5, busy_ns = busy_ns + ?6,
                     memory_byte_seconds = memory_byte_seconds + ?7, energy_uj = energy_uj + ?8,
                     method = method | ?9, cost_nanos = cost_nanos + ?10, unpriced_ns = unpriced_ns + ?11"
@@ -93,27 +98,35 @@ fn naive(facts: &[&Fact]) -> Sums {
     let mut sums = Sums::default();
     for fact in facts {
         let [time, busy, memory, energy, cost, unpriced] = fact.figures.map(i128::from);
-        sums.busy_ns += busy;
+        let [time, busy, unpriced] =
+            [time, busy, unpriced].map(|ns| GpuTime::of_slices(ns, slices(fact.tenure)));
+        sums.busy += busy;
         sums.memory_byte_seconds += memory;
         sums.energy_uj += energy;
-        sums.unpriced_ns += unpriced;
+        sums.unpriced += unpriced;
         match RowKind::from_number(fact.kind).unwrap() {
             RowKind::Held => {
-                sums.held_ns += time;
+                sums.held += time;
                 sums.held_cost_nanos += cost;
                 sums.method |= fact.method;
             }
             RowKind::Intruder => {
-                sums.busy_ns -= busy;
-                sums.intruder_busy_ns += busy;
+                sums.busy = sums.busy - busy;
+                sums.intruder_busy += busy;
                 sums.method |= fact.method;
             }
             RowKind::Idle => {
-                sums.idle_ns += time;
+                sums.idle += time;
                 sums.idle_cost_nanos += cost;
             }
+            RowKind::Stranded => {
+                sums.idle += time;
+                sums.stranded += time;
+                sums.idle_cost_nanos += cost;
+                sums.stranded_cost_nanos += cost;
+            }
             RowKind::Unobserved => {
-                sums.unobserved_ns += time;
+                sums.unobserved += time;
                 sums.unobserved_cost_nanos += cost;
             }
             RowKind::Rounding => sums.rounding_cost_nanos += cost,
@@ -171,7 +184,7 @@ fn keys(db: &Connection, query: &CostQuery) -> Vec<(Vec<String>, bool)> {
 
 fn one_of_each(db: &Connection) {
     for (owner, kind) in [(1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (0, 3)] {
-        db.execute("INSERT INTO slot VALUES (0, 1, ?1, ?2, 5, 0, 0, 0, 0, 7, 0)", (owner, kind)).unwrap();
+        db.execute("INSERT INTO slot VALUES (0, 1, 0, ?1, ?2, 5, 0, 0, 0, 0, 7, 0)", (owner, kind)).unwrap();
     }
 }
 
@@ -203,7 +216,8 @@ fn a_devices_row_carries_its_own_idle_time() {
     assert_eq!(found.groups.len(), 1);
     let sums = found.groups[0].sums;
     assert!(!found.groups[0].sentinel);
-    assert_eq!((sums.held_ns, sums.idle_ns, sums.unobserved_ns, sums.cost_nanos()), (15, 5, 5, 42));
+    let time = [sums.held, sums.idle, sums.unobserved].map(GpuTime::ns);
+    assert_eq!((time, sums.cost_nanos()), ([15, 5, 5], 42));
 }
 
 #[test]
@@ -218,8 +232,8 @@ fn a_query_that_takes_too_long_is_given_up() {
 fn nodes_and_devices_are_told_by_their_newest_tenure() {
     let (_folder, db) = ledger();
     db.execute(
-        "INSERT INTO tenure (id, device, node, life, claimed_ns, from_ns, to_ns, covered_until_ns)
-         VALUES (9, 1, 1, 'again', ?1, ?1, ?2, ?2)",
+        "INSERT INTO tenure (id, device, node, life, slices, claimed_ns, from_ns, to_ns, covered_until_ns)
+         VALUES (9, 1, 1, 'again', 1, ?1, ?1, ?2, ?2)",
         (8 * SLOT_NS, 9 * SLOT_NS),
     )
     .unwrap();
