@@ -317,3 +317,31 @@ fn check_shows_how_gpus_are_cut_and_what_they_tell() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_cannot_be_is_not_shown() -> anyhow::Result<()> {
+    let mut scenario = scenario::node(1);
+    scenario.device[0].signals = Signals {
+        sm_clock_mhz: 2_147_483_632,
+        memory_clock_mhz: u32::MAX,
+        ecc_corrected: vec![(0.0, u64::MAX)],
+        remapped_rows: Some(RemappedRows { correctable: u32::MAX, ..RemappedRows::default() }),
+        ..Signals::default()
+    };
+    scenario.faults.garbage_utilisation = true;
+    scenario.process = vec![Process {
+        utilisation: vec![(0.0, 50)],
+        ..scenario::process(1, &scenario::unit("one.service"), &[0], 0.0)
+    }];
+    let mut world = node(scenario, &[])?;
+    world.live(12)?;
+    let scrape = scrape(&world)?;
+    for name in ["sm_clock_hertz", "memory_clock_hertz", "remapped_rows", "remapped_rows_pending"] {
+        assert_eq!(scrape.sum(&format!("tonnage_gpu_{name}")), None, "{name}");
+    }
+    let ecc = by(&scrape, "tonnage_gpu_ecc_errors_total", "error");
+    assert_eq!(ecc, [("uncorrected".to_owned(), 0.0)].into());
+    let busy = scrape.sum("tonnage_gpu_busy_seconds_total");
+    assert!(busy.is_some_and(|busy| busy <= 12.0), "{busy:?}");
+    Ok(())
+}

@@ -29,13 +29,13 @@ fn cut(gpus: Vec<Vec<MigDevice>>) -> Scenario {
     scenario
 }
 
-/// What each has of one second, by largest remainder, the first of equals before the others.
-fn of_a_second(weights: &[i128]) -> Vec<i128> {
-    let sum: i128 = weights.iter().sum();
-    let mut parts: Vec<i128> = weights.iter().map(|weight| S * weight / sum).collect();
+/// What each has of one second of so many slices, by largest remainder, the first of equals before the others.
+fn of_a_second(slices: i128, weights: &[i128]) -> Vec<i128> {
+    let (whole, sum): (i128, i128) = (slices * S, weights.iter().sum());
+    let mut parts: Vec<i128> = weights.iter().map(|weight| whole * weight / sum).collect();
     let mut order: Vec<usize> = (0..weights.len()).collect();
-    order.sort_by_key(|&at| -(S * weights[at] % sum));
-    let left = usize::try_from(S - parts.iter().sum::<i128>()).unwrap_or_default();
+    order.sort_by_key(|&at| -(whole * weights[at] % sum));
+    let left = usize::try_from(whole - parts.iter().sum::<i128>()).unwrap_or_default();
     order[..left].iter().for_each(|&at| parts[at] += 1);
     parts
 }
@@ -73,18 +73,24 @@ fn by_every_name_of_a_mig_device_a_pod_holds_its_slices_and_the_rest_is_idle() -
     kubelet.set_pods(listed);
     start(&mut world)?;
     world.live(20)?;
-    // By GPU: pods with their parts, and the parts that nobody has.
-    let expected: [(&[(u32, i128)], i128); 5] =
-        [(&[(1, 3), (2, 1)], 3), (&[(3, 2), (4, 4)], 21 - 6), (&[(5, 2)], 5), (&[(6, 3)], 4), (&[(7, 1)], 6)];
-    for ((pods, free), n) in expected.iter().zip(0..) {
-        let weights: Vec<i128> = pods.iter().map(|(_, parts)| *parts).chain([*free]).collect();
-        let mut of_20_s: Vec<i128> = of_a_second(&weights).iter().map(|part| 20 * part).collect();
-        let idle_ns = of_20_s.pop();
-        let of_pods: BTreeMap<String, i128> = pods.iter().map(|(pod, _)| word(*pod)).zip(of_20_s).collect();
+    // By GPU and instance: its slices, and pods with their parts of it.
+    type Held<'a> = &'a [(i128, &'a [(u32, i128)])];
+    let expected: [Held<'_>; 4] =
+        [&[(3, &[(1, 1)]), (1, &[(2, 1)])], &[(2, &[(3, 1), (4, 2)])], &[(2, &[(5, 1)])], &[(3, &[(6, 1)])]];
+    for (instances, n) in expected.iter().zip(0..) {
+        let mut of_pods = BTreeMap::new();
+        for (slices, pods) in *instances {
+            let weights: Vec<i128> = pods.iter().map(|(_, parts)| *parts).collect();
+            let parts = of_a_second(*slices, &weights).into_iter().map(|part| 20 * part);
+            of_pods.extend(pods.iter().map(|(pod, _)| word(*pod)).zip(parts));
+        }
+        let held_slices: i128 = instances.iter().map(|(slices, _)| slices).sum();
         assert_eq!(held(&mut world, Some(n))?, of_pods, "GPU {n}");
         let idle = Books::read(&world.aggregator.data_dir())?.time(RowKind::Idle, Some(&gpu(n)));
-        assert_eq!(idle.into_values().next(), idle_ns, "GPU {n}");
+        assert_eq!(idle.into_values().sum::<i128>(), 20 * (7 - held_slices) * S, "GPU {n}");
     }
+    // What the driver does not show, nobody holds.
+    assert_eq!(held(&mut world, Some(4))?, BTreeMap::new());
     Ok(())
 }
 
@@ -102,9 +108,12 @@ fn a_gpu_that_is_cut_anew_is_held_by_its_new_mig_devices_from_when_they_are_know
     while world.now().wall_ns < lived_from_ns + 18_000_000_000 {
         world.live(1)?;
     }
-    // The agent lists MIG devices with each tenth reading: with that at second 20 the old one is gone.
-    let expected = [(word(1), 19 * of_a_second(&[3, 4])[0]), (word(2), 11 * of_a_second(&[2, 5])[0])];
-    assert_eq!(held(&mut world, None)?, BTreeMap::from(expected));
+    // The driver tells of the cut: with the reading at second 12 the old one is gone. The new one is held from when the
+    // kubelet's list was heard, some whole seconds later.
+    let held = held(&mut world, None)?;
+    assert_eq!(held[&word(1)], 11 * 3 * S, "{held:?}");
+    let new = held[&word(2)];
+    assert!(new % (2 * S) == 0 && (10 * 2 * S..=19 * 2 * S).contains(&new), "{held:?}");
     Ok(())
 }
 
@@ -112,17 +121,16 @@ fn a_gpu_that_is_cut_anew_is_held_by_its_new_mig_devices_from_when_they_are_know
 fn an_instance_whose_size_nobody_says_is_held_as_one_slice_and_it_is_marked_as_inferred() -> anyhow::Result<()>
 {
     let mut scenario = cut(vec![vec![mig(1, 3)]]);
-    scenario.faults.no_permission = vec!["nvmlDeviceGetGpuInstanceId".to_owned()];
+    scenario.faults.no_permission = vec!["nvmlDeviceGetAttributes_v2".to_owned()];
     let (mut world, _kubelet) =
         world(scenario, &[("guessed", 1)], vec![kubelet::pod("guessed", &["nvidia0/gi2"])])?;
     world.live(10)?;
     let log = std::fs::read_to_string(world.nodes[0].log())?;
-    let of_pod = 10 * of_a_second(&[1, 6])[0];
-    assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(1), of_pod)]));
+    assert_eq!(held(&mut world, None)?, BTreeMap::from([(word(1), 10 * S)]));
     let folded = Books::read(&world.aggregator.data_dir())?.folded()?;
     let methods = folded[&scenario::uuid(0)].iter().fold(0, |bits, window| bits | window.method);
     assert_ne!(methods & method::HELD_INFERRED, 0);
-    assert!(log.contains("GPU instances of MIG devices"), "{log}");
+    assert!(log.contains("compute slices of MIG devices"), "{log}");
     Ok(())
 }
 
@@ -136,7 +144,7 @@ fn mig_devices_that_may_not_be_seen_are_said_to_be_unknown_and_their_gpu_is_read
     let log = std::fs::read_to_string(world.nodes[0].log())?;
     assert_eq!(held(&mut world, None)?, BTreeMap::new());
     let idle = Books::read(&world.aggregator.data_dir())?.time(RowKind::Idle, None);
-    assert_eq!(idle.into_values().sum::<i128>(), 10 * S);
-    assert!(log.contains("the GPU is read as a whole; MIG devices are not known: "), "{log}");
+    assert_eq!(idle.into_values().sum::<i128>(), 10 * 7 * S);
+    assert!(log.contains("no MIG instances: the GPU is read as a whole: "), "{log}");
     Ok(())
 }
