@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
-use super::errors::{Missing, ask, is_lasting, list_error};
+use super::errors::{Missing, ask, is_gone, is_lasting, list_error};
 use super::gpm::{Gpm, asked_for_gpm};
 use super::mig::{self, Gpu, Mig};
 use super::raw::{Buffers, Handle};
@@ -60,10 +60,14 @@ impl Slot {
         let device = nvml.device_by_index(index)?;
         let mut missing = Missing::new();
         let model = device.name()?;
-        let mode = device.mig_mode();
+        let mode = match device.mig_mode() {
+            // For this once: the device would be another, of other slices.
+            Err(error) if !is_lasting(&error) && !is_gone(&error) => return Err(error),
+            mode => mode,
+        };
         let partitioned = mode.as_ref().is_ok_and(|mode| mode.current == 1);
         let (slices, profiles) =
-            if partitioned { mig::slices(&device, &model, &mut missing) } else { (1, Vec::new()) };
+            if partitioned { mig::slices(&device, &model, &mut missing)? } else { (1, Vec::new()) };
         let info = DeviceInfo {
             uuid: device.uuid()?.into(),
             slices,
