@@ -2,6 +2,7 @@
 //!
 //! Reads only; starts nothing and leaves nothing behind. Exit status: 0 if all that metering needs is there, else 1.
 
+mod signals;
 mod slurm;
 
 use std::fmt::Write as _;
@@ -205,6 +206,18 @@ fn gpu(
             holders(resolve(None, processes), findings);
         }
     }
+    findings.good(&format!("  the driver tells: {}", signals::told(device)));
+    if let Some(mig) = &device.mig {
+        findings.good(&format!("  {}", signals::layout(mig, device.info.slices)));
+        match device.signals.sees_instances {
+            Some(true) => findings.good("  privileged: one list names the instance of each process"),
+            Some(false) => findings.note(
+                "  not privileged: each instance is asked for its processes, idle ones with every fifth sample. In a \
+                 container, see NVIDIA_MIG_MONITOR_DEVICES",
+            ),
+            None => findings.note("  privileged or not: no process yet to tell by"),
+        }
+    }
     for InstanceReading { instance, processes, .. } in device.mig.iter().flat_map(|mig| &mig.instances) {
         let name = format!("  {} {}", instance.uuid, instance.profile);
         match processes {
@@ -216,7 +229,7 @@ fn gpu(
             }
         }
     }
-    if device.utilisation.is_none() {
+    if device.utilisation.is_none() && device.mig.is_none() {
         findings.note(&format!("{name}: no utilisation per process: busy time will be zero and say so"));
     }
     if device.energy_mj.is_none() {

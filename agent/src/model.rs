@@ -148,6 +148,9 @@ pub struct Signals {
     /// The driver keeps account of processes that have ended.
     pub accounting: Option<bool>,
     pub links: Links,
+    /// Where the GPU is partitioned: one list of it names each process's instance, so the agent has the privileges. `None`
+    /// = there was no process yet to tell by.
+    pub sees_instances: Option<bool>,
     pub vgpus: Vec<Vgpu>,
     /// Since the reading before.
     pub xids: Vec<Xid>,

@@ -27,6 +27,9 @@ mod machine;
 /// Samples to prices in one process, against a naive reference that shares nothing with the product.
 mod model;
 
+/// MIG, GPM, events and signals, as the driver shows them.
+mod partitions;
+
 /// Units and manifests as they are installed.
 mod packaging;
 

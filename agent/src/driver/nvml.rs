@@ -1,7 +1,7 @@
 //! NVML, and nothing but NVML: only this file and its folder touch `nvml-wrapper`.
 //!
-//! Flow: [`session`] (the library, its devices, what it tells) -> [`slot`] (one device) -> [`mig`] (its instances),
-//! [`gpm`], [`signals`]; [`raw`] has the calls that the wrapper lacks, and all `unsafe`. What to make of the numbers is
+//! Flow: `session` (the library, its devices, what it tells) -> `slot` (one device) -> `mig` (its instances),
+//! `gpm`, `signals`; `raw` has the calls that the wrapper lacks, and all `unsafe`. What to make of the numbers is
 //! in the files beside this one, which are pure.
 //!
 //! When NVML as a whole fails it is shut down, and loaded anew by the next read: so a driver may be upgraded, or

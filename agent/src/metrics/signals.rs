@@ -67,6 +67,7 @@ pub(super) fn all(state: &State) -> Vec<MetricFamily> {
     };
     let mut families = health(&each);
     families.extend(work(&each));
+    families.extend(links(&each));
     families.extend(parts(&each));
     families
 }
@@ -174,21 +175,6 @@ fn work(each: &Each<'_>) -> Vec<MetricFamily> {
     let ratio = |noted: &Noted, of: fn(GpmUse) -> Option<u32>| {
         noted.signals.gpm.and_then(of).map(|permille| f64::from(permille) / 1000.0)
     };
-    let pcie = |gpu: &str, noted: &Noted| {
-        let links = noted.signals.links;
-        let bytes = |kib: Option<u32>| kib.map(|kib| f64::from(kib) * 1024.0);
-        let both = [("sent", bytes(links.pcie_sent_kib_s)), ("received", bytes(links.pcie_received_kib_s))];
-        labelled(gpu, "direction", both)
-    };
-    let nvlink = |gpu: &str, noted: &Noted| {
-        let links = noted.signals.links;
-        let bytes = |kib: Option<u64>| kib.map(|kib| kib as f64 * 1024.0);
-        labelled(
-            gpu,
-            "direction",
-            [("sent", bytes(links.nvlink_sent_kib)), ("received", bytes(links.nvlink_received_kib))],
-        )
-    };
     vec![
         each(
             "tonnage_gpu_sm_clock_hertz",
@@ -232,6 +218,26 @@ fn work(each: &Each<'_>) -> Vec<MetricFamily> {
             Kind::Gauge,
             &|gpu, noted| one(gpu, ratio(noted, |used| used.memory_bandwidth_permille)),
         ),
+    ]
+}
+
+fn links(each: &Each<'_>) -> Vec<MetricFamily> {
+    let pcie = |gpu: &str, noted: &Noted| {
+        let links = noted.signals.links;
+        let bytes = |kib: Option<u32>| kib.map(|kib| f64::from(kib) * 1024.0);
+        let both = [("sent", bytes(links.pcie_sent_kib_s)), ("received", bytes(links.pcie_received_kib_s))];
+        labelled(gpu, "direction", both)
+    };
+    let nvlink = |gpu: &str, noted: &Noted| {
+        let links = noted.signals.links;
+        let bytes = |kib: Option<u64>| kib.map(|kib| kib as f64 * 1024.0);
+        labelled(
+            gpu,
+            "direction",
+            [("sent", bytes(links.nvlink_sent_kib)), ("received", bytes(links.nvlink_received_kib))],
+        )
+    };
+    vec![
         each(
             "tonnage_gpu_pcie_bytes_per_second",
             "Bytes over PCIe, over 20 ms before every tenth sample; with --driver.slow-signals. Source: NVML nvmlDeviceGetPcieThroughput.",

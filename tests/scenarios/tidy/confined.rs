@@ -95,7 +95,7 @@ const TLS_FILES: &[&str] = &["runtime/src/tls.rs"];
 const TLS: &str = "TLS is spoken in runtime/src/tls.rs alone";
 const CLOCK: &[&str] = &["runtime/src/clock.rs"];
 const TIME: &str = "time is an argument: only runtime/src/clock.rs reads a clock";
-const UNSAFE: &str = "unsafe code has four places: the driver's file, the heap's, the simulated driver's C side, and the disk tracer's";
+const UNSAFE: &str = "unsafe code has four places: the driver's raw calls, the heap's, the simulated driver's C side, and the disk tracer's";
 
 impl Confined {
     fn allows(&self, path: &str) -> bool {

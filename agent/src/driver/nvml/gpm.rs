@@ -5,6 +5,7 @@
 //! apart; what comes sooner waits for the next reading.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use nvml_wrapper::error::NvmlError;
@@ -48,11 +49,13 @@ impl Gpm {
         if self.pairs.get(&gpu_instance).is_some_and(|pair| pair.of != of) {
             self.pairs.remove(&gpu_instance);
         }
-        if !self.pairs.contains_key(&gpu_instance) {
-            let samples = [GpmSample::new(lib)?, GpmSample::new(lib)?];
-            self.pairs.insert(gpu_instance, Pair { samples, taken_ns: None, of: of.to_vec() });
-        }
-        let Some(pair) = self.pairs.get_mut(&gpu_instance) else { return Ok(None) };
+        let pair = match self.pairs.entry(gpu_instance) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(room) => {
+                let samples = [GpmSample::new(lib)?, GpmSample::new(lib)?];
+                room.insert(Pair { samples, taken_ns: None, of: of.to_vec() })
+            }
+        };
         if pair.taken_ns.is_some_and(|taken_ns| now_ns - taken_ns < APART_NS) {
             return Ok(None);
         }

@@ -97,6 +97,14 @@ impl Mig {
         }
     }
 
+    pub(super) fn sees_instances(&self) -> Option<bool> {
+        match self.sight {
+            Sight::Unknown => None,
+            Sight::Whole => Some(true),
+            Sight::Each => Some(false),
+        }
+    }
+
     pub(super) fn is_due(&self) -> bool {
         self.reads_left == 0 && !self.refused
     }
@@ -411,22 +419,29 @@ fn open(
     Ok((instance, gpu_slices))
 }
 
-/// Compute slices of a device with MIG on, and NVML's id and the slices of each profile that it can have.
-pub(super) fn slices(device: &Device<'_>, model: &str, missing: &mut Missing) -> (u32, Vec<(u32, u32)>) {
+/// Compute slices of a device with MIG on, and NVML's id and the slices of each profile that it can have. A call that
+/// fails for this once is an error: the device would be another, of fewer slices.
+pub(super) fn slices(
+    device: &Device<'_>,
+    model: &str,
+    missing: &mut Missing,
+) -> Result<(u32, Vec<(u32, u32)>), NvmlError> {
     const WHAT: &str = "compute slices by the driver";
-    let profiles: Vec<(u32, u32)> = (0..PROFILES)
-        .map_while(|number| match device.profile_info(number) {
-            Ok(info) => Some(Some((info.id, info.slice_count))),
-            Err(NvmlError::NotSupported) => Some(None),
+    let mut profiles = Vec::new();
+    for number in 0..PROFILES {
+        match device.profile_info(number) {
+            Ok(info) if (1..=PROFILES).contains(&info.slice_count) => {
+                profiles.push((info.id, info.slice_count));
+            }
+            Ok(_) | Err(NvmlError::NotSupported) => {}
             // Beyond the last that this driver knows, or it tells of none.
-            Err(_) => None,
-        })
-        .flatten()
-        .filter(|(_, slices)| (1..=PROFILES).contains(slices))
-        .collect();
+            Err(error) if is_gone(&error) || is_lasting(&error) => break,
+            Err(error) => return Err(error),
+        }
+    }
     let by_profiles = profiles.iter().map(|(_, slices)| *slices).max();
     let places = device.mig_device_count().ok().filter(|places| (1..=PROFILES).contains(places));
-    match (by_profiles, places) {
+    Ok(match (by_profiles, places) {
         (Some(slices), None) => (slices, profiles),
         (Some(slices), Some(places)) => {
             if slices != places {
@@ -441,5 +456,5 @@ pub(super) fn slices(device: &Device<'_>, model: &str, missing: &mut Missing) ->
             missing.insert(WHAT, format!("{slices} by the name of the model"));
             (slices, profiles)
         }
-    }
+    })
 }

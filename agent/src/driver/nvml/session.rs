@@ -122,12 +122,17 @@ impl Session {
         let mut readings = Vec::with_capacity(self.slots.len());
         for slot in &mut self.slots {
             let lives = memory.lives.entry(Arc::clone(&slot.info.uuid)).or_default();
-            if slot.is_switched(&self.nvml)
-                && let Ok(opened) = Slot::open(&self.nvml, slot.index, &mut Vec::new())
-            {
-                // Whatever was there is gone.
-                lives.listed(Vec::new());
-                *slot = opened;
+            if slot.is_switched(&self.nvml) {
+                // Numbers of devices may have changed with it.
+                self.reads_left = 0;
+                match Slot::open(&self.nvml, slot.index, &mut Vec::new()) {
+                    Ok(opened) => {
+                        // Whatever was there is gone.
+                        lives.listed(Vec::new());
+                        *slot = opened;
+                    }
+                    Err(_) => slot.note_cut(),
+                }
             }
             let seen = memory.seen.entry(Arc::clone(&slot.info.uuid)).or_default();
             readings.push(slot.read(&mut Tools {

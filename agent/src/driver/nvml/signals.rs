@@ -50,7 +50,7 @@ pub(super) fn quick(device: &Device<'_>, missing: &mut Missing, signals: &mut Si
 /// What hardly changes.
 pub(super) fn rare(device: &Device<'_>, memory_bytes: u64, missing: &mut Missing, signals: &mut Signals) {
     let mut ecc = |error: MemoryError, counter: EccCounter| {
-        let count = ask(missing, "ECC errors", || device.total_ecc_errors(error.clone(), counter.clone()));
+        let count = ask(missing, "ECC errors", || device.total_ecc_errors(error, counter));
         count.filter(|count| *count < COUNT_MAX)
     };
     signals.ecc = EccErrors {
@@ -73,7 +73,7 @@ pub(super) fn rare(device: &Device<'_>, memory_bytes: u64, missing: &mut Missing
 /// Some 20 milliseconds for PCIe in each direction.
 pub(super) fn slow(device: &Device<'_>, missing: &mut Missing) -> Links {
     let mut pcie = |counter: PcieUtilCounter| {
-        let kib_s = ask(missing, "PCIe throughput", || device.pcie_throughput(counter.clone()));
+        let kib_s = ask(missing, "PCIe throughput", || device.pcie_throughput(counter));
         kib_s.filter(|kib_s| *kib_s < KIB_S_MAX)
     };
     let (sent, received) = (pcie(PcieUtilCounter::Send), pcie(PcieUtilCounter::Receive));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
-use super::errors::{Missing, ask, is_lasting, list_error};
+use super::errors::{Missing, ask, is_gone, is_lasting, list_error};
 use super::gpm::{Gpm, asked_for_gpm};
 use super::mig::{self, Gpu, Mig};
 use super::raw::{Buffers, Handle};
@@ -60,10 +60,14 @@ impl Slot {
         let device = nvml.device_by_index(index)?;
         let mut missing = Missing::new();
         let model = device.name()?;
-        let mode = device.mig_mode();
+        let mode = match device.mig_mode() {
+            // For this once: the device would be another, of other slices.
+            Err(error) if !is_lasting(&error) && !is_gone(&error) => return Err(error),
+            mode => mode,
+        };
         let partitioned = mode.as_ref().is_ok_and(|mode| mode.current == 1);
         let (slices, profiles) =
-            if partitioned { mig::slices(&device, &model, &mut missing) } else { (1, Vec::new()) };
+            if partitioned { mig::slices(&device, &model, &mut missing)? } else { (1, Vec::new()) };
         let info = DeviceInfo {
             uuid: device.uuid()?.into(),
             slices,
@@ -155,7 +159,6 @@ impl Slot {
             list_error(&error)
         });
         let utilisation = self.utilisation(tools);
-        let energy_mj = ask(&mut self.missing, "energy counter", || device.total_energy_consumption());
         let gauges = signals::gauges(&device, &mut self.missing);
         signals::quick(&device, &mut self.missing, &mut self.signals);
         if self.turn() {
@@ -164,7 +167,9 @@ impl Slot {
                 self.signals.links = signals::slow(&device, &mut self.missing);
             }
         }
+        self.signals.sees_instances = self.mig.as_ref().and_then(Mig::sees_instances);
         self.signals.gpm = if self.mig.is_none() { self.gpm(tools) } else { None };
+        let energy_mj = ask(&mut self.missing, "energy counter", || device.total_energy_consumption());
         let signals = self.signals.clone();
         // Told once.
         self.signals.xids.clear();
