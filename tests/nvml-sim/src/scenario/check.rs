@@ -130,9 +130,6 @@ fn check_vgpu(vgpu: &Vgpu, name: &str) -> Result<(), ScenarioError> {
             return Err(invalid(format!("{name}.{field}"), text, "must have 1 to 63 bytes"));
         }
     }
-    if vgpu.percent > 100 {
-        return Err(invalid(format!("{name}.percent"), vgpu.percent, "is over 100 percent"));
-    }
     check_span(vgpu.from_s, vgpu.to_s, name, "")
 }
 

@@ -95,8 +95,6 @@ pub struct Vgpu {
     /// E.g. "NVIDIA A100-10C".
     pub kind: String,
     pub memory_bytes: u64,
-    #[serde(default)]
-    pub percent: u32,
     pub from_s: Option<f64>,
     pub to_s: Option<f64>,
 }
