@@ -28,6 +28,7 @@ mod audit;
 pub mod auth;
 mod cost;
 pub mod error;
+mod explain;
 mod figures;
 mod idle;
 mod inventory;
@@ -93,6 +94,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/live", get(inventory::live))
         .route("/api/v1/devices/{uuid}/retire", post(orders::retire))
         .route("/api/v1/idle", get(idle::idle))
+        .route("/api/v1/explain", get(explain::explain))
         .route("/api/v1/unobserved", get(unobserved::unobserved))
         .route("/api/v1/quarantine", get(quarantine::list))
         .route("/api/v1/quarantine/{id}", get(quarantine::explain))

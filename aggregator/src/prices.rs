@@ -11,7 +11,7 @@ mod parse;
 mod unit;
 pub mod watch;
 
-pub use book::{Book, BookError, PriceFacts};
+pub use book::{Book, BookError, Matched, PriceFacts};
 pub use nodes::Nodes;
 
 const HOUR_NS: i128 = 3_600_000_000_000;
@@ -38,6 +38,12 @@ impl Rate {
     #[must_use]
     pub fn charge(&self, slice_ns: i128) -> i128 {
         self.num.saturating_mul(slice_ns).div_euclid(self.den)
+    }
+
+    /// Numerator and denominator.
+    #[must_use]
+    pub fn parts(&self) -> (i128, i128) {
+        (self.num, self.den)
     }
 
     /// Nano-dollars for an hour of a whole GPU of `slices` slices, rounded down.

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Cost(Cost),
     /// Who holds GPUs without using them, who uses what others hold, and what nobody is known for
     Idle(Idle),
+    /// One quarter of an hour of a GPU, a MIG instance, a pod or a job, line by line, down to the sealed bytes
+    Explain(Explain),
     /// Who is on the GPUs right now
     Top(Top),
     /// Nodes and their agents
@@ -111,6 +113,18 @@ pub(crate) struct Cost {
     /// Rows; what is beyond is one row [server's default: 1000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Explain {
+    /// GPU-... or MIG-... UUID, a Slurm job's number, or a pod as NAMESPACE/NAME, name or UID
+    #[arg(value_name = "DEVICE|POD|JOB")]
+    pub(crate) subject: String,
+    /// RFC 3339 or Unix seconds: the slot of 15 minutes that has it is explained [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+    #[arg(long)]
+    pub(crate) cluster: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

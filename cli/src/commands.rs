@@ -14,6 +14,7 @@ use crate::top;
 
 mod audit;
 mod cost;
+mod explain;
 mod idle;
 mod inventory;
 mod live;
@@ -36,6 +37,10 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         Command::Cost(cost) => {
             let text = client.get(cost.table.path(), &cost::query(&cost))?;
             show.write(&text, cost::grid, cost::csv, &mut out)?;
+        }
+        Command::Explain(options) => {
+            let text = client.get(explain::PATH, &explain::query(options))?;
+            show.write(&text, explain::grid, explain::csv, &mut out)?;
         }
         Command::Idle(idle) => {
             let text = client.get(idle::PATH, &idle::query(idle))?;

@@ -9,6 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod devices;
+pub mod explain;
+
+pub use devices::{DeviceInstance, DeviceRow, DevicesAnswer};
+
 /// Rows of a cost answer that stand for no owner.
 pub mod sentinel {
     /// Time that nobody held.
@@ -226,29 +231,6 @@ pub struct NodeFacts {
     pub zone: String,
     pub capacity_type: String,
     pub labels: BTreeMap<String, String>,
-}
-
-/// `GET /api/v1/devices`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DevicesAnswer {
-    pub devices: Vec<DeviceRow>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceRow {
-    pub uuid: String,
-    pub model: String,
-    pub cluster: String,
-    pub node: String,
-    pub memory_bytes: u64,
-    pub slices: u32,
-    /// The tenure that holds the device now: since when, and how far it is observed.
-    pub since: String,
-    pub observed_until: String,
-    /// `observed`, `silent` for over 15 minutes (its existence since is provisional), or `retired`.
-    pub state: String,
-    /// Price per GPU-hour in the current slot; null = unpriced.
-    pub price_per_hour: Option<String>,
 }
 
 /// `GET /api/v1/live`: who is on the GPUs, by the newest window of each device that is not older than 2 minutes.

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use tonnage_proto::decimal;
 use tonnage_proto::limits::{SILENCE_NS, slot_start};
-use tonnage_proto::rest::{self, DeviceRow, DevicesAnswer, LiveAnswer, NodeRow, NodesAnswer};
+use tonnage_proto::rest::{self, DeviceInstance, DeviceRow, DevicesAnswer, LiveAnswer, NodeRow, NodesAnswer};
 
 use super::Api;
 use super::error::ApiError;
@@ -82,6 +82,13 @@ fn device(record: DeviceRecord, book: &Book, now_ns: i64) -> DeviceRow {
         facts: &record.facts,
     };
     let rate = book.rate(&facts, slot_start(now_ns), record.slices);
+    let instances = record.instances.into_iter().map(|(instance, held)| DeviceInstance {
+        uuid: instance.uuid,
+        profile: instance.profile,
+        slices: instance.slices,
+        memory_bytes: instance.memory_bytes,
+        held,
+    });
     DeviceRow {
         price_per_hour: rate.map(|rate| decimal::from_nanos(rate.per_gpu_hour_nanos(record.slices))),
         uuid: record.uuid,
@@ -100,6 +107,7 @@ fn device(record: DeviceRecord, book: &Book, now_ns: i64) -> DeviceRow {
             "observed"
         }
         .to_owned(),
+        instances: instances.collect(),
     }
 }
 

@@ -42,8 +42,15 @@ impl Answer {
     }
 }
 
+mod explain;
+
 /// The slot is [0, 900 s); now is 1000 s.
 fn site() -> Site {
+    site_of(|store, _| store.writer().unwrap().execute_batch(&seed()).unwrap())
+}
+
+/// A site whose ledger was filled in this way.
+fn site_of(fill: impl FnOnce(&Store, &Clock)) -> Site {
     let folder = tempfile::tempdir().unwrap();
     let clock_file = tempfile::NamedTempFile::new().unwrap();
     let now_ns = 1_000_000_000_000;
@@ -51,8 +58,8 @@ fn site() -> Site {
     write_simulated(clock_file.as_file(), reading).unwrap();
     let clock = Clock::simulated(clock_file.path()).unwrap();
     let store = Store::open(folder.path()).unwrap();
+    fill(&store, &clock);
     let db = store.writer().unwrap();
-    db.execute_batch(&seed()).unwrap();
     let bound = crate::model::NodeName { cluster: "c".into(), node: "n1".into() };
     let reader = tokens::add(&db, "r", &Grant::Role(Role::Reader), 0).unwrap();
     let node = tokens::add(&db, "n1", &Grant::Node(bound), 0).unwrap();

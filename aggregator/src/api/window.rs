@@ -71,7 +71,8 @@ fn length(text: &str) -> Option<i64> {
     digits(number)?.checked_mul(unit_ns).filter(|length| *length > 0)
 }
 
-fn time(text: &str) -> Option<i64> {
+/// RFC 3339 or Unix seconds, in nanoseconds; `None` if it is neither, or out of range.
+pub(super) fn time(text: &str) -> Option<i64> {
     let at_ns = match digits(text) {
         Some(seconds) => seconds.checked_mul(1_000_000_000)?,
         None => i64::try_from(text.parse::<Timestamp>().ok()?.as_nanosecond()).ok()?,

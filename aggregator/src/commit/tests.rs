@@ -211,6 +211,9 @@ fn committer(dir: &Path, clock: &NamedTempFile, book: &str) -> Committer {
 /// What happens as time passes: silence, closing, posting, purging.
 mod passing;
 
+/// What docs/sharing.md says that sharing costs.
+mod sharing;
+
 /// The nodes file: what nodes are by the operator's word.
 mod nodes;
 

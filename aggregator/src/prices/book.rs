@@ -58,6 +58,15 @@ impl fmt::Display for BookError {
     }
 }
 
+/// The row of a book that prices a GPU in a slot, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matched {
+    pub row: PriceRow,
+    /// By the fact's key: the row's pattern, and the value that it matched.
+    pub facts: Vec<(String, String, String)>,
+    pub rate: Rate,
+}
+
 /// One price: from `valid_from_ns` until the next row of its series.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
@@ -117,7 +126,7 @@ impl Book {
     /// The rate of a GPU of `slices` slices in the slot that starts at `slot_start_ns`; `None` = unpriced.
     #[must_use]
     pub fn rate(&self, facts: &PriceFacts<'_>, slot_start_ns: i64, slices: u32) -> Option<Rate> {
-        let row = self.row(facts, slot_start_ns)?;
+        let (_, row) = self.found(facts, slot_start_ns)?;
         row.unit.rate(row.price_nanos, slot_start_ns, slices)
     }
 
@@ -125,7 +134,7 @@ impl Book {
     /// for the slot of its last coverage.
     #[must_use]
     pub fn lasts(&self, facts: &PriceFacts<'_>, slot_start_ns: i64) -> bool {
-        self.row(facts, slot_start_ns).is_none_or(|row| !row.absent_when_silent)
+        self.found(facts, slot_start_ns).is_none_or(|(_, row)| !row.absent_when_silent)
     }
 
     /// The facts by which a node is priced: the nodes file's, and what it does not say as the agent says it.
@@ -134,13 +143,25 @@ impl Book {
         self.nodes.outweigh(cluster, node, said)
     }
 
-    fn row(&self, facts: &PriceFacts<'_>, slot_start_ns: i64) -> Option<&Row> {
+    /// What [`Book::rate`] goes by.
+    #[must_use]
+    pub fn matched(&self, facts: &PriceFacts<'_>, slot_start_ns: i64, slices: u32) -> Option<Matched> {
+        let (series, row) = self.found(facts, slot_start_ns)?;
+        let known = self.facts(facts.cluster, facts.node, facts.facts);
+        let facts = PriceFacts { facts: &known, ..*facts };
+        let matched = series.patterns.iter();
+        let matched = matched.map(|(fact, text)| (fact.key(), text.clone(), fact.of(&facts).to_owned()));
+        let rate = row.unit.rate(row.price_nanos, slot_start_ns, slices)?;
+        Some(Matched { row: price_row(series, row), facts: matched.collect(), rate })
+    }
+
+    fn found(&self, facts: &PriceFacts<'_>, slot_start_ns: i64) -> Option<(&Series, &Row)> {
         let known = self.facts(facts.cluster, facts.node, facts.facts);
         let facts = &PriceFacts { facts: &known, ..*facts };
         let valid = |row: &Row| row.valid_from_ns.is_none_or(|from| from <= slot_start_ns);
         self.series.iter().find_map(|series| {
             let row = series.rows.iter().rev().find(|row| valid(row))?;
-            series.matcher.matches(facts).then_some(row)
+            series.matcher.matches(facts).then_some((series, row))
         })
     }
 
@@ -177,19 +198,20 @@ impl Book {
     /// All rows, series by series as they first appear, each series by `valid_from`.
     #[must_use]
     pub fn rows(&self) -> Vec<PriceRow> {
-        let row = |series: &Series, row: &Row| {
-            let from_ns = row.valid_from_ns.unwrap_or(0);
-            let rate = row.unit.rate(row.price_nanos, from_ns, 1);
-            PriceRow {
-                line: row.line,
-                matches: series.patterns.iter().map(|(fact, text)| (fact.key(), text.clone())).collect(),
-                valid_from: row.valid_from_ns.map_or_else(String::new, rfc3339),
-                price: decimal::from_nanos(row.price_nanos),
-                unit: row.unit.name().to_owned(),
-                price_per_gpu_hour: decimal::from_nanos(rate.map_or(0, |rate| rate.per_gpu_hour_nanos(1))),
-            }
-        };
-        self.series.iter().flat_map(|series| series.rows.iter().map(move |r| row(series, r))).collect()
+        self.series.iter().flat_map(|series| series.rows.iter().map(|row| price_row(series, row))).collect()
+    }
+}
+
+fn price_row(series: &Series, row: &Row) -> PriceRow {
+    let from_ns = row.valid_from_ns.unwrap_or(0);
+    let rate = row.unit.rate(row.price_nanos, from_ns, 1);
+    PriceRow {
+        line: row.line,
+        matches: series.patterns.iter().map(|(fact, text)| (fact.key(), text.clone())).collect(),
+        valid_from: row.valid_from_ns.map_or_else(String::new, rfc3339),
+        price: decimal::from_nanos(row.price_nanos),
+        unit: row.unit.name().to_owned(),
+        price_per_gpu_hour: decimal::from_nanos(rate.map_or(0, |rate| rate.per_gpu_hour_nanos(1))),
     }
 }
 

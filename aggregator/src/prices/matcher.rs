@@ -59,7 +59,7 @@ impl Fact {
         }
     }
 
-    fn of<'a>(&self, facts: &PriceFacts<'a>) -> &'a str {
+    pub(super) fn of<'a>(&self, facts: &PriceFacts<'a>) -> &'a str {
         match self {
             Self::Cluster => facts.cluster,
             Self::Node => facts.node,

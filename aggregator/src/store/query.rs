@@ -6,6 +6,7 @@
 
 mod cost;
 mod dimension;
+pub mod explain;
 mod idle;
 mod inventory;
 mod ranges;

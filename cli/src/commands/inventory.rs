@@ -1,6 +1,6 @@
 //! `tonnage nodes` and `tonnage devices`.
 
-use tonnage_proto::rest::{DevicesAnswer, NodesAnswer};
+use tonnage_proto::rest::{DeviceInstance, DevicesAnswer, NodesAnswer};
 
 use crate::output::number::{gibibytes, money};
 use crate::output::{Grid, left, right};
@@ -96,8 +96,8 @@ pub(super) fn devices(answer: &DevicesAnswer) -> Grid {
         left("state"),
         right("per h"),
     ];
-    let rows = answer.devices.iter().map(|device| {
-        vec![
+    let rows = answer.devices.iter().flat_map(|device| {
+        let whole = vec![
             device.cluster.clone(),
             device.node.clone(),
             device.uuid.clone(),
@@ -108,11 +108,21 @@ pub(super) fn devices(answer: &DevicesAnswer) -> Grid {
             device.observed_until.clone(),
             device.state.clone(),
             device.price_per_hour.as_deref().map_or_else(|| "unpriced".to_owned(), |price| money(price, 4)),
-        ]
+        ];
+        std::iter::once(whole).chain(device.instances.iter().map(instance))
     });
     let unpriced = answer.devices.iter().filter(|device| device.price_per_hour.is_none()).count();
     let notes = vec![String::new(), format!("{} devices, {unpriced} without a price", answer.devices.len())];
     Grid { columns, rows: rows.collect(), notes }
+}
+
+/// A line below its device.
+fn instance(instance: &DeviceInstance) -> Vec<String> {
+    let state = if instance.held { "held" } else { "idle" };
+    let [none, empty, since, until, price] = [const { String::new() }; 5];
+    let (uuid, profile) = (format!("  {}", instance.uuid), format!("  {}", instance.profile));
+    let (memory, slices) = (gibibytes(instance.memory_bytes), instance.slices.to_string());
+    vec![none, empty, uuid, profile, memory, slices, since, until, state.to_owned(), price]
 }
 
 pub(super) fn devices_csv(answer: &DevicesAnswer) -> Vec<Vec<String>> {
@@ -127,6 +137,7 @@ pub(super) fn devices_csv(answer: &DevicesAnswer) -> Vec<Vec<String>> {
         "observed_until",
         "state",
         "price_per_hour",
+        "instances",
     ];
     let rows = answer.devices.iter().map(|device| {
         vec![
@@ -140,6 +151,7 @@ pub(super) fn devices_csv(answer: &DevicesAnswer) -> Vec<Vec<String>> {
             device.observed_until.clone(),
             device.state.clone(),
             device.price_per_hour.clone().unwrap_or_default(),
+            device.instances.iter().map(|instance| instance.uuid.as_str()).collect::<Vec<_>>().join(" "),
         ]
     });
     std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect()
@@ -195,12 +207,24 @@ mod tests {
             observed_until: "u".into(),
             state: "observed".into(),
             price_per_hour: None,
+            instances: vec![DeviceInstance {
+                uuid: "MIG-1".into(),
+                profile: "3g.40gb".into(),
+                slices: 3,
+                memory_bytes: 42_949_672_960,
+                held: false,
+            }],
         };
         let priced = DeviceRow { price_per_hour: Some("2.500000001".into()), ..device.clone() };
         let answer = DevicesAnswer { devices: vec![device, priced] };
         let text = shown(&devices(&answer));
         assert!(text.contains("unpriced") && text.contains("2.5000\n"), "{text}");
         assert!(text.ends_with("2 devices, 1 without a price\n"), "{text}");
-        assert_eq!(devices_csv(&answer)[2][9], "2.500000001");
+        let line = text.lines().find(|line| line.contains("MIG-1")).unwrap();
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["MIG-1", "3g.40gb", "40", "3", "idle"]);
+        assert_eq!(
+            (devices_csv(&answer)[2][9].as_str(), devices_csv(&answer)[2][10].as_str()),
+            ("2.500000001", "MIG-1")
+        );
     }
 }

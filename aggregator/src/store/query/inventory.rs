@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use tonnage_proto::limits::slot_start;
 
 use super::ranges::Kept;
-use crate::model::{NodeFacts, NodeName};
+use crate::model::{Instance, NodeFacts, NodeName};
 use crate::store::StoreError;
 use crate::store::write::{self, Mark};
 
@@ -37,6 +37,8 @@ pub struct DeviceRecord {
     pub observed_until_ns: i64,
     /// Taken out of service, and not observed since.
     pub retired: bool,
+    /// MIG instances in the newest slot that was observed, and whether anybody held them.
+    pub instances: Vec<(Instance, bool)>,
     /// As in the newest slot that was observed.
     pub facts: NodeFacts,
 }
@@ -92,6 +94,11 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
     let mut facts = transaction.prepare_cached(
         "SELECT f.json FROM slot_state s JOIN facts f ON f.id = s.facts WHERE s.start = ?1 AND s.tenure = ?2",
     )?;
+    let mut instances = transaction.prepare_cached(
+        "SELECT i.generation, i.gpu_instance, i.compute_instance, i.slices, i.uuid, i.profile, i.memory_bytes,
+             MAX(s.kind = 0) FROM slot s JOIN instance i ON i.id = s.instance WHERE s.start = ?1 AND s.tenure = ?2
+         GROUP BY i.id ORDER BY i.gpu_instance, i.compute_instance, i.generation, i.id",
+    )?;
     let mut rows = statement.query([])?;
     let mut devices = Vec::new();
     while let Some(row) = rows.next()? {
@@ -99,19 +106,37 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
         // The slot in which the tenure's last nanosecond lies: its row is found by the key.
         let newest_slot = slot_start(to_ns.saturating_sub(1));
         let json: Option<String> = facts.query_row((newest_slot, tenure), |row| row.get(0)).optional()?;
+        let (uuid, observed_until_ns): (String, i64) = (row.get(0)?, row.get(9)?);
+        let observed_slot = slot_start(observed_until_ns.saturating_sub(1));
+        let there = instances.query_map((observed_slot, tenure), |row| instance(row, &uuid))?;
         devices.push(DeviceRecord {
-            uuid: row.get(0)?,
+            instances: there.collect::<Result<_, _>>()?,
+            uuid,
             model: row.get(1)?,
             memory_bytes: count(row, 2)?,
             slices: row.get(3)?,
             node: NodeName { cluster: row.get(4)?, node: row.get(5)? },
             from_ns: row.get(6)?,
-            observed_until_ns: row.get(9)?,
+            observed_until_ns,
             retired: row.get(10)?,
             facts: json.map_or(Ok(NodeFacts::default()), |json| parse(&json))?,
         });
     }
     Ok(devices)
+}
+
+fn instance(row: &Row<'_>, device: &str) -> Result<(Instance, bool), rusqlite::Error> {
+    let instance = Instance {
+        device: device.to_owned(),
+        generation: row.get(0)?,
+        gpu_instance: row.get(1)?,
+        compute_instance: row.get(2)?,
+        slices: row.get(3)?,
+        uuid: row.get(4)?,
+        profile: row.get(5)?,
+        memory_bytes: count(row, 6)?,
+    };
+    Ok((instance, row.get(7)?))
 }
 
 /// From when on which rows are kept.

@@ -1,0 +1,72 @@
+//! What an explanation says in words: evidence, kinds of rows, arithmetic. Pure.
+
+use tonnage_proto::method;
+
+use crate::model::RowKind;
+use crate::prices::Rate;
+
+/// A sentence for each method bit, in the order of `tonnage_proto::method`.
+const SENTENCES: [(u32, &str); 10] = [
+    (method::HELD_CGROUP, "held: the cgroup of a live process named the owner"),
+    (method::HELD_ALLOCATION, "held: an allocation (kubelet, or Slurm's hook) named the owner"),
+    (
+        method::HELD_SPLIT,
+        "held: several owners shared the device, so its time was split among them, in equal parts or by the parts allocated",
+    ),
+    (method::HELD_INFERRED, "held: inferred, by weaker evidence than usual"),
+    (method::BUSY_PROCESS, "busy: the driver's utilisation samples of processes"),
+    (method::BUSY_SCALED, "busy: the samples said more than was held, and were scaled down to it"),
+    (method::BUSY_INSTANCE, "busy: the driver's utilisation of the MIG instance, whose one holder had it"),
+    (method::MEMORY_PROCESS, "memory: the driver's figure of processes"),
+    (method::ENERGY_BY_BUSY, "energy: the device's counter, split by busy time"),
+    (method::ENERGY_BY_HELD, "energy: the device's counter, split by held time, since nobody was busy"),
+];
+
+pub(super) fn methods(bits: u32) -> Vec<String> {
+    SENTENCES.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, text)| text.to_owned()).collect()
+}
+
+pub(super) fn kind(kind: RowKind) -> &'static str {
+    match kind {
+        RowKind::Held => "held",
+        RowKind::Idle => "idle",
+        RowKind::Unobserved => "unobserved",
+        RowKind::Rounding => "rounding",
+        RowKind::Intruder => "intruder",
+        RowKind::Stranded => "stranded",
+    }
+}
+
+/// How `nanos` come of `time_ns`.
+pub(super) fn arithmetic(rate: Rate, time_ns: i64, nanos: i128) -> String {
+    let (num, den) = rate.parts();
+    format!("floor({num} * {time_ns} / {den}) = {nanos}")
+}
+
+/// `part / whole` with six places, rounded down; empty of nothing.
+pub(super) fn share(part: i64, whole: i64) -> String {
+    let Some(millionths) = (i128::from(part) * 1_000_000).checked_div(i128::from(whole)) else {
+        return String::new();
+    };
+    format!("{}.{:06}", millionths / 1_000_000, millionths % 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_bit_that_has_a_name_has_a_sentence() {
+        assert_eq!(methods(u32::MAX).len(), method::names(u32::MAX).count());
+        for bit in 0..32 {
+            assert_eq!(methods(1 << bit).len(), method::names(1 << bit).count(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_rounded_down_and_of_nothing_there_is_none() {
+        assert_eq!(share(2, 3), "0.666666");
+        assert_eq!(share(3, 3), "1.000000");
+        assert_eq!(share(0, 0), "");
+    }
+}
