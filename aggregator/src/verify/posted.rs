@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::Connection;
 
 use super::Report;
-use crate::ledger::settle::Key;
 use crate::model::RowKind;
 use crate::store::StoreError;
 use crate::store::audit;
 use crate::store::closing::{self, Posted};
 use crate::store::opening::Opening;
 
-type SlotKey = (i64, i64, Key);
+/// Start, tenure; instance, owner and kind.
+type SlotKey = (i64, i64, (i64, i64, RowKind));
 
 /// Checks everything that is posted behind checkpoint `after`.
 pub(super) fn check(

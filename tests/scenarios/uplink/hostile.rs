@@ -159,12 +159,11 @@ fn spoilt() -> Vec<(&'static str, Spoil)> {
         ("idle_ns", Box::new(|batch| batch.windows[0].idle_ns = u64::MAX)),
         ("held_ns", usage(|usage| usage.held_ns = u64::MAX)),
         ("busy_ns", usage(|usage| usage.busy_ns = usage.held_ns + 1)),
-        ("MIG", usage(|usage| usage.instance = 1)),
-        ("MIG", usage(|usage| usage.instance = 2)),
+        ("instance: 1 is not one of 0", usage(|usage| usage.instance = 1)),
         ("held_ns: 1 is not 0", usage(|usage| (usage.kind, usage.held_ns) = (2, 1))),
         ("kind", usage(|usage| usage.kind = 0)),
         ("busy_ns", usage(|usage| (usage.kind, usage.held_ns, usage.busy_ns) = (2, 0, u64::MAX))),
-        ("MIG", usage(|usage| (usage.kind, usage.held_ns, usage.instance) = (2, 0, 1))),
+        ("instance: 1 is not one of 0", usage(|usage| (usage.kind, usage.held_ns, usage.instance) = (2, 0, 1))),
         (
             "usages[2].owner: 0 stands twice",
             Box::new(|batch| {
