@@ -26,6 +26,7 @@ use crate::facts::{Known, Provider, Sources};
 use crate::kubelet::{self, Kubelet};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
+use crate::mps::{self, Mps};
 use crate::pump::{Before, Pump, Status};
 use crate::sampler::{QUEUE_MAX, Sampler};
 use crate::seal::NodeState;
@@ -80,8 +81,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (spool, before) = open_spool(&config, &clock).await?;
     let (more, uplink_state) = (Arc::new(Notify::new()), Arc::default());
     let kubelet = kubelet::View::default();
+    let mps = mps::View::default();
     let metrics = Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state), kubelet.clone());
-    let metrics = Arc::new(metrics);
+    let metrics = Arc::new(metrics.showing_mps(mps.clone()));
     let health = Arc::new(Health {
         clock: clock.clone(),
         alive_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
@@ -109,6 +111,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let asking =
         Kubelet { socket: config.kubelet_socket.clone(), clock: clock.clone(), view: kubelet.clone() };
     tokio::spawn(asking.run(stop.clone()));
+    let looking = Mps { settings: config.mps.clone(), procfs: config.paths.procfs.clone(), view: mps };
+    tokio::spawn(looking.run(stop.clone()));
     let pump = Pump {
         attribution,
         kubelet,

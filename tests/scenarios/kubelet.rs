@@ -19,6 +19,7 @@ use crate::books::Books;
 use crate::ledgers::orders::said;
 
 mod mig;
+mod mps;
 
 const S: i128 = 1_000_000_000;
 
