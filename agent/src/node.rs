@@ -81,9 +81,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (spool, before) = open_spool(&config, &clock).await?;
     let (more, uplink_state) = (Arc::new(Notify::new()), Arc::default());
     let kubelet = kubelet::View::default();
-    let mps = mps::View::default();
     let metrics = Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state), kubelet.clone());
-    let metrics = Arc::new(metrics.showing_mps(mps.clone()));
+    let metrics = Arc::new(showing_mps(&config, metrics, &stop));
     let health = Arc::new(Health {
         clock: clock.clone(),
         alive_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
@@ -111,8 +110,6 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let asking =
         Kubelet { socket: config.kubelet_socket.clone(), clock: clock.clone(), view: kubelet.clone() };
     tokio::spawn(asking.run(stop.clone()));
-    let looking = Mps { settings: config.mps.clone(), procfs: config.paths.procfs.clone(), view: mps };
-    tokio::spawn(looking.run(stop.clone()));
     let pump = Pump {
         attribution,
         kubelet,
@@ -154,6 +151,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
     admin_stop.set();
     Ok(())
+}
+
+/// Has MPS looked after, and lets the metrics show it.
+fn showing_mps(config: &Config, metrics: Metrics, stop: &Shutdown) -> Metrics {
+    let view = mps::View::default();
+    let (settings, procfs) = (config.mps.clone(), config.paths.procfs.clone());
+    tokio::spawn(Mps { settings, procfs, view: view.clone() }.run(stop.clone()));
+    metrics.showing_mps(view)
 }
 
 /// Tells systemd how it goes.
