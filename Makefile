@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash crash-points fuzz needs test-needs bench lint doc deny clean
+.PHONY: help demo test test-gpu crash crash-points fuzz needs test-needs bench lint doc deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,10 @@ demo: needs ## Meter two simulated nodes on this machine; Ctrl-C ends it, FOR=30
 test: test-needs ## Install what the tests need, build everything, run every test
 	cargo build --workspace
 	cargo test --workspace
+
+test-gpu: needs ## The agent on this machine's NVIDIA GPU, under loads that measure themselves (some minutes)
+	cargo build --workspace
+	cargo test -p tonnage-gpu
 
 crash-points: needs ## Try every crash point of the spool and the store (some minutes)
 	cargo build --workspace

@@ -24,6 +24,7 @@ mod dra_checkpoint;
 mod grants;
 mod kubelet;
 mod live_pods;
+pub mod mps;
 mod pod_names;
 mod pods;
 mod process;
@@ -107,6 +108,8 @@ pub struct Attribution {
     users: Users,
     /// The last known life of each pid.
     lives: HashMap<u32, Life>,
+    /// The driver listed a client of MPS once in this run, so it can.
+    lists_mps_clients: bool,
     swept_at_ns: i64,
     /// By device and instance, as of this tick.
     allocations: BTreeMap<DevicePlace, Allocation>,
@@ -120,6 +123,8 @@ struct Life {
     start: Start,
     started_ns: i64,
     owner: Arc<Owner>,
+    /// It is a server of MPS, by its name.
+    mps_server: Option<mps::Server>,
     /// Boot clock.
     recheck_at_ns: i64,
     seen_at_ns: i64,
@@ -141,6 +146,7 @@ impl Attribution {
             container_names: ContainerNames::new(paths.docker, paths.podman),
             users: Users::new(paths.passwd),
             lives: HashMap::new(),
+            lists_mps_clients: false,
             swept_at_ns: 0,
             allocations: BTreeMap::new(),
             counts: AllocationCounts::default(),
@@ -182,6 +188,7 @@ impl Attribution {
         self.sweep(now.reading.boot_ns);
         let mut holders: Vec<Holder> =
             pids.iter().map(|process| self.holder(*process, now.ledger_ns, now.reading)).collect();
+        self.set_mps_servers_apart(&mut holders, pids);
         for owner in holders.iter().map(|holder| &holder.owner).filter(|owner| !owner.pod.is_empty()) {
             let name = (owner.namespace.clone(), owner.pod.clone());
             if !self.listed.has(&name) && !self.unlisted.contains(&name) {
@@ -193,6 +200,32 @@ impl Attribution {
         let allocation = of(instance.cloned()).or_else(|| of(None)).cloned().unwrap_or_default();
         grants::join(&mut holders, &allocation);
         (holders, allocation)
+    }
+
+    /// A server of MPS works for its clients: where the driver says who they are, they are on the device and it is not.
+    /// Where the driver does not, nobody can say whose the server's use is.
+    fn set_mps_servers_apart(&mut self, holders: &mut Vec<Holder>, pids: &[DeviceProcess]) {
+        let clients: Vec<u32> = pids.iter().filter(|p| p.mps_client).map(|process| process.pid).collect();
+        self.lists_mps_clients |= !clients.is_empty();
+        // Pids of another namespace name other processes here.
+        if self.foreign_pids {
+            return;
+        }
+        let servers: Vec<(u32, mps::Server)> = holders
+            .iter()
+            .filter(|holder| !clients.contains(&holder.pid))
+            .filter_map(|holder| Some((holder.pid, self.lives.get(&holder.pid)?.mps_server?)))
+            .collect();
+        for (pid, server) in servers {
+            if !server.is_believed(clients.iter().map(|client| process::uid(&self.procfs, *client))) {
+                continue;
+            }
+            if self.lists_mps_clients {
+                holders.retain(|holder| holder.pid != pid);
+            } else if let Some(holder) = holders.iter_mut().find(|holder| holder.pid == pid) {
+                (holder.owner, holder.inferred) = (mps::nobody(), true);
+            }
+        }
     }
 
     /// How many of the kubelet's allocations counted at this tick.
@@ -257,6 +290,7 @@ impl Attribution {
                     start,
                     started_ns: known.map_or(started_ns, |life| steady(life.started_ns, started_ns)),
                     owner: Arc::new(owner),
+                    mps_server: mps::server(&self.procfs, pid),
                     recheck_at_ns: now_ns.saturating_add(believe_ns),
                     seen_at_ns: now_ns,
                 }

@@ -28,9 +28,11 @@ use crate::kubelet;
 use crate::uplink::tls::{self, is_loopback};
 
 mod machine;
+mod mps;
 mod paths;
 
 use machine::MachineArgs;
+use mps::MpsArgs;
 use paths::PathArgs;
 use slurm::SlurmArgs;
 
@@ -117,6 +119,8 @@ pub struct RunArgs {
     machine: MachineArgs,
     #[command(flatten)]
     slurm: SlurmArgs,
+    #[command(flatten)]
+    mps: MpsArgs,
     /// For the price book: the node's instance type
     #[arg(long, value_name = "TYPE", env = "TONNAGE_INSTANCE_TYPE")]
     instance_type: Option<String>,
@@ -182,6 +186,9 @@ struct File {
     slurm_jobs_dir: Option<PathBuf>,
     slurm_job_mapping_dir: Option<PathBuf>,
     slurm_node: Option<String>,
+    mps_control: Option<PathBuf>,
+    #[serde(default)]
+    mps_pipe_directory: Vec<PathBuf>,
     instance_type: Option<String>,
     region: Option<String>,
     zone: Option<String>,
@@ -218,6 +225,7 @@ pub struct Config {
     pub drain: std::time::Duration,
     pub paths: crate::attribution::Paths,
     pub kubelet_socket: PathBuf,
+    pub mps: crate::mps::Settings,
     /// Which cloud to ask what this machine is, if any.
     pub cloud: Option<cloud::Settings>,
     pub path_dmi: PathBuf,
@@ -241,6 +249,7 @@ impl RunArgs {
         let kubelet_socket = self.paths.kubelet_socket.take().or(file.kubelet_socket.take());
         let kubelet_socket = kubelet_socket.unwrap_or_else(|| kubelet::DEFAULT_SOCKET.into());
         let slurm = slurm::resolve(self.slurm, &mut file, &hostname())?;
+        let mps = mps::resolve(self.mps, &mut file)?;
         let paths = paths::resolve(self.paths, slurm.paths, &mut file);
         let insecure = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let url = self.aggregator.or(file.aggregator).unwrap_or_else(|| "http://127.0.0.1:7787".into());
@@ -273,6 +282,7 @@ impl RunArgs {
             period_ns: i64::from(within("period_ms", period_ms, 100, 5_000)?) * 1_000_000,
             drain: std::time::Duration::from_millis(u64::from(within("drain_ms", drain_ms, 0, 600_000)?)),
             kubelet_socket,
+            mps,
             paths,
             slurm_conf: slurm.conf,
             cloud: machine::cloud(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! driver -> sampler -> attribution -> metering -> seal -> spool -> uplink
-//!           kubelet -------^              '-> metrics
+//!           kubelet -------^              '-> metrics <- mps
 //! ```
 //!
 //! Neighbouring stages do not import each other; they share [`model`] and meet in [`pump`] and [`node`].
@@ -15,6 +15,7 @@ pub mod driver;
 pub mod kubelet;
 pub mod ledger_clock;
 pub mod metering;
+pub mod mps;
 pub mod sampler;
 pub mod seal;
 pub mod spool;

@@ -16,6 +16,7 @@ use crate::kubelet;
 use crate::model::{
     AllocationCounts, DeviceInfo, DeviceReading, Gauges, Instance, Owner, OwnerKind, Usage, Whose, Window,
 };
+use crate::mps;
 use crate::uplink;
 
 mod families;
@@ -109,6 +110,7 @@ struct Device {
     gauges: Gauges,
     noted: signals::Noted,
     holders: usize,
+    mps_clients: usize,
     idle: u128,
     stranded: u128,
     unobserved_ns: u64,
@@ -137,6 +139,7 @@ pub struct Metrics {
     state: Mutex<State>,
     uplink: Arc<Mutex<uplink::State>>,
     kubelet: kubelet::View,
+    mps: mps::View,
     version: &'static str,
     node: String,
 }
@@ -149,7 +152,13 @@ impl Metrics {
         uplink: Arc<Mutex<uplink::State>>,
         kubelet: kubelet::View,
     ) -> Self {
-        Self { state: Mutex::default(), uplink, kubelet, version, node }
+        Self { state: Mutex::default(), uplink, kubelet, mps: mps::View::default(), version, node }
+    }
+
+    /// Shows what is known of MPS, too.
+    #[must_use]
+    pub fn showing_mps(self, mps: mps::View) -> Self {
+        Self { mps, ..self }
     }
 
     /// Adds closed windows.
@@ -203,6 +212,12 @@ impl Metrics {
         }
     }
 
+    /// Notes how many clients of MPS the driver lists on a device.
+    pub fn mps_clients(&self, device: &Arc<str>, clients: usize) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.devices.entry(Arc::clone(device)).or_default().mps_clients = clients;
+    }
+
     /// Sets a device's time that this run of the agent did not cover.
     pub fn unobserved(&self, device: &Arc<str>, unobserved_ns: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,7 +236,9 @@ impl Metrics {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let families =
             families::all(&state, &uplink, &self.kubelet.seen(), process, self.version, &self.node);
+        let mps = families::mps(&state, &self.mps.seen());
         drop(state);
+        let families = [families, mps].concat();
         TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| format!("# {error}\n"))
     }
 }

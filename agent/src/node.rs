@@ -27,6 +27,7 @@ use crate::kubelet::{self, Kubelet};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
 use crate::model::KnownInstance;
+use crate::mps::{self, Mps};
 use crate::pump::{Before, Pump, Status};
 use crate::sampler::{QUEUE_MAX, Sampler};
 use crate::seal::NodeState;
@@ -82,7 +83,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (more, uplink_state) = (Arc::new(Notify::new()), Arc::default());
     let kubelet = kubelet::View::default();
     let metrics = Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state), kubelet.clone());
-    let metrics = Arc::new(metrics);
+    let metrics = Arc::new(showing_mps(&config, metrics, &stop));
     let health = Arc::new(Health {
         clock: clock.clone(),
         alive_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
@@ -152,6 +153,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
     admin_stop.set();
     Ok(())
+}
+
+/// Has MPS looked after, and lets the metrics show it.
+fn showing_mps(config: &Config, metrics: Metrics, stop: &Shutdown) -> Metrics {
+    let view = mps::View::default();
+    let (settings, procfs) = (config.mps.clone(), config.paths.procfs.clone());
+    tokio::spawn(Mps { settings, procfs, view: view.clone() }.run(stop.clone()));
+    metrics.showing_mps(view)
 }
 
 /// Tells systemd how it goes.

@@ -116,6 +116,12 @@ impl Status {
     }
 }
 
+fn mps_clients(device: &DeviceReading) -> usize {
+    let of_instances = device.mig.iter().flat_map(|mig| &mig.instances).map(|instance| &instance.processes);
+    let all = of_instances.chain([&device.processes]).flatten().flatten();
+    all.filter(|process| process.mps_client).count()
+}
+
 fn instances(device: &DeviceReading) -> Vec<KnownInstance> {
     let of = device.mig.iter().flat_map(|mig| &mig.instances);
     of.map(|reading| (Arc::clone(&device.info.uuid), Arc::clone(&reading.instance))).collect()
@@ -253,6 +259,7 @@ impl Pump {
             let processes =
                 in_instances.map(|instance| instance.holders.len()).sum::<usize>() + holders.len();
             self.metrics.gauges(&device.info, device.gauges, processes);
+            self.metrics.mps_clients(&device.info.uuid, mps_clients(&device));
             observations.push(Observation {
                 info: device.info,
                 partition,

@@ -20,6 +20,7 @@ use crate::ledgers::orders::said;
 
 mod mig;
 mod mixed;
+mod mps;
 
 const S: i128 = 1_000_000_000;
 

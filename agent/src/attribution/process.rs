@@ -1,7 +1,7 @@
 //! What the kernel says about one process: its start, its user, its cgroup. The only reader of `/proc/<pid>`.
 //!
-//! A process's environment and command line are its own to write, so they are not read; but for the title of
-//! slurmstepd, which is root's.
+//! A process's environment and command line are its own to write, so they are not read; but for the titles of
+//! slurmstepd, which is root's, and of MPS's programs, which are believed only with more (`mps`).
 
 use std::fs::File;
 use std::io::Read;
@@ -37,6 +37,19 @@ pub(super) fn start(procfs: &Path, pid: u32) -> Option<Start> {
 /// The real user. Not the folder's owner: that is root for a process which may not dump core.
 pub(super) fn uid(procfs: &Path, pid: u32) -> Option<u32> {
     Some(open(procfs, pid)?.status().ok()?.ruid)
+}
+
+/// The real user, and whether the process is in the pid namespace of this `/proc` itself rather than in one below it,
+/// as those of containers are.
+pub(super) fn user(procfs: &Path, pid: u32) -> Option<(u32, bool)> {
+    let status = open(procfs, pid)?.status().ok()?;
+    Some((status.ruid, status.nspid.is_some_and(|pids| pids.len() == 1)))
+}
+
+/// What the process is called, at most 15 bytes of it, and its parent.
+pub(super) fn name_and_parent(procfs: &Path, pid: u32) -> Option<(String, u32)> {
+    let stat = open(procfs, pid)?.stat().ok()?;
+    Some((stat.comm, u32::try_from(stat.ppid).ok()?))
 }
 
 /// The bytes of `/proc/<pid>/cgroup`, up to the limit of its parser.
@@ -86,6 +99,8 @@ mod tests {
         assert!(started.boot_ns() > 0);
         assert_eq!(start(proc, me), Some(started));
         assert_eq!(uid(proc, me), Some(rustix::process::getuid().as_raw()));
+        assert_eq!(user(proc, me).unwrap().0, rustix::process::getuid().as_raw());
+        assert_eq!(name_and_parent(proc, me).unwrap().1, std::os::unix::process::parent_id());
         assert!(!cgroup(proc, me).unwrap().is_empty());
     }
 
@@ -106,7 +121,7 @@ mod tests {
     fn a_process_that_is_not_there_has_none() {
         let empty = tempfile::tempdir().unwrap();
         assert_eq!(start(empty.path(), 1), None);
-        assert_eq!(uid(empty.path(), 1), None);
+        assert_eq!((uid(empty.path(), 1), user(empty.path(), 1)), (None, None));
         assert_eq!(cgroup(empty.path(), 1), None);
     }
 }

@@ -1,3 +1,5 @@
+mod mps;
+
 use std::fs;
 
 use super::*;

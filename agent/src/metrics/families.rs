@@ -5,6 +5,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use super::{Device, GpuTime, Key, OwnUse, Owners, State, other, signals};
 use crate::kubelet::{Health, Seen};
 use crate::model::{AllocationCounts, OwnerKind};
+use crate::mps;
 use crate::uplink;
 
 const NANO: f64 = 1e-9;
@@ -243,6 +244,51 @@ fn devices(state: &State) -> Vec<MetricFamily> {
         ),
         family("tonnage_gpu_info", "Every GPU of the node.", Kind::Gauge, info),
     ]
+}
+
+/// Nothing where there never was any.
+pub(super) fn mps(state: &State, seen: &mps::Seen) -> Vec<MetricFamily> {
+    let clients =
+        state.devices.iter().map(|(gpu, device)| (vec![label("gpu", gpu)], device.mps_clients as f64));
+    let is_used = seen.was_there || state.devices.values().any(|device| device.mps_clients > 0);
+    let is_shown = |family: &MetricFamily| is_used && !family.get_metric().is_empty();
+    let up =
+        |name: &str, help: &str, count: usize| one(name, help, Kind::Gauge, f64::from(u8::from(count > 0)));
+    let pipe = |daemon: &mps::Daemon| label("pipe_directory", &daemon.pipe_directory);
+    let percentages =
+        seen.daemons.iter().filter_map(|daemon| Some((vec![pipe(daemon)], daemon.thread_percentage?)));
+    let limits = seen.daemons.iter().flat_map(|daemon| {
+        let of_devices = daemon.pinned_memory_bytes.iter().enumerate();
+        of_devices
+            .map(move |(at, bytes)| (vec![label("device", &at.to_string()), pipe(daemon)], *bytes as f64))
+    });
+    let families = [
+        up(
+            "tonnage_mps_control_up",
+            "1 while a control daemon of MPS runs. Source: /proc.",
+            seen.present.controls,
+        ),
+        up("tonnage_mps_server_up", "1 while a server of MPS runs. Source: /proc.", seen.present.servers),
+        family(
+            "tonnage_mps_clients",
+            "Clients of MPS on the GPU now. Source: driver's list of them.",
+            Kind::Gauge,
+            clients,
+        ),
+        family(
+            "tonnage_mps_default_active_thread_percentage",
+            "Part of the GPU's threads that a client gets unless told otherwise. Source: nvidia-cuda-mps-control.",
+            Kind::Gauge,
+            percentages,
+        ),
+        family(
+            "tonnage_mps_default_pinned_memory_limit_bytes",
+            "GPU memory that a client gets unless told otherwise, by the daemon's number of the device. Source: nvidia-cuda-mps-control.",
+            Kind::Gauge,
+            limits,
+        ),
+    ];
+    families.into_iter().filter(is_shown).collect()
 }
 
 fn own(state: &State, uplink: &uplink::State) -> Vec<MetricFamily> {

@@ -163,7 +163,10 @@ fn spoilt() -> Vec<(&'static str, Spoil)> {
         ("held_ns: 1 is not 0", usage(|usage| (usage.kind, usage.held_ns) = (2, 1))),
         ("kind", usage(|usage| usage.kind = 0)),
         ("busy_ns", usage(|usage| (usage.kind, usage.held_ns, usage.busy_ns) = (2, 0, u64::MAX))),
-        ("instance: 1 is not one of 0", usage(|usage| (usage.kind, usage.held_ns, usage.instance) = (2, 0, 1))),
+        (
+            "instance: 1 is not one of 0",
+            usage(|usage| (usage.kind, usage.held_ns, usage.instance) = (2, 0, 1)),
+        ),
         (
             "usages[2].owner: 0 stands twice",
             Box::new(|batch| {
