@@ -19,8 +19,11 @@ pub mod scenario;
 pub mod served;
 pub mod story;
 
+use serde::{Deserialize, Serialize};
+
 /// Why a call was not answered: NVML's error codes, by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     Uninitialized,
     InvalidArgument,
@@ -31,6 +34,8 @@ pub enum Refusal {
     DriverNotLoaded,
     FunctionNotFound,
     GpuIsLost,
+    ResetRequired,
+    LibRmVersionMismatch,
     OperatingSystem,
     ArgumentVersionMismatch,
     Unknown,

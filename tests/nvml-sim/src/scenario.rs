@@ -7,6 +7,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub(crate) mod check;
+mod faults;
+
+pub use faults::{Faults, Garbage, Hang, Nonsense, Refuse};
 
 /// Everything that a simulated node is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,22 +110,6 @@ pub enum List {
     Compute,
     Graphics,
     Mps,
-}
-
-/// What this driver does badly. Functions are named as in C.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Faults {
-    /// These answer NOT_SUPPORTED.
-    pub not_supported: Vec<String>,
-    /// These answer FUNCTION_NOT_FOUND: as near to a missing symbol as a loaded library gets.
-    pub function_not_found: Vec<String>,
-    /// These answer NO_PERMISSION, as to a container that may not watch what they are about.
-    pub no_permission: Vec<String>,
-    /// Utilisation comes with stale samples, samples of the dead, impossible values and duplicates.
-    pub garbage_utilisation: bool,
-    /// From then on every call hangs, with the driver's lock, for ever.
-    pub hang_from_s: Option<f64>,
 }
 
 /// A scenario cannot be used.

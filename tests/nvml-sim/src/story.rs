@@ -3,9 +3,11 @@
 //! Seconds become whole nanoseconds once, in [`Story::new`]; from there on everything is integers. Lives and steps
 //! are half open: a process is there at its start and no longer at its end.
 
-use crate::scenario::{self, List, MigDevice, Scenario};
+use crate::Refusal;
+use crate::scenario::{self, List, MigDevice, Nonsense, Scenario};
 
 mod energy;
+mod faults;
 mod utilisation;
 
 pub use utilisation::Sample;
@@ -18,7 +20,7 @@ const MIG_SLOTS_MIN: usize = 7;
 pub struct Story {
     pub scenario: Scenario,
     epoch_ns: i64,
-    hang_from_ns: Option<i64>,
+    faults: faults::FaultsInTime,
     /// Per device, the wall times between which it is gone.
     missing: Vec<(i64, i64)>,
     /// Per device and MIG device, the wall times between which it is there.
@@ -55,14 +57,31 @@ impl Story {
             scenario.device.iter().map(|device| device.mig.iter().flatten().map(part).collect()).collect();
         let actors =
             scenario.process.iter().map(|process| Actor::new(process, epoch_ns, scenario.speed)).collect();
-        let hang_from_ns = scenario.faults.hang_from_s.map(at);
-        Self { epoch_ns, hang_from_ns, missing, mig, actors, scenario }
+        let faults = faults::FaultsInTime::new(&scenario.faults, at);
+        Self { epoch_ns, faults, missing, mig, actors, scenario }
     }
 
-    /// True if a call at this time never ends.
+    /// True if this call does not return at this time.
     #[must_use]
-    pub fn hangs(&self, now_ns: i64) -> bool {
-        self.hang_from_ns.is_some_and(|from_ns| now_ns >= from_ns)
+    pub fn hangs(&self, call: &str, now_ns: i64) -> bool {
+        self.faults.hangs(call, now_ns)
+    }
+
+    /// With what this call is refused, about this device or, with `None`, whatever it is about.
+    #[must_use]
+    pub fn refuses(&self, call: &str, device: Option<&str>, now_ns: i64) -> Option<Refusal> {
+        self.faults.refuses(call, device, now_ns)
+    }
+
+    /// Whether answers of this kind cannot be true.
+    #[must_use]
+    pub fn talks(&self, nonsense: Nonsense, now_ns: i64) -> bool {
+        self.faults.talks(nonsense, now_ns)
+    }
+
+    #[must_use]
+    pub fn driver_version(&self, now_ns: i64) -> &str {
+        self.faults.version(now_ns).unwrap_or(&self.scenario.driver_version)
     }
 
     /// Whether the device is out of the node's reach.

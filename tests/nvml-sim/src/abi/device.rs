@@ -7,9 +7,10 @@ use nvml_wrapper_sys::bindings::{
     nvmlUtilization_t,
 };
 
-use super::{about, answer, find, handle, put, put_text};
+use super::{about, answer, find, handle, put, put_bytes, put_text};
 use crate::Refusal;
 use crate::driver::Call;
+use crate::scenario::Nonsense;
 use crate::scenario::check::parse_pci;
 
 #[unsafe(no_mangle)]
@@ -83,8 +84,13 @@ pub unsafe extern "C" fn nvmlDeviceGetName(
     length: c_uint,
 ) -> nvmlReturn_t {
     about("nvmlDeviceGetName", device, |call, at| {
+        let model = if call.talks(Nonsense::Text) {
+            b"\xff\xfe".as_slice()
+        } else {
+            call.story().scenario.device[at].model.as_bytes()
+        };
         // SAFETY: the caller's buffer has `length` bytes, by NVML's contract.
-        unsafe { put_text(name, length, &call.story().scenario.device[at].model) }
+        unsafe { put_bytes(name, length, model) }
     })
 }
 
@@ -137,6 +143,9 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
     let value = |call: &mut Call<'_>, at: usize| {
         let total = call.story().scenario.device[at].memory_bytes;
         let used = call.story().memory_used_bytes(at, call.now.wall_ns);
+        if call.talks(Nonsense::Memory) {
+            return nvmlMemory_t { total, free: c_ulonglong::MAX, used: c_ulonglong::MAX };
+        }
         nvmlMemory_t { total, free: total - used, used }
     };
     // SAFETY: as this function's own.
@@ -193,7 +202,10 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     energy: *mut c_ulonglong,
 ) -> nvmlReturn_t {
     let value = |call: &mut Call<'_>, at: usize| {
-        let energy_mj = call.story().energy_mj(at, call.now.wall_ns);
+        let mut energy_mj = call.story().energy_mj(at, call.now.wall_ns);
+        if call.talks(Nonsense::Energy) {
+            energy_mj = if call.now.wall_ns / 1_000_000_000 % 2 == 0 { c_ulonglong::MAX } else { 0 };
+        }
         call.record.energy_mj = Some(energy_mj);
         energy_mj
     };
@@ -211,6 +223,7 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
             return Err(Refusal::NotSupported);
         }
         let gpu = call.story().percent(at, call.now.wall_ns).min(100);
+        let gpu = if call.talks(Nonsense::Utilisation) { gpu + 4_000 } else { gpu };
         // SAFETY: null or the caller's, by NVML's contract.
         unsafe { put(utilization, nvmlUtilization_t { gpu, memory: gpu / 2 }) }
     })
