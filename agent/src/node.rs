@@ -1,7 +1,7 @@
 //! Wiring: builds the stages of one node, joins them by bounded queues, and stops them in the order of the flow.
 //!
 //! ```text
-//! thread sampler --Sampled--> thread pump --drafts--> spool <--batches-- task uplink --> ledger
+//! thread driver <--> thread sampler --Sampled--> thread pump --drafts--> spool <--batches-- task uplink --> ledger
 //!                                 '--> metrics <-- task admin
 //! ```
 
@@ -27,7 +27,7 @@ use crate::kubelet::{self, Kubelet};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
 use crate::pump::{Before, Pump, Status};
-use crate::sampler::{QUEUE_MAX, Sampler};
+use crate::sampler::{QUEUE_MAX, Reader, Sampler};
 use crate::seal::NodeState;
 use crate::spool::{Identity, Keeper, Limits, SpoolError, Tended};
 use crate::uplink::session::Peer;
@@ -38,6 +38,8 @@ use crate::{cloud, dmi};
 const HUNG_NS: i64 = 30_000_000_000;
 /// Readings that nobody has taken up for this long: not a slow disk any more.
 const STUCK_NS: i64 = 120_000_000_000;
+/// Of the time for a stop, the part that a last reading may take; the rest is for what is measured already.
+const LAST_READING_SHARE: u32 = 4;
 /// How long the first windows wait to hear from the cloud which instance this is.
 const LIFE_WAIT: Duration = Duration::from_secs(5);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -122,12 +124,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         before,
     };
     let sampler = Sampler {
-        driver: driver(&config, &clock, expected),
+        reader: Reader::start(driver(&config, &clock, expected))?,
         clock: clock.clone(),
         period_ns: config.period_ns,
         metrics,
         alive_ns: Arc::clone(&health.alive_ns),
         taken_ns: Arc::clone(&health.taken_ns),
+        last_wait: config.drain / LAST_READING_SHARE,
     };
     let metered = start_metering(sampler, pump, stop.clone())?;
     supervise(config.supervisor, Arc::clone(&health), stop.clone());
@@ -138,8 +141,19 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let uplink = tokio::spawn(uplink.run(uplink_stop.clone()));
 
     stop.wait().await;
-    let drained = tokio::time::timeout(config.drain, async {
-        // A driver that hangs keeps its thread: then what the pump has is in the spool but for the open window.
+    drain(config.drain, metered, uplink, &uplink_stop).await;
+    admin_stop.set();
+    Ok(())
+}
+
+/// Stops in the order of the flow: the sampler and the pump have heard it, the uplink hears it when they have ended.
+async fn drain(
+    within: Duration,
+    metered: tokio::sync::oneshot::Receiver<()>,
+    uplink: tokio::task::JoinHandle<()>,
+    uplink_stop: &Shutdown,
+) {
+    let drained = tokio::time::timeout(within, async {
         let _ = metered.await;
         uplink_stop.set();
         let _ = uplink.await;
@@ -148,8 +162,6 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Ok(()) => tracing::info!("Stopped; everything measured is in the ledger."),
         Err(_) => tracing::warn!("Stopped at the deadline; what is left is in the spool for the next start."),
     }
-    admin_stop.set();
-    Ok(())
 }
 
 /// Tells systemd how it goes.
@@ -240,7 +252,7 @@ pub(crate) fn boot_id(procfs: &Path) -> std::io::Result<String> {
 
 struct Health {
     clock: Clock,
-    /// Monotonic time at which the last reading began, and at which one was last taken up.
+    /// Monotonic time at which the last call into the driver began, and at which one was last taken up.
     alive_ns: Arc<AtomicI64>,
     taken_ns: Arc<AtomicI64>,
     status: Arc<Status>,
