@@ -15,6 +15,7 @@ pub mod driver;
 pub mod kubelet;
 pub mod ledger_clock;
 pub mod metering;
+pub mod release;
 pub mod sampler;
 pub mod seal;
 pub mod spool;

@@ -27,6 +27,7 @@ use crate::kubelet::{self, Kubelet};
 use crate::metering::Meter;
 use crate::metrics::{Metrics, OwnUse};
 use crate::pump::{Before, Pump, Status};
+use crate::release::{self, Release, socket};
 use crate::sampler::{QUEUE_MAX, Reader, Sampler};
 use crate::seal::NodeState;
 use crate::spool::{Identity, Keeper, Limits, SpoolError, Tended};
@@ -84,11 +85,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let kubelet = kubelet::View::default();
     let metrics = Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state), kubelet.clone());
     let metrics = Arc::new(metrics);
+    let release = Release::default();
     let health = Arc::new(Health {
         clock: clock.clone(),
         alive_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
         taken_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
         status: Arc::default(),
+        release: release.clone(),
         metrics: Arc::clone(&metrics),
     });
     // The admin port answers until the very end, so it has a stop signal of its own.
@@ -125,6 +128,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     let sampler = Sampler {
         reader: Reader::start(driver(&config, &clock, expected))?,
+        release: release.clone(),
         clock: clock.clone(),
         period_ns: config.period_ns,
         metrics,
@@ -133,6 +137,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         last_wait: config.drain / LAST_READING_SHARE,
     };
     let metered = start_metering(sampler, pump, stop.clone())?;
+    tokio::spawn(socket::serve(socket::beside(&config.spool), release, clock.clone(), stop.clone()));
     supervise(config.supervisor, Arc::clone(&health), stop.clone());
     let peer = Peer { cluster: config.cluster, node: config.node, agent_version: VERSION.to_owned() };
     let target = Target { endpoint: config.aggregator, tls: config.tls, token_file: config.token_file, peer };
@@ -256,6 +261,7 @@ struct Health {
     alive_ns: Arc<AtomicI64>,
     taken_ns: Arc<AtomicI64>,
     status: Arc<Status>,
+    release: Release,
     metrics: Arc<Metrics>,
 }
 
@@ -273,6 +279,13 @@ impl Admin for Health {
             return Err(format!("no sample was taken up for {seconds} s: /proc or the spool's disk hangs"));
         }
         Ok(())
+    }
+
+    fn remark(&self) -> Option<String> {
+        let now_ns = self.clock.monotonic_ns();
+        let release::State::Released { until_ns } = self.release.at(now_ns) else { return None };
+        let seconds = (until_ns - now_ns) / 1_000_000_000;
+        Some(format!("the driver is released, for {seconds} s more at most"))
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -17,11 +17,12 @@ use tonnage_runtime::shutdown::Shutdown;
 use crate::driver::DriverInfo;
 use crate::metrics::Metrics;
 use crate::model::DeviceReading;
+use crate::release::{self, Release};
 
 mod reader;
 
 pub use reader::Reader;
-use reader::Waited;
+use reader::{Question, Waited};
 
 /// Readings that may wait for the next stage.
 pub const QUEUE_MAX: usize = 4;
@@ -41,11 +42,14 @@ pub enum Sampled {
     },
     /// The driver could not be read at this moment; why, in plain words.
     Failed { at: Reading, reason: String },
+    /// It was not read at this moment, since it was asked to be let go of.
+    Released { at: Reading },
 }
 
 /// See the module.
 pub struct Sampler {
     pub reader: Reader,
+    pub release: Release,
     pub clock: Clock,
     pub period_ns: i64,
     pub metrics: Arc<Metrics>,
@@ -73,7 +77,8 @@ impl Sampler {
         let mut next_ns = self.clock.monotonic_ns();
         let mut state = State::default();
         loop {
-            self.clock.sleep_until(next_ns, || shutdown.is_set());
+            let hangs = state.hung_since_ns.is_some();
+            self.clock.sleep_until(next_ns, || shutdown.is_set() || (!hangs && self.release.is_wanted()));
             let last = shutdown.is_set();
             let at = self.clock.read();
             let Some(sampled) = self.cycle(at, &mut state, shutdown) else {
@@ -88,9 +93,11 @@ impl Sampler {
             if last {
                 break;
             }
-            // Behind: skip what was missed rather than sample in a burst.
-            let behind = (at.monotonic_ns - next_ns).max(0) / self.period_ns;
-            next_ns += (behind + 1) * self.period_ns;
+            // Behind: skip what was missed rather than sample in a burst. Early, on an operator's word: the next one stands.
+            if at.monotonic_ns >= next_ns {
+                let behind = (at.monotonic_ns - next_ns) / self.period_ns;
+                next_ns += (behind + 1) * self.period_ns;
+            }
         }
         if state.hung_since_ns.is_none() {
             self.reader.end();
@@ -112,9 +119,15 @@ impl Sampler {
             }
         }
         self.alive_ns.store(at.monotonic_ns, Ordering::Relaxed);
+        let question = match self.release.at(at.monotonic_ns) {
+            release::State::Released { .. } => return Some(Sampled::Released { at }),
+            release::State::Wanted { .. } => Question::LetGo { at },
+            release::State::Held => Question::Read { at, introduce: !state.introduced },
+        };
+        self.metrics.own(|own| own.driver_released = false);
         let patience_ns = (ABANDONED_AFTER_PERIODS * self.period_ns).max(ABANDONED_AFTER_NS_MIN);
         let until_ns = at.monotonic_ns.saturating_add(patience_ns);
-        self.reader.ask(at, !state.introduced);
+        self.reader.ask(question);
         match self.reader.wait(&self.clock, until_ns, shutdown, self.last_wait) {
             Waited::Answered(sampled) => {
                 let took_ns = self.clock.monotonic_ns() - at.monotonic_ns;
@@ -122,7 +135,11 @@ impl Sampler {
                 self.metrics.own(|own| match sampled {
                     Sampled::Reading { .. } => (own.samples, own.sample_ns) = (own.samples + 1, took_ns),
                     Sampled::Failed { .. } => own.sample_failures += 1,
+                    Sampled::Released { .. } => own.driver_released = true,
                 });
+                if matches!(sampled, Sampled::Released { .. }) {
+                    self.release.done();
+                }
                 Some(sampled)
             }
             Waited::InVain => {

@@ -39,6 +39,8 @@ use crate::model::{
 pub const DEFAULT_LIBRARY: &str = "libnvidia-ml.so.1";
 const ENUMERATE_EVERY: u32 = 60;
 const LIST_MIG_EVERY: u32 = 10;
+/// What cannot be opened, as while a GPU is reset, is tried again after so many reads.
+const RETRY_BROKEN_EVERY: u32 = 10;
 /// Slots of a GPU for MIG devices that are looked into; GPUs have seven.
 const MIG_SLOTS_MAX: u32 = 64;
 /// Entries of each buffer. A GPU runs tens of processes; MPS allows 60 clients.
@@ -98,6 +100,10 @@ impl Driver for NvmlDriver {
         self.session = Some(session);
         Ok(readings)
     }
+
+    fn let_go(&mut self) {
+        self.session = None;
+    }
 }
 
 /// One initialised library with its devices.
@@ -152,6 +158,9 @@ impl Session {
                     last_error = Some(error);
                 }
             }
+        }
+        if !self.broken.is_empty() {
+            self.reads_left = RETRY_BROKEN_EVERY;
         }
         match last_error {
             _ if !self.slots.is_empty() => Ok(()),
@@ -393,6 +402,7 @@ impl Buffers {
         let mut count = room(&self.processes);
         // SAFETY: the handle is live, and the buffer has room for `count` entries.
         nvml_try(unsafe { call(handle.0, &raw mut count, self.processes.as_mut_ptr()) })?;
+        fits(&self.processes, count)?;
         let process = |info: &nvmlProcessInfo_t| DeviceProcess {
             pid: info.pid,
             mps_client: false,
@@ -416,6 +426,7 @@ impl Buffers {
             Err(NvmlError::NotFound) => return Ok(Vec::new()),
             other => other?,
         }
+        fits(&self.samples, count)?;
         let sample = |raw: &nvmlProcessUtilizationSample_t| UtilisationSample {
             pid: raw.pid,
             timestamp_us: raw.timeStamp,
@@ -427,6 +438,11 @@ impl Buffers {
 
 fn room<T>(buffer: &[T]) -> c_uint {
     c_uint::try_from(buffer.len()).unwrap_or(c_uint::MAX)
+}
+
+/// A driver may call it a success and mean that there was no room.
+fn fits<T>(buffer: &[T], count: c_uint) -> Result<(), NvmlError> {
+    if count <= room(buffer) { Ok(()) } else { Err(NvmlError::InsufficientSize(None)) }
 }
 
 fn filled<T>(buffer: &[T], count: c_uint) -> impl Iterator<Item = &T> {

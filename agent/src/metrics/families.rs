@@ -261,6 +261,11 @@ fn own(state: &State, uplink: &uplink::State) -> Vec<MetricFamily> {
             own.driver_hung_ns as f64 * NANO,
         ),
         gauge(
+            "tonnage_agent_driver_released",
+            "1 while the driver is let go of, as an operator asked for; the time is unobserved.",
+            f64::from(u8::from(own.driver_released)),
+        ),
+        gauge(
             "tonnage_agent_sample_duration_seconds",
             "How long the last reading took.",
             own.sample_ns as f64 * NANO,

@@ -31,10 +31,15 @@ pub(super) enum Waited {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Question {
-    at: Reading,
-    /// Say what the driver is, too.
-    introduce: bool,
+pub(super) enum Question {
+    /// `introduce`: say what the driver is, too.
+    Read {
+        at: Reading,
+        introduce: bool,
+    },
+    LetGo {
+        at: Reading,
+    },
 }
 
 /// See the module.
@@ -58,10 +63,10 @@ impl Reader {
         Ok(Self { questions, answers })
     }
 
-    /// Asks for a reading, and what the driver is. To be called when what was asked before is answered.
-    pub(super) fn ask(&self, at: Reading, introduce: bool) {
+    /// To be called when what was asked before is answered.
+    pub(super) fn ask(&self, question: Question) {
         // If the thread has ended, waiting says so.
-        let _ = self.questions.try_send(Question { at, introduce });
+        let _ = self.questions.try_send(question);
     }
 
     /// The answer, if it is there.
@@ -111,13 +116,19 @@ impl Reader {
 
 /// Answers until nobody asks. Then the driver is dropped before the channel is, which tells whoever waits for the end.
 fn serve(mut driver: Box<dyn Driver>, asked: &Receiver<Question>, answer: &SyncSender<Sampled>) {
-    for Question { at, introduce } in asked {
-        let sampled = match driver.read() {
-            Ok(devices) => {
-                let info = introduce.then(|| driver.describe());
-                Sampled::Reading { at, devices, driver: info }
+    for question in asked {
+        let sampled = match question {
+            Question::LetGo { at } => {
+                driver.let_go();
+                Sampled::Released { at }
             }
-            Err(error) => Sampled::Failed { at, reason: chain(&error) },
+            Question::Read { at, introduce } => match driver.read() {
+                Ok(devices) => {
+                    let info = introduce.then(|| driver.describe());
+                    Sampled::Reading { at, devices, driver: info }
+                }
+                Err(error) => Sampled::Failed { at, reason: chain(&error) },
+            },
         };
         if answer.send(sampled).is_err() {
             // The agent ends, and nothing is called in a driver that may hang in that, too.

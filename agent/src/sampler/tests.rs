@@ -54,6 +54,7 @@ impl Bench {
         let metrics = Arc::new(Metrics::new("0", "n".to_owned(), Arc::default(), kubelet::View::default()));
         let sampler = Sampler {
             reader: Reader::start(Box::new(driver)).unwrap(),
+            release: Release::default(),
             clock,
             period_ns: S,
             metrics: Arc::clone(&metrics),
@@ -81,6 +82,7 @@ impl Bench {
                 assert!(reason.contains("hangs"), "{reason}");
                 (at.monotonic_ns, false)
             }
+            Sampled::Released { at } => panic!("released at {at:?}"),
         }
     }
 

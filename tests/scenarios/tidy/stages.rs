@@ -9,7 +9,12 @@ type Rule = (&'static str, &'static [&'static str], &'static str);
 const AGENT: &[Rule] = &[
     ("model", &[], "words have no behaviour to share"),
     ("driver", &["model"], ""),
-    ("sampler", &["driver", "model", "metrics"], "it drives the driver, and counts what it had to drop"),
+    (
+        "sampler",
+        &["driver", "model", "metrics", "release"],
+        "it drives the driver, and counts what it had to drop",
+    ),
+    ("release", &[], "an operator's word, kept for the sampler"),
     ("kubelet", &["model"], ""),
     ("attribution", &["model"], ""),
     ("ledger_clock", &["model"], ""),
@@ -23,12 +28,12 @@ const AGENT: &[Rule] = &[
     ("dmi", &["facts"], ""),
     (
         "config",
-        &["driver", "attribution", "kubelet", "uplink", "cloud", "facts"],
+        &["driver", "attribution", "kubelet", "release", "uplink", "cloud", "facts"],
         "knows the default library and socket, and fills in paths and files",
     ),
 ];
 /// The wiring may name every stage; so may what looks at all of them.
-const AGENT_WIRING: [&str; 5] = ["lib", "main", "node", "pump", "check"];
+const AGENT_WIRING: [&str; 6] = ["lib", "main", "node", "pump", "check", "orders"];
 
 const AGGREGATOR: &[Rule] = &[
     ("model", &[], "words have no behaviour to share"),
