@@ -388,6 +388,7 @@ mod tests {
         let args = ["tonnage-agent", "run"].iter().chain(args);
         match Cli::try_parse_from(args).unwrap().command {
             Command::Run(args) | Command::Check(args) => args.resolve(),
+            Command::Release(_) | Command::Resume(_) => panic!("no settings of a run"),
         }
     }
 

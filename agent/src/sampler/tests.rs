@@ -1,5 +1,5 @@
 use std::sync::atomic::AtomicU32;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use tonnage_runtime::clock::write_simulated;
@@ -35,7 +35,7 @@ impl Driver for Gated {
 struct Bench {
     file: tempfile::NamedTempFile,
     now_ns: i64,
-    gate: Sender<()>,
+    gate: SyncSender<()>,
     calls: Arc<AtomicU32>,
     metrics: Arc<Metrics>,
     samples: Receiver<Sampled>,
@@ -48,7 +48,7 @@ impl Bench {
         let file = tempfile::NamedTempFile::new().unwrap();
         write_simulated(file.as_file(), reading(0)).unwrap();
         let clock = Clock::simulated(file.path()).unwrap();
-        let (gate, gated) = channel();
+        let (gate, gated) = sync_channel(4);
         let calls = Arc::new(AtomicU32::new(0));
         let driver = Gated { gate: gated, calls: Arc::clone(&calls) };
         let metrics = Arc::new(Metrics::new("0", "n".to_owned(), Arc::default(), kubelet::View::default()));

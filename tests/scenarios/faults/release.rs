@@ -27,7 +27,7 @@ fn a_driver_that_is_let_go_of_is_called_by_nobody_until_it_is_taken_up_again() -
     assert_eq!(last_call(&mut world)?, SHUTDOWN, "it was let go of before the command ended");
     pass(&mut world, 10)?;
     assert_eq!(last_call(&mut world)?, SHUTDOWN);
-    assert_eq!(metric(&world, RELEASED)?, 1.0);
+    assert!(metric(&world, RELEASED)? > 0.5);
     let (status, text) = world.nodes[0].get("/healthz")?;
     assert!(status == 200 && text.contains("released, for 3590 s"), "{status} {text}");
     let (status, text) = world.nodes[0].get("/readyz")?;
@@ -35,7 +35,7 @@ fn a_driver_that_is_let_go_of_is_called_by_nobody_until_it_is_taken_up_again() -
 
     order(&world, &["resume"])?;
     world.live(21)?;
-    assert_eq!((metric(&world, RELEASED)?, world.nodes[0].get("/readyz")?.0), (0.0, 200));
+    assert!(metric(&world, RELEASED)? < 0.5 && world.nodes[0].get("/readyz")?.0 == 200);
     // Forgotten, it comes back by itself.
     order(&world, &["release", "--for", "5s"])?;
     pass(&mut world, 4)?;
