@@ -27,6 +27,7 @@ use crate::facts::Machine;
 use crate::kubelet;
 use crate::uplink::tls::{self, is_loopback};
 
+mod control;
 mod machine;
 mod mps;
 mod paths;
@@ -35,6 +36,10 @@ use machine::MachineArgs;
 use mps::MpsArgs;
 use paths::PathArgs;
 use slurm::SlurmArgs;
+
+pub use control::{ControlArgs, ReleaseArgs};
+
+const DEFAULT_SPOOL: &str = "/var/lib/tonnage-agent/spool";
 
 /// Meters the GPUs of this node: whose seconds they were, kept on disk until the ledger has them.
 #[derive(Debug, Parser)]
@@ -50,6 +55,10 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Say in plain words what the agent sees on this node, what it cannot see, and what to do about it.
     Check(Box<RunArgs>),
+    /// Have the running agent let go of the driver for a while, so that MIG can be cut anew or the driver reloaded.
+    Release(ReleaseArgs),
+    /// Have it take the driver up again, before that time is over.
+    Resume(ControlArgs),
 }
 
 /// Every setting may stand in the file given by --config too, under its name with underscores for dashes and dots.
@@ -273,7 +282,7 @@ impl RunArgs {
             token_file,
             cluster: name("cluster", self.cluster.or(file.cluster).unwrap_or_else(|| "default".into()))?,
             node: name("node", self.node.or(file.node).unwrap_or_else(hostname))?,
-            spool: path(self.spool, file.spool, "/var/lib/tonnage-agent/spool"),
+            spool: path(self.spool, file.spool, DEFAULT_SPOOL),
             spool_bytes: self.spool_bytes.or(file.spool_bytes).unwrap_or(256 << 20),
             spool_kept_bytes: self.spool_kept_bytes.or(file.spool_kept_bytes).unwrap_or(2_000_000),
             listen: self.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 9788).into()),
@@ -395,6 +404,7 @@ mod tests {
         let args = ["tonnage-agent", "run"].iter().chain(args);
         match Cli::try_parse_from(args).unwrap().command {
             Command::Run(args) | Command::Check(args) => args.resolve(),
+            Command::Release(_) | Command::Resume(_) => panic!("no settings of a run"),
         }
     }
 

@@ -28,6 +28,9 @@ pub trait Driver: Send {
     /// # Errors
     /// If no device can be read: no library, no driver, or no visible GPU where there were some.
     fn read(&mut self) -> Result<Vec<DeviceReading>, DriverError>;
+
+    /// Gives back all that is held of the driver; the next reading takes it up again.
+    fn let_go(&mut self) {}
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -16,6 +16,7 @@ pub mod kubelet;
 pub mod ledger_clock;
 pub mod metering;
 pub mod mps;
+pub mod release;
 pub mod sampler;
 pub mod seal;
 pub mod spool;

@@ -9,18 +9,19 @@ use tonnage_proto::token::{self, masked};
 use tonnage_runtime::heap;
 use tonnage_runtime::telemetry::{self, chain};
 
-/// Exit status of wrong usage, as in sysexits.h.
-const USAGE: u8 = 64;
+mod orders;
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where the process talks to people")]
 fn main() -> ExitCode {
     if let Some(wrong) = token::in_arguments(std::env::args_os()) {
         eprintln!("tonnage-agent: {wrong}");
-        return ExitCode::from(USAGE);
+        return ExitCode::from(orders::USAGE);
     }
     let (args, checking) = match Cli::parse().command {
         Command::Run(args) => (args, false),
         Command::Check(args) => (args, true),
+        Command::Release(args) => return orders::release(args),
+        Command::Resume(args) => return orders::resume(args),
     };
     // Before anything large is allocated.
     heap::keep_large_buffers_apart();
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             eprintln!("tonnage-agent: {}", masked(&chain(&error)));
-            return ExitCode::from(USAGE);
+            return ExitCode::from(orders::USAGE);
         }
     };
     telemetry::init(config.log_level, config.log_format);

@@ -36,6 +36,12 @@ pub struct Own {
     pub samples: u64,
     pub sample_failures: u64,
     pub samples_dropped: u64,
+    /// Readings that were given up on, since a call into the driver did not return.
+    pub samples_abandoned: u64,
+    /// For how long that call has not returned; 0: none hangs.
+    pub driver_hung_ns: i64,
+    /// It is let go of, as an operator asked for.
+    pub driver_released: bool,
     /// How long the last reading took.
     pub sample_ns: i64,
     pub windows: u64,

@@ -1,7 +1,7 @@
 //! Wiring: builds the stages of one node, joins them by bounded queues, and stops them in the order of the flow.
 //!
 //! ```text
-//! thread sampler --Sampled--> thread pump --drafts--> spool <--batches-- task uplink --> ledger
+//! thread driver <--> thread sampler --Sampled--> thread pump --drafts--> spool <--batches-- task uplink --> ledger
 //!                                 '--> metrics <-- task admin
 //! ```
 
@@ -29,7 +29,8 @@ use crate::metrics::{Metrics, OwnUse};
 use crate::model::KnownInstance;
 use crate::mps::{self, Mps};
 use crate::pump::{Before, Pump, Status};
-use crate::sampler::{QUEUE_MAX, Sampler};
+use crate::release::{self, Release, socket};
+use crate::sampler::{QUEUE_MAX, Reader, Sampler};
 use crate::seal::NodeState;
 use crate::spool::{Identity, Keeper, Limits, SpoolError, Tended};
 use crate::uplink::session::Peer;
@@ -40,6 +41,8 @@ use crate::{cloud, dmi};
 const HUNG_NS: i64 = 30_000_000_000;
 /// Readings that nobody has taken up for this long: not a slow disk any more.
 const STUCK_NS: i64 = 120_000_000_000;
+/// Of the time for a stop, the part that a last reading may take; the rest is for what is measured already.
+const LAST_READING_SHARE: u32 = 4;
 /// How long the first windows wait to hear from the cloud which instance this is.
 const LIFE_WAIT: Duration = Duration::from_secs(5);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -84,11 +87,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let kubelet = kubelet::View::default();
     let metrics = Metrics::new(VERSION, config.node.clone(), Arc::clone(&uplink_state), kubelet.clone());
     let metrics = Arc::new(showing_mps(&config, metrics, &stop));
+    let release = Release::default();
     let health = Arc::new(Health {
         clock: clock.clone(),
         alive_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
         taken_ns: Arc::new(AtomicI64::new(clock.monotonic_ns())),
         status: Arc::default(),
+        release: release.clone(),
         metrics: Arc::clone(&metrics),
     });
     // The admin port answers until the very end, so it has a stop signal of its own.
@@ -125,14 +130,17 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         before,
     };
     let sampler = Sampler {
-        driver: driver(&config, &clock, expected, instances),
+        reader: Reader::start(driver(&config, &clock, expected, instances))?,
+        release: release.clone(),
         clock: clock.clone(),
         period_ns: config.period_ns,
         metrics,
         alive_ns: Arc::clone(&health.alive_ns),
         taken_ns: Arc::clone(&health.taken_ns),
+        last_wait: config.drain / LAST_READING_SHARE,
     };
     let metered = start_metering(sampler, pump, stop.clone())?;
+    tokio::spawn(socket::serve(socket::beside(&config.spool), release, clock.clone(), stop.clone()));
     supervise(config.supervisor, Arc::clone(&health), stop.clone());
     let peer = Peer { cluster: config.cluster, node: config.node, agent_version: VERSION.to_owned() };
     let target = Target { endpoint: config.aggregator, tls: config.tls, token_file: config.token_file, peer };
@@ -141,8 +149,19 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let uplink = tokio::spawn(uplink.run(uplink_stop.clone()));
 
     stop.wait().await;
-    let drained = tokio::time::timeout(config.drain, async {
-        // A driver that hangs keeps its thread: then what the pump has is in the spool but for the open window.
+    drain(config.drain, metered, uplink, &uplink_stop).await;
+    admin_stop.set();
+    Ok(())
+}
+
+/// Stops in the order of the flow: the sampler and the pump have heard it, the uplink hears it when they have ended.
+async fn drain(
+    within: Duration,
+    metered: tokio::sync::oneshot::Receiver<()>,
+    uplink: tokio::task::JoinHandle<()>,
+    uplink_stop: &Shutdown,
+) {
+    let drained = tokio::time::timeout(within, async {
         let _ = metered.await;
         uplink_stop.set();
         let _ = uplink.await;
@@ -151,8 +170,6 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Ok(()) => tracing::info!("Stopped; everything measured is in the ledger."),
         Err(_) => tracing::warn!("Stopped at the deadline; what is left is in the spool for the next start."),
     }
-    admin_stop.set();
-    Ok(())
 }
 
 /// Has MPS looked after, and lets the metrics show it.
@@ -258,10 +275,11 @@ pub(crate) fn boot_id(procfs: &Path) -> std::io::Result<String> {
 
 struct Health {
     clock: Clock,
-    /// Monotonic time at which the last reading began, and at which one was last taken up.
+    /// Monotonic time at which the last call into the driver began, and at which one was last taken up.
     alive_ns: Arc<AtomicI64>,
     taken_ns: Arc<AtomicI64>,
     status: Arc<Status>,
+    release: Release,
     metrics: Arc<Metrics>,
 }
 
@@ -279,6 +297,13 @@ impl Admin for Health {
             return Err(format!("no sample was taken up for {seconds} s: /proc or the spool's disk hangs"));
         }
         Ok(())
+    }
+
+    fn remark(&self) -> Option<String> {
+        let now_ns = self.clock.monotonic_ns();
+        let release::State::Released { until_ns } = self.release.at(now_ns) else { return None };
+        let seconds = (until_ns - now_ns) / 1_000_000_000;
+        Some(format!("the driver is released, for {seconds} s more at most"))
     }
 
     fn ready(&self) -> Result<(), String> {

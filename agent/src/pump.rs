@@ -36,6 +36,9 @@ use waiting::{Draft, Waiting};
 /// Windows in one draft: far below a batch's limits.
 const WINDOWS_PER_DRAFT_MAX: usize = 512;
 
+/// What `/readyz` says meanwhile.
+const RELEASED: &str = "the driver is let go of, as was asked for; `tonnage-agent resume` takes it up again";
+
 /// See the module.
 pub struct Pump {
     pub attribution: Attribution,
@@ -157,6 +160,11 @@ impl Pump {
                         tracing::error!(reason, "The driver cannot be read; its GPUs' time is unobserved.");
                     }
                     // A tick all the same: metering must know that this interval is not covered.
+                    (at, Vec::new())
+                }
+                Sampled::Released { at } => {
+                    // Who asked for it was told, and so was the log.
+                    self.status.set(Err(RELEASED.to_owned()));
                     (at, Vec::new())
                 }
             };

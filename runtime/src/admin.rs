@@ -28,6 +28,10 @@ pub trait Admin: Send + Sync + 'static {
     /// # Errors
     /// If something is wrong with the process itself.
     fn health(&self) -> Result<(), String>;
+    /// What a process that is well has to add.
+    fn remark(&self) -> Option<String> {
+        None
+    }
     /// Does it do its work for others yet?
     ///
     /// # Errors
@@ -86,7 +90,10 @@ fn answer(request: &Request<Incoming>, admin: &dyn Admin) -> Response<Full<Bytes
         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     };
     match path {
-        "/healthz" => state(admin.health()),
+        "/healthz" => match (admin.health(), admin.remark()) {
+            (Ok(()), Some(remark)) => text(StatusCode::OK, format!("ok; {remark}\n")),
+            (health, _) => state(health),
+        },
         "/readyz" => state(admin.ready()),
         _ => text(StatusCode::OK, admin.metrics()),
     }

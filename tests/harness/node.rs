@@ -210,6 +210,14 @@ impl Node {
         command
     }
 
+    /// A command to its running agent: `release` or `resume`, and what belongs to it.
+    #[must_use]
+    pub fn control(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.agent_binary);
+        command.args(args).arg("--spool").arg(self.spool());
+        command
+    }
+
     /// Starts its agent and waits for nothing: it may never read a device.
     ///
     /// # Errors

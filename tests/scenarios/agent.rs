@@ -21,7 +21,7 @@ mod disks;
 mod driver;
 
 /// What is said of time that is in no window.
-mod gaps;
+pub(crate) mod gaps;
 
 /// Ledgers of another version.
 mod versions;

@@ -9,6 +9,9 @@ mod agent;
 /// Processes in real cgroups, as the kernel shows them.
 mod cgroups;
 
+/// Drivers that hang, refuse, talk nonsense or are let go of.
+mod faults;
+
 /// A kubelet that says who has which GPUs.
 mod kubelet;
 

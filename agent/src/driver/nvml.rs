@@ -92,4 +92,8 @@ impl Driver for NvmlDriver {
         self.session = Some(session);
         Ok(readings)
     }
+
+    fn let_go(&mut self) {
+        self.session = None;
+    }
 }

@@ -303,6 +303,21 @@ fn own(state: &State, uplink: &uplink::State) -> Vec<MetricFamily> {
             "Readings that found the next stage busy; their time is unobserved.",
             own.samples_dropped,
         ),
+        count(
+            "tonnage_agent_samples_abandoned_total",
+            "Readings that were given up on, since a call into the driver did not return.",
+            own.samples_abandoned,
+        ),
+        gauge(
+            "tonnage_agent_driver_hung_seconds",
+            "For how long a call into the driver has not returned, once its reading was given up on; else 0.",
+            own.driver_hung_ns as f64 * NANO,
+        ),
+        gauge(
+            "tonnage_agent_driver_released",
+            "1 while the driver is let go of, as an operator asked for; the time is unobserved.",
+            f64::from(u8::from(own.driver_released)),
+        ),
         gauge(
             "tonnage_agent_sample_duration_seconds",
             "How long the last reading took.",

@@ -13,9 +13,10 @@ use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
     nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED, nvmlReturn_enum_NVML_ERROR_FUNCTION_NOT_FOUND,
     nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST, nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE,
-    nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT, nvmlReturn_enum_NVML_ERROR_NO_PERMISSION,
-    nvmlReturn_enum_NVML_ERROR_NOT_FOUND, nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED,
-    nvmlReturn_enum_NVML_ERROR_OPERATING_SYSTEM, nvmlReturn_enum_NVML_ERROR_TIMEOUT,
+    nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT, nvmlReturn_enum_NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+    nvmlReturn_enum_NVML_ERROR_NO_PERMISSION, nvmlReturn_enum_NVML_ERROR_NOT_FOUND,
+    nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED, nvmlReturn_enum_NVML_ERROR_OPERATING_SYSTEM,
+    nvmlReturn_enum_NVML_ERROR_RESET_REQUIRED, nvmlReturn_enum_NVML_ERROR_TIMEOUT,
     nvmlReturn_enum_NVML_ERROR_UNINITIALIZED, nvmlReturn_enum_NVML_ERROR_UNKNOWN,
     nvmlReturn_enum_NVML_SUCCESS, nvmlReturn_t,
 };
@@ -45,6 +46,8 @@ fn code(result: Result<(), Refusal>) -> nvmlReturn_t {
         Err(Refusal::FunctionNotFound) => nvmlReturn_enum_NVML_ERROR_FUNCTION_NOT_FOUND,
         Err(Refusal::GpuIsLost) => nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST,
         Err(Refusal::Timeout) => nvmlReturn_enum_NVML_ERROR_TIMEOUT,
+        Err(Refusal::ResetRequired) => nvmlReturn_enum_NVML_ERROR_RESET_REQUIRED,
+        Err(Refusal::LibRmVersionMismatch) => nvmlReturn_enum_NVML_ERROR_LIB_RM_VERSION_MISMATCH,
         Err(Refusal::OperatingSystem) => nvmlReturn_enum_NVML_ERROR_OPERATING_SYSTEM,
         Err(Refusal::ArgumentVersionMismatch) => nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
         Err(Refusal::Unknown) => nvmlReturn_enum_NVML_ERROR_UNKNOWN,
@@ -99,6 +102,7 @@ fn find(call: &mut Call<'_>, handle: nvmlDevice_t) -> Result<(usize, Option<usiz
     let info = call.story().scenario.device.get(at).ok_or(Refusal::InvalidArgument)?;
     call.record.device = Some(info.uuid.clone());
     let now_ns = call.now.wall_ns;
+    call.refused(Some(at))?;
     if call.story().missing(at, now_ns) {
         return Err(Refusal::GpuIsLost);
     }
@@ -134,6 +138,15 @@ unsafe fn put<T>(to: *mut T, value: T) -> Result<(), Refusal> {
 /// # Safety
 /// `to` is null or valid for writing `length` bytes.
 unsafe fn put_text(to: *mut c_char, length: c_uint, text: &str) -> Result<(), Refusal> {
+    // SAFETY: as this function's own.
+    unsafe { put_bytes(to, length, text.as_bytes()) }
+}
+
+/// As [`put_text`], of what may be no text.
+///
+/// # Safety
+/// `to` is null or valid for writing `length` bytes.
+unsafe fn put_bytes(to: *mut c_char, length: c_uint, text: &[u8]) -> Result<(), Refusal> {
     if to.is_null() {
         return Err(Refusal::InvalidArgument);
     }

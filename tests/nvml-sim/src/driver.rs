@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Mutex, Once, PoisonError};
+use std::time::Duration;
 
 use tonnage_runtime::clock::{Clock, ClockError, Reading};
 
@@ -12,9 +13,15 @@ use crate::Refusal;
 use crate::config::Config;
 use crate::fake_proc::FakeProc;
 use crate::handles::Handles;
-use crate::scenario::{Scenario, ScenarioError};
+use crate::scenario::{Nonsense, Scenario, ScenarioError};
 use crate::served::{INIT, Log, Record, SHUTDOWN};
 use crate::story::Story;
+
+/// As a scenario's faults name them.
+const INIT_CALL: &str = "nvmlInit_v2";
+const SHUTDOWN_CALL: &str = "nvmlShutdown";
+/// A call that hangs looks so often whether it still does.
+const HANG_LOOK_EVERY: Duration = Duration::from_millis(1);
 
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
@@ -61,6 +68,7 @@ enum LoadError {
 pub fn start(config: &Config) -> Result<(), Refusal> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = loaded.as_mut() {
+        loaded.driver.permits(INIT_CALL)?;
         loaded.users += 1;
         return Ok(());
     }
@@ -68,6 +76,7 @@ pub fn start(config: &Config) -> Result<(), Refusal> {
         say_once(&error);
         Refusal::DriverNotLoaded
     })?;
+    driver.permits(INIT_CALL)?;
     *loaded = Some(Loaded { driver, users: 1 });
     Ok(())
 }
@@ -79,6 +88,7 @@ pub fn start(config: &Config) -> Result<(), Refusal> {
 pub fn stop() -> Result<(), Refusal> {
     let mut slot = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let loaded = slot.as_mut().ok_or(Refusal::Uninitialized)?;
+    loaded.driver.wait_out(SHUTDOWN_CALL);
     loaded.users -= 1;
     if loaded.users == 0 {
         let handles = &mut loaded.driver.handles;
@@ -105,13 +115,8 @@ pub fn answer(
 ) -> Result<(), Refusal> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let driver = &mut loaded.as_mut().ok_or(Refusal::Uninitialized)?.driver;
-    let now = driver.clock.read();
+    let now = driver.wait_out(name);
     *driver.handles.calls.entry(name.to_owned()).or_default() += 1;
-    if driver.story.hangs(now.wall_ns) {
-        loop {
-            std::thread::park();
-        }
-    }
     let mut call = Call { driver, now, record: Record::new(now, name, 0), probe: false };
     let result = call.fault(name).and_then(|()| body(&mut call));
     call.record.ret = code(result);
@@ -141,6 +146,23 @@ impl Driver {
             Self { story: Story::new(scenario, now.wall_ns), clock, log, proc, handles: Handles::default() };
         driver.sync_proc(now).map_err(output(&config.proc))?;
         Ok(driver)
+    }
+
+    /// Hangs as long as the scenario has this call hang, with the lock that whoever asks has. The time when it does not.
+    fn wait_out(&self, call: &str) -> Reading {
+        loop {
+            let now = self.clock.read();
+            if !self.story.hangs(call, now.wall_ns) {
+                return now;
+            }
+            std::thread::sleep(HANG_LOOK_EVERY);
+        }
+    }
+
+    /// Before anybody has a handle.
+    fn permits(&self, call: &str) -> Result<(), Refusal> {
+        let now = self.wait_out(call);
+        self.story.refuses(call, None, now.wall_ns).map_or(Ok(()), Err)
     }
 
     fn sync_proc(&mut self, now: Reading) -> std::io::Result<()> {
@@ -175,7 +197,24 @@ impl Call<'_> {
         if listed(&faults.no_permission) {
             return Err(Refusal::NoPermission);
         }
-        if listed(&faults.not_supported) { Err(Refusal::NotSupported) } else { Ok(()) }
+        if listed(&faults.not_supported) {
+            return Err(Refusal::NotSupported);
+        }
+        self.refused(None)
+    }
+
+    /// # Errors
+    /// What the scenario has this call refused with now, about this device or whatever it is about.
+    pub fn refused(&self, device: Option<usize>) -> Result<(), Refusal> {
+        let story = self.story();
+        let uuid = device.and_then(|at| story.scenario.device.get(at)).map(|device| device.uuid.as_str());
+        story.refuses(&self.record.call, uuid, self.now.wall_ns).map_or(Ok(()), Err)
+    }
+
+    /// Whether answers of this kind cannot be true now.
+    #[must_use]
+    pub fn talks(&self, nonsense: Nonsense) -> bool {
+        self.story().talks(nonsense, self.now.wall_ns)
     }
 
     fn worth_logging(&self, result: Result<(), Refusal>) -> bool {

@@ -21,8 +21,11 @@ pub mod scenario;
 pub mod served;
 pub mod story;
 
+use serde::{Deserialize, Serialize};
+
 /// Why a call was not answered: NVML's error codes, by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     Uninitialized,
     InvalidArgument,
@@ -35,6 +38,8 @@ pub enum Refusal {
     GpuIsLost,
     /// Nothing happened while it was waited for.
     Timeout,
+    ResetRequired,
+    LibRmVersionMismatch,
     OperatingSystem,
     ArgumentVersionMismatch,
     Unknown,

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) mod check;
 pub mod cut;
+mod faults;
 mod parts;
 
+pub use faults::{Faults, Garbage, Hang, Nonsense, Refuse};
 pub use parts::{MigDevice, RemappedRows, Signals, Vgpu, Xid};
 
 /// Everything that a simulated node is made of.
@@ -111,22 +113,6 @@ pub enum List {
     Compute,
     Graphics,
     Mps,
-}
-
-/// What this driver does badly. Functions are named as in C.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Faults {
-    /// These answer NOT_SUPPORTED.
-    pub not_supported: Vec<String>,
-    /// These answer FUNCTION_NOT_FOUND: as near to a missing symbol as a loaded library gets.
-    pub function_not_found: Vec<String>,
-    /// These answer NO_PERMISSION, as to a container that may not watch what they are about.
-    pub no_permission: Vec<String>,
-    /// Utilisation comes with stale samples, samples of the dead, impossible values and duplicates.
-    pub garbage_utilisation: bool,
-    /// From then on every call hangs, with the driver's lock, for ever.
-    pub hang_from_s: Option<f64>,
 }
 
 /// A scenario cannot be used.

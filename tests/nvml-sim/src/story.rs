@@ -3,11 +3,13 @@
 //! Seconds become whole nanoseconds once, in [`Story::new`]; from there on everything is integers. Lives and steps
 //! are half open: a process is there at its start and no longer at its end.
 
+use crate::Refusal;
 use crate::scenario::cut::{self, Cut};
-use crate::scenario::{self, List, Scenario};
+use crate::scenario::{self, List, Nonsense, Scenario};
 
 mod energy;
 mod events;
+mod faults;
 mod mig;
 mod signals;
 mod utilisation;
@@ -21,7 +23,7 @@ pub use utilisation::Sample;
 pub struct Story {
     pub scenario: Scenario,
     epoch_ns: i64,
-    hang_from_ns: Option<i64>,
+    faults: faults::FaultsInTime,
     /// Per device, the wall times between which it is gone.
     missing: Vec<(i64, i64)>,
     /// Per device, the wall times between which MIG is on.
@@ -75,9 +77,8 @@ impl Story {
             .iter()
             .map(|process| Actor::new(process, mig::part_of(&scenario, process), epoch_ns, scenario.speed))
             .collect();
-        let hang_from_ns = scenario.faults.hang_from_s.map(at);
-        let mut story =
-            Self { epoch_ns, hang_from_ns, missing, mode, mig, events: Vec::new(), actors, scenario };
+        let faults = faults::FaultsInTime::new(&scenario.faults, at);
+        let mut story = Self { epoch_ns, faults, missing, mode, mig, events: Vec::new(), actors, scenario };
         story.events = (0..story.scenario.device.len()).map(|device| story.all_events(device)).collect();
         story
     }
@@ -87,10 +88,27 @@ impl Story {
         self.epoch_ns.saturating_add(nanoseconds(seconds, self.scenario.speed))
     }
 
-    /// True if a call at this time never ends.
+    /// True if this call does not return at this time.
     #[must_use]
-    pub fn hangs(&self, now_ns: i64) -> bool {
-        self.hang_from_ns.is_some_and(|from_ns| now_ns >= from_ns)
+    pub fn hangs(&self, call: &str, now_ns: i64) -> bool {
+        self.faults.hangs(call, now_ns)
+    }
+
+    /// With what this call is refused, about this device or, with `None`, whatever it is about.
+    #[must_use]
+    pub fn refuses(&self, call: &str, device: Option<&str>, now_ns: i64) -> Option<Refusal> {
+        self.faults.refuses(call, device, now_ns)
+    }
+
+    /// Whether answers of this kind cannot be true.
+    #[must_use]
+    pub fn talks(&self, nonsense: Nonsense, now_ns: i64) -> bool {
+        self.faults.talks(nonsense, now_ns)
+    }
+
+    #[must_use]
+    pub fn driver_version(&self, now_ns: i64) -> &str {
+        self.faults.version(now_ns).unwrap_or(&self.scenario.driver_version)
     }
 
     /// Whether the device is out of the node's reach.

@@ -16,7 +16,7 @@ use crate::books::Books;
 const S: i64 = 1_000_000_000;
 
 /// Device or nothing (all of them), reason, and from when to when in seconds since the world began.
-type Told = (Option<String>, Reason, i64, i64);
+pub(crate) type Told = (Option<String>, Reason, i64, i64);
 
 /// The same, by device and reason.
 type Pieces = BTreeMap<(Option<String>, i32), Vec<(i64, i64)>>;
@@ -31,7 +31,7 @@ fn world() -> anyhow::Result<World> {
 }
 
 /// The gaps in the ledger's journal, joined where one goes on from another.
-fn told(world: &World) -> anyhow::Result<Vec<Told>> {
+pub(crate) fn told(world: &World) -> anyhow::Result<Vec<Told>> {
     let books = Books::read(&world.aggregator.data_dir())?;
     let mut pieces = Pieces::new();
     for batch in books.entries.iter().filter_map(|entry| entry.batch.as_ref()) {
@@ -218,7 +218,7 @@ fn a_driver_that_is_dead_after_a_start_is_told_while_it_is_dead() -> anyhow::Res
 }
 
 /// For each device: what its windows cover, and what gaps say of it, as pieces from when to when.
-fn pieces(world: &World, device: &str) -> anyhow::Result<Vec<(i64, i64, &'static str)>> {
+pub(crate) fn pieces(world: &World, device: &str) -> anyhow::Result<Vec<(i64, i64, &'static str)>> {
     let books = Books::read(&world.aggregator.data_dir())?;
     let mut pieces = Vec::new();
     for batch in books.entries.iter().filter_map(|entry| entry.batch.as_ref()) {

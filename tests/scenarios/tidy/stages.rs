@@ -9,7 +9,12 @@ type Rule = (&'static str, &'static [&'static str], &'static str);
 const AGENT: &[Rule] = &[
     ("model", &[], "words have no behaviour to share"),
     ("driver", &["model"], ""),
-    ("sampler", &["driver", "model", "metrics"], "it drives the driver, and counts what it had to drop"),
+    (
+        "sampler",
+        &["driver", "model", "metrics", "release"],
+        "it drives the driver, and counts what it had to drop",
+    ),
+    ("release", &[], "an operator's word, kept for the sampler"),
     ("kubelet", &["model"], ""),
     ("attribution", &["model"], ""),
     ("mps", &["attribution"], "which process is whose is attribution's to say"),
@@ -24,12 +29,12 @@ const AGENT: &[Rule] = &[
     ("dmi", &["facts"], ""),
     (
         "config",
-        &["driver", "attribution", "kubelet", "mps", "uplink", "cloud", "facts"],
+        &["driver", "attribution", "kubelet", "mps", "release", "uplink", "cloud", "facts"],
         "knows the default library and socket, and fills in paths and files",
     ),
 ];
 /// The wiring may name every stage; so may what looks at all of them.
-const AGENT_WIRING: [&str; 5] = ["lib", "main", "node", "pump", "check"];
+const AGENT_WIRING: [&str; 6] = ["lib", "main", "node", "pump", "check", "orders"];
 
 const AGGREGATOR: &[Rule] = &[
     ("model", &[], "words have no behaviour to share"),

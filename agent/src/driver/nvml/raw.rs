@@ -103,6 +103,7 @@ impl Buffers {
         let mut count = room(&self.processes);
         // SAFETY: the handle is live, and the buffer has room for `count` entries.
         nvml_try(unsafe { call(handle.0, &raw mut count, self.processes.as_mut_ptr()) })?;
+        fits(&self.processes, count)?;
         let listed = |info: &nvmlProcessInfo_t| {
             let process = DeviceProcess {
                 pid: info.pid,
@@ -130,6 +131,7 @@ impl Buffers {
             Err(NvmlError::NotFound) => return Ok(Vec::new()),
             other => other?,
         }
+        fits(&self.samples, count)?;
         let sample = |raw: &nvmlProcessUtilizationSample_t| UtilisationSample {
             pid: raw.pid,
             timestamp_us: raw.timeStamp,
@@ -359,6 +361,11 @@ impl Drop for EventSet {
 
 fn room<T>(buffer: &[T]) -> c_uint {
     c_uint::try_from(buffer.len()).unwrap_or(c_uint::MAX)
+}
+
+/// A driver may call it a success and mean that there was no room.
+fn fits<T>(buffer: &[T], count: c_uint) -> Result<(), NvmlError> {
+    if count <= room(buffer) { Ok(()) } else { Err(NvmlError::InsufficientSize(None)) }
 }
 
 fn filled<T>(buffer: &[T], count: c_uint) -> impl Iterator<Item = &T> {

@@ -21,6 +21,8 @@ use crate::driver::{DriverError, DriverInfo};
 use crate::model::DeviceReading;
 
 const ENUMERATE_EVERY: u32 = 60;
+/// What cannot be opened, as while a GPU is reset, is tried again after so many reads.
+const RETRY_BROKEN_EVERY: u32 = 10;
 
 /// What of the devices outlives a session, by UUID.
 #[derive(Default)]
@@ -91,6 +93,9 @@ impl Session {
                     last_error = Some(error);
                 }
             }
+        }
+        if !self.broken.is_empty() {
+            self.reads_left = RETRY_BROKEN_EVERY;
         }
         let handles: Vec<_> = self.slots.iter().map(|slot| slot.handle).collect();
         self.events.listen(self.nvml.lib(), &handles, lost);

@@ -7,9 +7,10 @@ use nvml_wrapper_sys::bindings::{
     nvmlUtilization_t,
 };
 
-use super::{about, answer, find, get, handle, put, put_text};
+use super::{about, answer, find, get, handle, put, put_bytes, put_text};
 use crate::Refusal;
 use crate::driver::Call;
+use crate::scenario::Nonsense;
 use crate::scenario::check::parse_pci;
 
 #[unsafe(no_mangle)]
@@ -86,11 +87,12 @@ pub unsafe extern "C" fn nvmlDeviceGetName(
         let (at, part) = find(call, device)?;
         let model = &call.story().scenario.device[at].model;
         let text = match part.and_then(|part| call.story().cut(at, part)) {
-            Some(cut) => format!("{model} MIG {}", cut.name),
-            None => model.clone(),
+            _ if call.talks(Nonsense::Text) => b"\xff\xfe".to_vec(),
+            Some(cut) => format!("{model} MIG {}", cut.name).into_bytes(),
+            None => model.clone().into_bytes(),
         };
         // SAFETY: the caller's buffer has `length` bytes, by NVML's contract.
-        unsafe { put_text(name, length, &text) }
+        unsafe { put_bytes(name, length, &text) }
     })
 }
 
@@ -123,8 +125,11 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
     answer("nvmlDeviceGetMemoryInfo", |call| {
         let (at, part) = find(call, device)?;
         let (total, used) = memory_of(call, at, part);
+        let nonsense = nvmlMemory_t { total, free: c_ulonglong::MAX, used: c_ulonglong::MAX };
+        let info = nvmlMemory_t { total, free: total - used, used };
+        let info = if call.talks(Nonsense::Memory) { nonsense } else { info };
         // SAFETY: null or the caller's, by NVML's contract.
-        unsafe { put(memory, nvmlMemory_t { total, free: total - used, used }) }
+        unsafe { put(memory, info) }
     })
 }
 
@@ -178,7 +183,10 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     energy: *mut c_ulonglong,
 ) -> nvmlReturn_t {
     let value = |call: &mut Call<'_>, at: usize| {
-        let energy_mj = call.story().energy_mj(at, call.now.wall_ns);
+        let mut energy_mj = call.story().energy_mj(at, call.now.wall_ns);
+        if call.talks(Nonsense::Energy) {
+            energy_mj = if call.now.wall_ns / 1_000_000_000 % 2 == 0 { c_ulonglong::MAX } else { 0 };
+        }
         call.record.energy_mj = Some(energy_mj);
         Ok(energy_mj)
     };
@@ -196,6 +204,7 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
             return Err(Refusal::NotSupported);
         }
         let gpu = call.story().percent(at, call.now.wall_ns).min(100);
+        let gpu = if call.talks(Nonsense::Utilisation) { gpu + 4_000 } else { gpu };
         // SAFETY: null or the caller's, by NVML's contract.
         unsafe { put(utilization, nvmlUtilization_t { gpu, memory: gpu / 2 }) }
     })

@@ -11,7 +11,7 @@ use nvml_wrapper_sys::bindings::{
 use super::{about, answer, find};
 use crate::Refusal;
 use crate::driver::Call;
-use crate::scenario::List;
+use crate::scenario::{List, Nonsense};
 
 /// What the driver reports for an instance where the device is not partitioned.
 pub(super) const NO_INSTANCE: c_uint = 0xFFFF_FFFF;
@@ -116,9 +116,29 @@ unsafe fn processes(
         let mig_on = story.mig_on(at, now_ns);
         call.record.processes = Some(answer.iter().map(|info| (info.pid, info.usedGpuMemory)).collect());
         call.record.instances = mig_on.then_some(instances);
+        let answer = if call.talks(Nonsense::Pids) { with_none(answer) } else { answer };
+        let answer = if call.talks(Nonsense::Memory) { with_too_much(answer) } else { answer };
         // SAFETY: as this function's own.
         unsafe { fill(call, &answer, count, infos) }
     })
+}
+
+/// With processes that are none.
+fn with_none(mut answer: Vec<nvmlProcessInfo_t>) -> Vec<nvmlProcessInfo_t> {
+    let none = |pid| nvmlProcessInfo_t {
+        pid,
+        usedGpuMemory: 0,
+        gpuInstanceId: NO_INSTANCE,
+        computeInstanceId: NO_INSTANCE,
+    };
+    answer.extend([none(0), none(c_uint::MAX)]);
+    answer
+}
+
+/// With more memory than any GPU has.
+fn with_too_much(mut answer: Vec<nvmlProcessInfo_t>) -> Vec<nvmlProcessInfo_t> {
+    answer.iter_mut().for_each(|info| info.usedGpuMemory = c_ulonglong::MAX - 1);
+    answer
 }
 
 /// Stores the needed count, and the items if they fit.
@@ -144,6 +164,10 @@ pub(super) unsafe fn fill<T: Copy>(
         call.record.instances = None;
         call.record.samples = None;
         return Err(Refusal::InsufficientSize);
+    }
+    if call.talks(Nonsense::Counts) {
+        // SAFETY: as above.
+        unsafe { count.write(c_uint::MAX) };
     }
     if items.is_empty() {
         return Ok(());

@@ -29,7 +29,7 @@ pub extern "C" fn nvmlShutdown() -> nvmlReturn_t {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlErrorString(result: nvmlReturn_t) -> *const c_char {
-    const TEXTS: [(Result<(), Refusal>, &CStr); 12] = [
+    const TEXTS: [(Result<(), Refusal>, &CStr); 14] = [
         (Ok(()), c"Success"),
         (Err(Refusal::Uninitialized), c"Uninitialized"),
         (Err(Refusal::InvalidArgument), c"Invalid Argument"),
@@ -38,6 +38,8 @@ pub extern "C" fn nvmlErrorString(result: nvmlReturn_t) -> *const c_char {
         (Err(Refusal::NotFound), c"Not Found"),
         (Err(Refusal::InsufficientSize), c"Insufficient Size"),
         (Err(Refusal::DriverNotLoaded), c"Driver Not Loaded"),
+        (Err(Refusal::ResetRequired), c"GPU requires reset"),
+        (Err(Refusal::LibRmVersionMismatch), c"Driver/library version mismatch"),
         (Err(Refusal::FunctionNotFound), c"Function Not Found"),
         (Err(Refusal::GpuIsLost), c"GPU is lost"),
         (Err(Refusal::ArgumentVersionMismatch), c"Argument version mismatch"),
@@ -54,14 +56,14 @@ pub extern "C" fn nvmlErrorString(result: nvmlReturn_t) -> *const c_char {
 pub unsafe extern "C" fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) -> nvmlReturn_t {
     answer("nvmlSystemGetDriverVersion", |call| {
         // SAFETY: the caller's buffer has `length` bytes, by NVML's contract.
-        unsafe { put_text(version, length, &call.story().scenario.driver_version) }
+        unsafe { put_text(version, length, call.story().driver_version(call.now.wall_ns)) }
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_uint) -> nvmlReturn_t {
     answer("nvmlSystemGetNVMLVersion", |call| {
-        let text = format!("{}.{}", CUDA_VERSION / 1_000, call.story().scenario.driver_version);
+        let text = format!("{}.{}", CUDA_VERSION / 1_000, call.story().driver_version(call.now.wall_ns));
         // SAFETY: the caller's buffer has `length` bytes, by NVML's contract.
         unsafe { put_text(version, length, &text) }
     })

@@ -22,13 +22,13 @@ impl Scenario {
             return Err(invalid("sample_period_ms", 0, "must not be 0"));
         }
         let mut uuids = BTreeSet::new();
-        check_time(self.faults.hang_from_s.unwrap_or(0.0), "faults.hang_from_s")?;
         for (at, device) in self.device.iter().enumerate() {
             check_device(device, &format!("device[{at}]"))?;
             if !uuids.insert(device.uuid.as_str()) {
                 return Err(invalid(format!("device[{at}].uuid"), &device.uuid, "is there twice"));
             }
         }
+        self.faults.check(|uuid| uuids.contains(uuid))?;
         for (at, process) in self.process.iter().enumerate() {
             let name = format!("process[{at}]");
             check_process(process, &name)?;
@@ -134,7 +134,12 @@ fn check_vgpu(vgpu: &Vgpu, name: &str) -> Result<(), ScenarioError> {
 }
 
 /// `to` after `from`, where both are there.
-fn check_span(from: Option<f64>, to: Option<f64>, name: &str, prefix: &str) -> Result<(), ScenarioError> {
+pub(super) fn check_span(
+    from: Option<f64>,
+    to: Option<f64>,
+    name: &str,
+    prefix: &str,
+) -> Result<(), ScenarioError> {
     check_time(from.unwrap_or(0.0), &format!("{name}.{prefix}from_s"))?;
     let Some(to_s) = to else { return Ok(()) };
     check_time(to_s, &format!("{name}.{prefix}to_s"))?;
@@ -210,7 +215,7 @@ fn check_process(process: &Process, name: &str) -> Result<(), ScenarioError> {
     Ok(())
 }
 
-fn check_time(seconds: f64, field: &str) -> Result<(), ScenarioError> {
+pub(super) fn check_time(seconds: f64, field: &str) -> Result<(), ScenarioError> {
     if (0.0..FAR_S).contains(&seconds) {
         Ok(())
     } else {
@@ -233,6 +238,6 @@ pub(crate) fn parse_pci(text: &str) -> Option<(u32, u32, u32)> {
     Some((hex(domain)?, hex(bus)?, hex(device)?))
 }
 
-fn invalid(field: impl Into<String>, value: impl ToString, reason: &'static str) -> ScenarioError {
+pub(super) fn invalid(field: impl Into<String>, value: impl ToString, reason: &'static str) -> ScenarioError {
     ScenarioError::Invalid { field: field.into(), value: value.to_string(), reason }
 }

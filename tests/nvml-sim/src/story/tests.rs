@@ -159,3 +159,29 @@ fn a_mig_device_draws_power_by_its_slices() {
     assert_eq!(story.used_percent_ns(0, Some(9), EPOCH + S), 100 * i128::from(S));
     assert_eq!(story.used_percent_ns(0, Some(8), EPOCH + S), 0);
 }
+
+#[test]
+fn faults_begin_and_end_when_they_should_and_concern_whom_they_should() {
+    let story = story(
+        "[faults]\ndriver_version = [[30, '590.1']]\n\
+         [[faults.hang]]\ncalls = ['a']\nfrom_s = 5\nto_s = 7\n\
+         [[faults.refuse]]\nfrom_s = 10\nto_s = 12\nwith = 'driver_not_loaded'\ncalls = ['a']\n\
+         [[faults.refuse]]\nfrom_s = 10\nto_s = 12\nwith = 'unknown'\n\
+         [[faults.refuse]]\nfrom_s = 20\nwith = 'reset_required'\ndevices = ['GPU-a']\n\
+         [[faults.garbage]]\nfrom_s = 3\nto_s = 4\nwhat = ['energy', 'text']\n",
+    );
+    let at = |seconds: i64| EPOCH + seconds * S;
+    let hangs = |call, now_ns| story.hangs(call, now_ns);
+    assert_eq!(
+        [hangs("a", at(5) - 1), hangs("a", at(5)), hangs("a", at(7)), hangs("b", at(5))],
+        [false, true, false, false]
+    );
+    assert_eq!(story.refuses("a", None, at(10)), Some(crate::Refusal::DriverNotLoaded));
+    assert_eq!(story.refuses("b", None, at(10)), Some(crate::Refusal::Unknown));
+    assert_eq!(story.refuses("b", None, at(12)), None);
+    assert_eq!(story.refuses("b", None, at(20)), None, "only about that device");
+    assert_eq!(story.refuses("b", Some("GPU-a"), at(20_000)), Some(crate::Refusal::ResetRequired));
+    assert!(story.talks(Nonsense::Text, at(3)) && !story.talks(Nonsense::Pids, at(3)));
+    assert!(!story.talks(Nonsense::Text, at(4)));
+    assert_eq!((story.driver_version(at(29)), story.driver_version(at(30))), ("580.95.05", "590.1"));
+}
