@@ -215,18 +215,17 @@ fn idle_since(
 
 impl Newest {
     fn holdings(&self) -> Vec<Holding> {
-        let whose = std::iter::zip(&self.owners, &self.instances);
-        let usages = std::iter::zip(&self.window.usages, &self.idle_since_ns).zip(whose);
-        let held = usages.filter(|((usage, _), _)| usage.held_ns > 0);
-        let holding = |((_, idle_since_ns), (owner, instance)): (
-            (_, &Option<i64>),
-            (&Arc<Owner>, &Option<Arc<Instance>>),
-        )| Holding {
-            owner: Arc::clone(owner),
-            instance: instance.as_ref().map_or_else(String::new, |instance| instance.uuid.clone()),
-            idle_since_ns: *idle_since_ns,
-        };
-        held.map(holding).collect()
+        let mut holdings = Vec::new();
+        for (at, _) in self.window.usages.iter().enumerate().filter(|(_, usage)| usage.held_ns > 0) {
+            let Some(owner) = self.owners.get(at) else { continue };
+            let instance = self.instances.get(at).and_then(Option::as_ref);
+            holdings.push(Holding {
+                owner: Arc::clone(owner),
+                instance: instance.map_or_else(String::new, |instance| instance.uuid.clone()),
+                idle_since_ns: self.idle_since_ns.get(at).copied().flatten(),
+            });
+        }
+        holdings
     }
 
     fn shares(&self, node: &NodeName, book: &Book, now_ns: i64) -> Vec<Share> {

@@ -9,6 +9,9 @@ use crate::model::RowKind;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
+/// Owner and kind; time, cost and unpriced time.
+pub type Balance = ((i64, RowKind), [i64; 3]);
+
 /// A checkpoint: the hash over the one before and all entries that name this one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checkpoint {
@@ -271,7 +274,7 @@ fn entries(db: &Connection, which: &str, parameter: i64) -> Result<Vec<Posted>> 
 }
 
 /// Sums of all entries ever posted: by owner and kind, time, cost and unpriced time.
-pub fn balances(db: &Connection) -> Result<Vec<((i64, RowKind), [i64; 3])>> {
+pub fn balances(db: &Connection) -> Result<Vec<Balance>> {
     let mut statement = db.prepare_cached(
         "SELECT owner, kind, time_ns, cost_nanos, unpriced_ns FROM balance ORDER BY owner, kind",
     )?;

@@ -199,8 +199,8 @@ impl Story {
                 match &part.has {
                     Has::Nobody => {}
                     Has::Process(pod, start_s) => {
-                        let quarters = ((now_s - start_s) * 4.0).clamp(0.0, 4.0).floor();
-                        let part_ns = whole_ns / 4 * i128::from(quarters as i32);
+                        let there = (1..=4).filter(|quarter| *start_s <= now_s - 0.25 * f64::from(*quarter));
+                        let part_ns = whole_ns / 4 * there.map(|_| 1).sum::<i128>();
                         *held.entry(word(*pod)).or_default() += part_ns;
                     }
                     Has::Claims(pods) => split(whole_ns, pods, &mut held),

@@ -64,7 +64,7 @@ fn a_server_whose_clients_went_holds_nothing() {
 #[test]
 fn where_clients_are_not_listed_the_server_is_nobody_by_name() {
     let nobody = (SERVER, "nvidia-cuda-mps-server".to_owned(), true);
-    assert_eq!(holders(&mut node(1, 0).attribution(), &[SERVER], false), [nobody.clone()]);
+    assert_eq!(holders(&mut node(1, 0).attribution(), &[SERVER], false), std::slice::from_ref(&nobody));
     // The daemon is root's, the server is started as the clients' user.
     let node = node(89, 1000);
     mps_process(&node, 89, 1, 0, "nvidia-cuda-mps-control");
