@@ -8,3 +8,6 @@ mod attributed;
 
 /// Quarantine, retirement and the journal, by the command line as people use it.
 pub(crate) mod orders;
+
+/// A slot line by line, for whoever disputes a bill.
+mod explained;

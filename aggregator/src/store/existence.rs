@@ -25,14 +25,16 @@ pub struct TenureRecord {
     pub life: String,
 }
 
-/// The store's number of a tenure, made at the first window that it is offered.
+/// The store's number of a tenure, made at the first window that it is offered. One that begins because MIG was switched is
+/// as old as the one before it in that life.
 pub fn tenure(
     db: &Connection,
     (device, node, life, slices): (i64, i64, &str, u32),
     claimed_ns: i64,
 ) -> Result<i64> {
     db.prepare_cached(
-        "INSERT INTO tenure (device, node, life, slices, claimed_ns) VALUES (?1, ?2, ?3, ?4, ?5)
+        "INSERT INTO tenure (device, node, life, slices, claimed_ns) VALUES (?1, ?2, ?3, ?4, MIN(?5, COALESCE(
+             (SELECT MIN(claimed_ns) FROM tenure WHERE device = ?1 AND node = ?2 AND life = ?3), ?5)))
          ON CONFLICT DO NOTHING",
     )?
     .execute(params![device, node, life, slices, claimed_ns])?;
@@ -64,10 +66,16 @@ pub fn tenure_by_id(db: &Connection, tenure: i64) -> Result<TenureRecord> {
         })?)
 }
 
-/// Notes when a cursor first offered a window in a tenure.
+/// Notes when a cursor first offered a window in a tenure, or in another of the same device and life.
 pub fn claim(db: &Connection, tenure: i64, cursor: i64, first_ns: i64) -> Result<()> {
-    db.prepare_cached("INSERT INTO claim VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
-        .execute([tenure, cursor, first_ns])?;
+    db.prepare_cached(
+        "INSERT INTO claim VALUES (?1, ?2, MIN(?3, COALESCE(
+             (SELECT MIN(l.first_ns) FROM tenure own
+              JOIN tenure t ON t.device = own.device AND t.node = own.node AND t.life = own.life
+              JOIN claim l ON l.tenure = t.id WHERE own.id = ?1 AND l.cursor = ?2), ?3)))
+         ON CONFLICT DO NOTHING",
+    )?
+    .execute([tenure, cursor, first_ns])?;
     Ok(())
 }
 

@@ -324,9 +324,16 @@ impl Device {
 
     fn claim(&mut self, batch: &BatchFacts, slices: u32, epoch: &[u8], start_ns: i64) {
         let place = (batch.node.clone(), batch.life.clone(), slices);
-        let tenure =
-            self.tenures.entry(place).or_insert_with(|| Tenure { claimed_ns: start_ns, ..Tenure::default() });
-        tenure.claims.entry(epoch.to_vec()).or_insert(start_ns);
+        // A tenure that begins because MIG was switched is as old as the one before it in that life.
+        let kin = || {
+            let of_life =
+                self.tenures.iter().filter(|(other, _)| (&other.0, &other.1) == (&place.0, &place.1));
+            of_life.map(|(_, tenure)| tenure)
+        };
+        let claimed_ns = kin().map(|tenure| tenure.claimed_ns).chain([start_ns]).min().unwrap_or(start_ns);
+        let first_ns = kin().filter_map(|tenure| tenure.claims.get(epoch)).copied().chain([start_ns]).min();
+        let tenure = self.tenures.entry(place).or_insert_with(|| Tenure { claimed_ns, ..Tenure::default() });
+        tenure.claims.entry(epoch.to_vec()).or_insert(first_ns.unwrap_or(start_ns));
     }
 
     /// Takes the offers in the order of seniority, each if its time is still free. Gives what is covered then.

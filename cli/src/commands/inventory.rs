@@ -221,7 +221,7 @@ mod tests {
         assert!(text.contains("unpriced") && text.contains("2.5000\n"), "{text}");
         assert!(text.ends_with("2 devices, 1 without a price\n"), "{text}");
         let line = text.lines().find(|line| line.contains("MIG-1")).unwrap();
-        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["MIG-1", "3g.40gb", "40", "3", "idle"]);
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["MIG-1", "3g.40gb", "40.0", "3", "idle"]);
         assert_eq!(
             (devices_csv(&answer)[2][9].as_str(), devices_csv(&answer)[2][10].as_str()),
             ("2.500000001", "MIG-1")

@@ -125,6 +125,19 @@ fn ids_that_are_used_again_are_other_rows_and_a_switched_mode_is_another_tenure_
 }
 
 #[test]
+fn a_clone_does_not_become_senior_because_the_gpu_is_cut() {
+    let mut ledger = Ledger::new(BOOK, 2_000);
+    let (mut owner, mut clone) = (Agent::new("a", "b", 1), Agent::new("z", "c", 2));
+    let parts = [(instance(1, 1, 7), 70)];
+    ledger.take(owner.batch(GPU, &[(0, 10, 10)]));
+    assert_eq!(ledger.take(clone.batch(GPU, &[(5, 10, 10)])), Outcome::Quarantined);
+    ledger.take(clone.batch(GPU, &[(20, 10, 10)]));
+    ledger.take(owner.cut(7, &parts, vec![window(20, 10, 7, &parts, 0)]));
+    assert_eq!((ledger.held("a"), ledger.held("z")), (10 + 70, 0));
+    ledger.verify();
+}
+
+#[test]
 fn whatever_is_cut_and_displaced_time_and_money_are_conserved_and_found_again() {
     for _ in 0..12 {
         let seed = rand::random();
