@@ -1,7 +1,7 @@
 //! Reads the driver at a fixed pace, and notices when it does not answer. Hands each reading on through a bounded queue;
 //! if the next stage is behind, the reading is dropped and its time becomes unobserved.
 //!
-//! Two threads: [`reader`] alone calls into the driver, this one waits for it. A call that hangs in the driver cannot be
+//! Two threads: `reader` alone calls into the driver, this one waits for it. A call that hangs in the driver cannot be
 //! ended from within a process, so after a bound its cycle is abandoned: from then on each moment is handed on as one
 //! that could not be read, so that windows close and gaps are told while it lasts. What the call brings when it returns
 //! is dropped, since nobody knows of when it is, and sampling goes on. Never is a second call made beside one that hangs.
