@@ -203,6 +203,11 @@ impl Pump {
             if before.boot_id == self.node.boot_id {
                 before.devices.iter().for_each(|info| self.meter.know(info));
                 run.remembered = (before.devices.clone(), before.instances.clone());
+                // Until a reading shows others.
+                for (device, instance) in &before.instances {
+                    let known = (Arc::clone(device), Arc::clone(instance));
+                    run.instances.entry(Arc::clone(device)).or_default().push(known);
+                }
             }
         }
         run

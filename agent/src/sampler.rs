@@ -87,7 +87,11 @@ impl Sampler {
             };
             match sender.try_send(sampled) {
                 Ok(()) => self.taken_ns.store(self.clock.monotonic_ns(), Ordering::Relaxed),
-                Err(TrySendError::Full(_)) => self.metrics.own(|own| own.samples_dropped += 1),
+                Err(TrySendError::Full(_)) => {
+                    // It may have said what the driver is.
+                    state.introduced = false;
+                    self.metrics.own(|own| own.samples_dropped += 1);
+                }
                 Err(TrySendError::Disconnected(_)) => break,
             }
             if last {

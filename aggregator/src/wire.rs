@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tonnage_proto::limits::{
-    BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, INSTANCES_PER_BATCH_MAX, LABELS_PER_NODE_MAX,
-    NAME_BYTES_MAX, OWNERS_PER_BATCH_MAX, SLICES_MAX, SLOT_NS, UNATTRIBUTED_FACTOR_MAX,
-    USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX, slot_start,
+    BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, INSTANCE_IDLES_PER_WINDOW_MAX,
+    INSTANCES_PER_BATCH_MAX, LABELS_PER_NODE_MAX, NAME_BYTES_MAX, OWNERS_PER_BATCH_MAX, SLICES_MAX, SLOT_NS,
+    UNATTRIBUTED_FACTOR_MAX, USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX, slot_start,
 };
 use tonnage_proto::metering as pb;
 
@@ -24,9 +24,6 @@ mod bounds;
 const ENERGY_UJ_MAX: u64 = 90_000_000_000_000;
 /// Most memory of one owner on one device, summed over its processes: tens of TB for a slot.
 const MEMORY_BYTE_SECONDS_MAX: u64 = 1 << 54;
-
-/// Instances of one device within one window: cut anew a few times.
-const INSTANCE_IDLES_MAX: usize = 64;
 
 /// SHA-256 of a payload.
 #[must_use]
@@ -248,7 +245,7 @@ fn instance_idles(
     known: Known<'_>,
     device: &Device,
 ) -> Result<Vec<(usize, u64)>, String> {
-    at_most("instance_idles", window.instance_idles.len(), INSTANCE_IDLES_MAX)?;
+    at_most("instance_idles", window.instance_idles.len(), INSTANCE_IDLES_PER_WINDOW_MAX)?;
     let mut idles: Vec<(usize, u64)> = Vec::with_capacity(window.instance_idles.len());
     for (i, idle) in window.instance_idles.iter().enumerate() {
         let said = |e| format!("instance_idles[{i}].{e}");

@@ -27,6 +27,8 @@ pub const WINDOWS_PER_BATCH_MAX: usize = 4096;
 pub const UNATTRIBUTED_FACTOR_MAX: u64 = 64;
 /// Owners that share one device within one window.
 pub const USAGES_PER_WINDOW_MAX: usize = 512;
+/// Instances of one device that a window tells of as idle: it may have been cut anew a few times.
+pub const INSTANCE_IDLES_PER_WINDOW_MAX: usize = 64;
 /// Devices of one node: 16 GPUs with every MIG instance would be far below.
 pub const DEVICES_PER_BATCH_MAX: usize = 256;
 /// Instances named in one batch.

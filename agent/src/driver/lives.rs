@@ -75,9 +75,10 @@ fn ids(instance: &Instance) -> Ids {
     (instance.gpu_instance, instance.compute_instance, uuid)
 }
 
-/// In all but its generation.
+/// In all but its generation, and whether its slices were guessed, which is not remembered.
 fn is_same(known: &Instance, found: &Instance) -> bool {
-    *known == Instance { generation: known.generation, ..found.clone() }
+    let Instance { generation, slices_guessed, .. } = *known;
+    *known == Instance { generation, slices_guessed, ..found.clone() }
 }
 
 #[cfg(test)]

@@ -40,7 +40,11 @@ impl Open {
     /// Whether `part` follows without a gap, in the same cell, and leaves the window within its limit of usages.
     pub(super) fn takes(&self, part: &Part) -> bool {
         let new = part.shares.keys().filter(|who| !self.shares.contains_key(*who)).count();
+        let known = &self.sums.instance_idle_ns;
+        let new_idles =
+            part.instance_idle_ns.keys().filter(|instance| !known.contains_key(*instance)).count();
         part.start_ns == self.end_ns
+            && known.len() + new_idles <= limits::INSTANCE_IDLES_PER_WINDOW_MAX
             && !self.is_full()
             && self.shares.len() + new <= limits::USAGES_PER_WINDOW_MAX
     }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use prost::Message;
-use tonnage_proto::limits::{BATCH_FORMAT, USAGES_PER_WINDOW_MAX, slot_start};
+use tonnage_proto::limits::{BATCH_FORMAT, INSTANCE_IDLES_PER_WINDOW_MAX, USAGES_PER_WINDOW_MAX, slot_start};
 use tonnage_proto::metering as pb;
 
 use super::{Names, join, same_node};
@@ -71,7 +71,12 @@ fn end_ns(window: &pb::Window) -> i64 {
 fn belong_together(one: &pb::Window, next: &pb::Window) -> bool {
     let new_usages =
         next.usages.iter().filter(|usage| !one.usages.iter().any(|known| key(known) == key(usage)));
+    let new_idles = next
+        .instance_idles
+        .iter()
+        .filter(|idle| !one.instance_idles.iter().any(|known| known.instance == idle.instance));
     end_ns(one) == next.start_ns
+        && one.instance_idles.len() + new_idles.count() <= INSTANCE_IDLES_PER_WINDOW_MAX
         && slot_start(one.start_ns) == slot_start(end_ns(next).saturating_sub(1))
         && one.usages.len() + new_usages.count() <= USAGES_PER_WINDOW_MAX
         && one.energy_unobserved_uj.saturating_add(next.energy_unobserved_uj) <= ENERGY_UNOBSERVED_UJ_MAX

@@ -20,6 +20,8 @@ use super::raw::{GpmSample, Handle, gpm_support};
 use crate::model::{GpmUse, Instance};
 
 const APART_NS: i64 = 100_000_000;
+/// Most between two samples: two of the longest sample periods.
+const GAP_NS_MAX: i64 = 10_000_000_000;
 
 /// Of one device.
 #[derive(Default)]
@@ -64,7 +66,8 @@ impl Gpm {
             pair.taken_ns = None;
             return Err(error);
         }
-        let before_ns = pair.taken_ns.replace(now_ns);
+        // What was used over a long gap is not what was used in the interval behind this reading.
+        let before_ns = pair.taken_ns.replace(now_ns).filter(|taken_ns| now_ns - taken_ns <= GAP_NS_MAX);
         let since = before_ns.map(|_| next.since(lib, last, [GRAPHICS, SM, DRAM_BANDWIDTH]));
         pair.samples.swap(0, 1);
         let Some([graphics, sm, memory]) = since.transpose()? else { return Ok(None) };

@@ -49,6 +49,8 @@ pub(super) struct Mig {
     /// Reads until the instances are listed again.
     reads_left: u32,
     reads: usize,
+    /// They were listed once: what was known then is good for a listing that fails.
+    listed: bool,
     /// The driver does not let them be listed: the GPU is read as a whole.
     refused: bool,
     sight: Sight,
@@ -89,6 +91,7 @@ impl Mig {
             stranded: None,
             reads_left: 0,
             reads: 0,
+            listed: false,
             refused: false,
             sight: Sight::Unknown,
             strangers: BTreeSet::new(),
@@ -143,6 +146,10 @@ impl Mig {
             let whole = lists(gpu, gpu.handle, buffers, missing);
             return (None, whole.map(|listed| processes::merge(listed.into_iter().map(|one| one.process))));
         }
+        if !self.listed {
+            // Nobody knows into what it is cut, so nobody knows who holds what.
+            return (Some(MigReading::default()), Err(NvmlError::Unknown));
+        }
         let mut stale = false;
         let mut seen = self.processes(gpu, buffers, missing, &mut stale);
         if stale {
@@ -171,7 +178,14 @@ impl Mig {
         let device = gpu.handle.device(gpu.nvml);
         match found(&device, missing) {
             Ok(found) => {
-                let (instances, slices): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+                self.listed = true;
+                let within = |(instance, of): (Instance, Option<u32>)| {
+                    // What the driver says of a part cannot be more than the whole.
+                    let memory_bytes = instance.memory_bytes.min(gpu.memory_bytes);
+                    let slices = instance.slices.clamp(1, gpu.slices.max(1));
+                    (Instance { slices, memory_bytes, ..instance }, of.map(|slices| slices.min(gpu.slices)))
+                };
+                let (instances, slices): (Vec<_>, Vec<_>) = found.into_iter().map(within).unzip();
                 let part = |(instance, gpu_slices)| {
                     let known = self.parts.iter().find(|part| part.instance == instance);
                     Part { had_processes: known.is_none_or(|part| part.had_processes), instance, gpu_slices }
@@ -259,6 +273,9 @@ impl Mig {
                 }
             }
         }
+        // In the read that shows how processes are seen, some are in both lists.
+        let placed: BTreeSet<u32> = of_parts.iter().flatten().flatten().map(|process| process.pid).collect();
+        whole.retain(|process| !placed.contains(&process.pid));
         Ok((of_parts, processes::merge(whole)))
     }
 
@@ -279,10 +296,8 @@ impl Mig {
             self.sight = Sight::Whole;
             match self.parts.iter().position(|part| part.has(ids)) {
                 Some(at) => of_parts[at].push(process),
-                None => {
-                    strangers.insert(ids);
-                    whole.push(process);
-                }
+                // It is not on what is in no instance, and what it is on is not known.
+                None => _ = strangers.insert(ids),
             }
         }
         // Those that a listing did not bring are not looked for again by every read.
@@ -378,10 +393,12 @@ pub(super) fn lists(
 
 /// The instances that are there, each with the compute slices of its GPU instance.
 fn found(device: &Device<'_>, missing: &mut Missing) -> Result<Vec<(Instance, Option<u32>)>, NvmlError> {
-    let mut found = Vec::new();
+    let mut found: Vec<(Instance, Option<u32>)> = Vec::new();
     for place in 0..device.mig_device_count()?.min(PLACES_MAX) {
         match open(device, place, missing) {
-            Ok(part) => found.push(part),
+            // One that moves while they are listed may be seen twice.
+            Ok(part) if !found.iter().any(|(known, _)| *known == part.0) => found.push(part),
+            Ok(_) => {}
             // An empty place, or one that was emptied just now.
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
@@ -434,8 +451,9 @@ pub(super) fn slices(
                 profiles.push((info.id, info.slice_count));
             }
             Ok(_) | Err(NvmlError::NotSupported) => {}
-            // Beyond the last that this driver knows, or it tells of none.
-            Err(error) if is_gone(&error) || is_lasting(&error) => break,
+            // One that this driver does not know.
+            Err(error) if is_gone(&error) => {}
+            Err(error) if is_lasting(&error) => break,
             Err(error) => return Err(error),
         }
     }

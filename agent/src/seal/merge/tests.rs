@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use tonnage_proto::limits::{SLOT_NS, WINDOW_NS};
 
 use super::*;
-use crate::model::{DeviceInfo, Owner, OwnerKind, Usage, Window};
+use crate::model::{DeviceInfo, Instance, Owner, OwnerKind, Usage, Window};
 use crate::seal::{Header, NodeState, draft, seal};
 
 /// A slot's last minute, so that drafts of two slots follow each other.
@@ -29,6 +29,20 @@ fn window(rng: &mut StdRng, gpu: u32, start_ns: i64, duration_ns: u64) -> Window
         pci_bus_id: String::new(),
     };
     let mut left_ns = duration_ns * u64::from(info.slices);
+    // A life of the same ids each time, as of a GPU that is cut anew over and over; each weighs the whole GPU.
+    let instance = |rng: &mut StdRng| {
+        Arc::new(Instance {
+            gpu_instance: Some(1),
+            compute_instance: Some(0),
+            generation: rng.random_range(0..100),
+            uuid: "MIG-1".into(),
+            slices: 1 + gpu,
+            slices_guessed: false,
+            profile: String::new(),
+            memory_bytes: 0,
+        })
+    };
+    let partitioned = gpu > 0;
     let mut usages = BTreeMap::new();
     for _ in 0..rng.random_range(0..4) {
         let pod_uid = format!("pod-{}", rng.random_range(0..6));
@@ -41,11 +55,19 @@ fn window(rng: &mut StdRng, gpu: u32, start_ns: i64, duration_ns: u64) -> Window
             method: 1 << rng.random_range(0..6),
         };
         let owner = Owner { kind: OwnerKind::Pod, pod_uid, ..Owner::default() };
-        if usages.insert((None, Arc::new(owner)), usage).is_none() {
+        let at = (partitioned && rng.random_bool(0.5)).then(|| instance(rng));
+        if usages.insert((at, Arc::new(owner)), usage).is_none() {
             left_ns -= held_ns;
         } else {
             return window(rng, gpu, start_ns, duration_ns);
         }
+    }
+    let mut instance_idle_ns = BTreeMap::new();
+    let mut stranded_ns = 0;
+    if partitioned {
+        let idle_ns = rng.random_range(0..=left_ns);
+        instance_idle_ns.insert(instance(rng), idle_ns);
+        stranded_ns = rng.random_range(0..=left_ns - idle_ns);
     }
     Window {
         info: Arc::new(info),
@@ -54,8 +76,8 @@ fn window(rng: &mut StdRng, gpu: u32, start_ns: i64, duration_ns: u64) -> Window
         idle_ns: left_ns,
         usages,
         intruders: BTreeMap::new(),
-        instance_idle_ns: BTreeMap::new(),
-        stranded_ns: 0,
+        instance_idle_ns,
+        stranded_ns,
         busy_unattributed_ns: rng.random_range(0..1 << 30),
         energy_idle_uj: rng.random_range(0..1 << 30),
         energy_unobserved_uj: rng.random_range(0..1 << 30),
@@ -78,13 +100,22 @@ fn add_up(sums: &mut Sums, encoded: &[u8]) -> usize {
         };
         for (at, usage) in window.usages.iter().enumerate() {
             assert!(usage.busy_ns <= usage.held_ns);
-            assert!(window.usages[..at].iter().all(|other| other.owner != usage.owner), "twice: {window:?}");
-            let owner = &batch.owners[usage.owner as usize].pod_uid;
+            let same = |other: &pb::Usage| (other.owner, other.instance) == (usage.owner, usage.instance);
+            assert!(!window.usages[..at].iter().any(same), "twice: {window:?}");
+            let of = usage.instance.checked_sub(1).map(|at| batch.instances[at as usize].generation);
+            let owner = &format!("{} on {of:?}", batch.owners[usage.owner as usize].pod_uid);
             add(owner, [usage.held_ns, usage.busy_ns, usage.memory_byte_seconds, usage.energy_uj]);
             add(&format!("{owner} method {}", usage.method & 1), [0; 4]);
         }
         let (unattributed, unobserved) = (window.busy_unattributed_ns, window.energy_unobserved_uj);
         add("", [window.idle_ns, unattributed, unobserved, window.energy_idle_uj]);
+        assert!(window.instance_idles.len() <= INSTANCE_IDLES_PER_WINDOW_MAX);
+        for idle in &window.instance_idles {
+            let of = &batch.instances[idle.instance as usize - 1];
+            assert_eq!(batch.devices[of.device as usize], *device);
+            add(&format!("idle on {}", of.generation), [idle.idle_ns, 0, 0, 0]);
+        }
+        add("stranded", [window.stranded_ns, 0, 0, 0]);
         add("samples", [u64::from(window.samples), 0, 0, 0]);
     }
     batch.windows.len()
