@@ -3,7 +3,7 @@
 //! What passes here can be folded without a second look: indices are in range, sums hold, every figure is far
 //! below 2^63, every text is short and printable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -55,6 +55,13 @@ pub fn decode(payload: &[u8], node: &NodeName, epoch: &Id, seq: u64) -> Result<U
     let owners = indexed("owners", &batch.owners, owner)?;
     at_most("Batch.instances", batch.instances.len(), INSTANCES_PER_BATCH_MAX)?;
     let instances = indexed("instances", &batch.instances, |i| instance(i, &devices))?;
+    let mut different = BTreeSet::new();
+    if let Some(at) = instances.iter().position(|instance| !different.insert(instance)) {
+        return Err(format!(
+            "Batch.instances[{at}].uuid: {:?} stands twice in one batch",
+            instances[at].uuid
+        ));
+    }
     let known = Known { devices: &devices, owners: owners.len(), instances: &instances };
     let windows = indexed("windows", &batch.windows, |w| window(w, known))?;
     at_most("Batch.gaps", batch.gaps.len(), GAPS_PER_BATCH_MAX)?;

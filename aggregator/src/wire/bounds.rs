@@ -4,8 +4,8 @@
 //! hundred and thirty in memory, for each stream that sends it, before the first limit were looked at.
 
 use tonnage_proto::limits::{
-    DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, INSTANCES_PER_BATCH_MAX, LABELS_PER_NODE_MAX,
-    OWNERS_PER_BATCH_MAX, USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX,
+    DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, INSTANCE_IDLES_PER_WINDOW_MAX, INSTANCES_PER_BATCH_MAX,
+    LABELS_PER_NODE_MAX, OWNERS_PER_BATCH_MAX, USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX,
 };
 
 /// Numbers of fields in `metering.proto`.
@@ -38,7 +38,8 @@ pub(super) fn check(payload: &[u8]) -> Result<(), String> {
             list.add()?;
         }
         let mut usages = List { name: "windows[..].usages", count: 0, most: USAGES_PER_WINDOW_MAX };
-        let mut idles = List { name: "windows[..].instance_idles", count: 0, most: USAGES_PER_WINDOW_MAX };
+        let mut idles =
+            List { name: "windows[..].instance_idles", count: 0, most: INSTANCE_IDLES_PER_WINDOW_MAX };
         for entry in entries(bytes).take_while(|_| matches!(field, FACTS | WINDOWS)) {
             match (field, entry?.0) {
                 (FACTS, FACTS_LABELS) => labels.add()?,
@@ -133,7 +134,7 @@ mod tests {
         let window = pb::Window { usages: vec![pb::Usage::default(); 513], ..pb::Window::default() };
         let batch = pb::Batch { windows: vec![window], ..pb::Batch::default() };
         assert!(check(&batch.encode_to_vec()).unwrap_err().contains("usages"));
-        let instance_idles = vec![pb::InstanceIdle::default(); 513];
+        let instance_idles = vec![pb::InstanceIdle::default(); 65];
         let window = pb::Window { instance_idles, ..pb::Window::default() };
         let batch = pb::Batch { windows: vec![window], ..pb::Batch::default() };
         assert!(check(&batch.encode_to_vec()).unwrap_err().contains("instance_idles"));

@@ -7,7 +7,7 @@ use tonnage_aggregator::model::RowKind;
 use tonnage_proto::limits::{BATCH_BYTES_MAX, PROTOCOL};
 use tonnage_proto::metering::ack::Outcome;
 use tonnage_proto::metering::refusal::Code;
-use tonnage_proto::metering::{Batch, Hello, Holdings, Usage, from_agent, from_ledger};
+use tonnage_proto::metering::{Batch, Hello, Holdings, Instance, Usage, from_agent, from_ledger};
 
 use crate::books::Books;
 
@@ -149,6 +149,11 @@ fn a_message_far_over_the_limit_is_not_even_read() -> anyhow::Result<()> {
 
 type Spoil = Box<dyn Fn(&mut Batch)>;
 
+/// An instance of the batch's one device.
+fn part(slices: u32) -> Instance {
+    Instance { slices, uuid: "MIG-1".to_owned(), ..Instance::default() }
+}
+
 /// What can be wrong with a batch of one window, and the word by which the ledger says so.
 fn spoilt() -> Vec<(&'static str, Spoil)> {
     fn usage(change: impl Fn(&mut Usage) + 'static) -> Spoil {
@@ -160,6 +165,8 @@ fn spoilt() -> Vec<(&'static str, Spoil)> {
         ("held_ns", usage(|usage| usage.held_ns = u64::MAX)),
         ("busy_ns", usage(|usage| usage.busy_ns = usage.held_ns + 1)),
         ("instance: 1 is not one of 0", usage(|usage| usage.instance = 1)),
+        ("stands twice in one batch", Box::new(|batch| batch.instances = vec![part(1); 2])),
+        ("slices: 2 is not between 1 and the 1", Box::new(|batch| batch.instances = vec![part(2)])),
         ("held_ns: 1 is not 0", usage(|usage| (usage.kind, usage.held_ns) = (2, 1))),
         ("kind", usage(|usage| usage.kind = 0)),
         ("busy_ns", usage(|usage| (usage.kind, usage.held_ns, usage.busy_ns) = (2, 0, u64::MAX))),
