@@ -5,7 +5,7 @@ use tonnage_proto::rest::explain::{
     ExplainAnswer, ExplainedDevice, ExplainedEntry, ExplainedPrice, ExplainedRow, ExplainedWindow,
 };
 
-use super::live::{owner, owner_cells};
+use super::live::{OWNER, owner, owner_cells};
 use crate::args::Explain;
 use crate::output::Grid;
 
@@ -141,28 +141,8 @@ fn window_lines(window: &ExplainedWindow, notes: &mut Vec<String>) {
 }
 
 pub(super) fn csv(answer: &ExplainAnswer) -> Vec<Vec<String>> {
-    let header = [
-        "slot",
-        "cluster",
-        "node",
-        "device",
-        "slices",
-        "row",
-        "instance",
-        "profile",
-        "asked",
-        "kind",
-        "namespace",
-        "pod",
-        "pod_uid",
-        "container",
-        "container_id",
-        "job",
-        "step",
-        "unit",
-        "user",
-        "account",
-        "partition",
+    let place = ["slot", "cluster", "node", "device", "slices", "row", "instance", "profile", "asked"];
+    let figures = [
         "time_ns",
         "share",
         "busy_ns",
@@ -172,6 +152,7 @@ pub(super) fn csv(answer: &ExplainAnswer) -> Vec<Vec<String>> {
         "arithmetic",
         "cost_nanos",
     ];
+    let header = place.into_iter().chain(OWNER).chain(figures).map(str::to_owned).collect();
     let rows = answer.devices.iter().flat_map(|device| {
         device.rows.iter().map(move |row| {
             let slot = answer.slot.start.clone();
@@ -191,7 +172,7 @@ pub(super) fn csv(answer: &ExplainAnswer) -> Vec<Vec<String>> {
                 .collect()
         })
     });
-    std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect()
+    std::iter::once(header).chain(rows).collect()
 }
 
 #[cfg(test)]
