@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::TextEncoder;
-use tonnage_proto::method;
+use tonnage_proto::{limits, method};
 
 use crate::kubelet;
 use crate::model::{
@@ -67,11 +67,10 @@ pub struct Own {
 struct GpuTime(u128);
 
 impl GpuTime {
-    /// Least common multiple of 1 to 8; no GPU has more slices.
-    const PER_NS: u128 = 840;
+    const PER_NS: u128 = limits::GPU_NS_PARTS.unsigned_abs();
 
     fn of(info: &DeviceInfo) -> Self {
-        Self(Self::PER_NS / u128::from(info.slices.max(1)))
+        Self(Self::PER_NS / u128::from(info.slices.clamp(1, limits::SLICES_MAX)))
     }
 
     fn of_slices(self, slice_ns: u64) -> u128 {
@@ -79,7 +78,7 @@ impl GpuTime {
     }
 
     fn seconds(total: u128) -> f64 {
-        total as f64 / Self::PER_NS as f64 * 1e-9
+        (total / Self::PER_NS) as f64 * 1e-9
     }
 }
 
