@@ -209,3 +209,23 @@ fn what_is_of_another_boot_or_slot_stays_apart() {
     assert_eq!(merge(&[at("a", 4), at("a", 5)]).1, 2);
     assert_eq!(merge(&[vec![0xff; 5], at("a", 5)]).1, 2, "what cannot be read is in nobody's way");
 }
+
+#[test]
+fn a_gpu_that_is_cut_anew_all_the_time_has_no_window_with_more_instances_than_the_ledger_takes() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let start_ns = 2_000 * SLOT_NS;
+    let drafts: Vec<Vec<u8>> = (0..90_u32)
+        .map(|life| {
+            let at_ns = start_ns + i64::from(life) * WINDOW_NS;
+            let mut window = window(&mut rng, 1, at_ns, WINDOW_NS.unsigned_abs());
+            let (instance, idle_ns) = window.instance_idle_ns.pop_first().unwrap();
+            let instance = Instance { generation: life, ..Instance::clone(&instance) };
+            window.instance_idle_ns.insert(Arc::new(instance), idle_ns);
+            draft(&[window], &node("b"), 0)
+        })
+        .collect();
+    let (merged, taken) = merge(&drafts);
+    let windows = pb::Batch::decode(merged.as_slice()).unwrap().windows;
+    let idles: Vec<usize> = windows.iter().map(|window| window.instance_idles.len()).collect();
+    assert_eq!((taken, idles), (90, vec![INSTANCE_IDLES_PER_WINDOW_MAX, 90 - INSTANCE_IDLES_PER_WINDOW_MAX]));
+}
