@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use harness::kubelet::{self, Kubelet};
 use harness::scenario;
 use harness::world::World;
-use nvidia_ml::scenario::{MigDevice, Scenario};
+use nvidia_ml::Refusal;
+use nvidia_ml::scenario::{MigDevice, Refuse, Scenario};
 use tonnage_aggregator::model::RowKind;
 use tonnage_proto::method;
 
-use super::{S, held, start, word, world};
+use super::{S, held, in_pod, start, word, world};
 use crate::books::Books;
 
 fn mig_uuid(n: u32) -> String {
@@ -138,5 +139,31 @@ fn mig_devices_that_may_not_be_seen_are_said_to_be_unknown_and_their_gpu_is_read
     let idle = idle(&Books::read(&world.aggregator.data_dir())?, &scenario::uuid(0));
     assert_eq!(idle, [10 * 7 * S, 0]);
     assert!(log.contains("the GPU is read as a whole: "), "{log}");
+    Ok(())
+}
+
+#[test]
+fn while_it_is_not_known_how_a_gpu_is_cut_its_time_is_unobserved_and_nobody_is_charged() -> anyhow::Result<()>
+{
+    let mut scenario = cut(vec![vec![mig(1, 1)]]);
+    scenario.device[0].mig_from_s = Some(5.5);
+    scenario.faults.refuse = vec![Refuse {
+        calls: vec!["nvmlDeviceGetMigDeviceHandleByIndex".to_owned()],
+        devices: Vec::new(),
+        from_s: 5.0,
+        to_s: Some(10.5),
+        with: Refusal::Unknown,
+    }];
+    // Without a claim: the one process would else hold all that the GPU is.
+    let mut process = scenario::process(77, &in_pod(2), &[0], 5.75);
+    process.instance = Some(mig_uuid(1));
+    scenario.process = vec![process];
+    let (mut world, _kubelet) = world(scenario, &[("train", 2)], Vec::new())?;
+    world.live(20)?;
+    let held: i128 = held(&mut world, None)?.into_values().sum();
+    assert_eq!(held, 10 * S, "one slice of seven, from the reading that lists it");
+    let books = Books::read(&world.aggregator.data_dir())?;
+    let unobserved: i128 = books.time(RowKind::Unobserved, None).into_values().sum();
+    assert_eq!(unobserved, 5 * S, "of the GPU as it was last seen, whole");
     Ok(())
 }
