@@ -170,13 +170,14 @@ struct Pool {
 }
 
 impl Readers {
-    /// Runs `query` on a reading connection.
+    /// Runs `query` on a reading connection. All that it reads is the ledger at one moment, whatever is committed
+    /// meanwhile.
     ///
     /// # Errors
     /// What `query` returns, or if no connection can be opened.
     pub fn with<T>(&self, query: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let connection = self.take()?;
-        let result = query(&connection);
+        let result = connection.unchecked_transaction().map_err(StoreError::from).and_then(|db| query(&db));
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0.push(connection);
         self.0.returned.notify_one();
@@ -259,3 +260,6 @@ pub fn set_succeeds(connection: &Connection, id: &[u8]) -> Result<(), StoreError
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('succeeds', ?1)", [id])?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! `GET /api/v1/explain`: one slot of a GPU, a MIG instance, a pod or a job, line by line.
 //!
 //! The price is worked out again from the book that the ledger priced by, not read: where it is not what is stored, a note
-//! says so. One state of the ledger throughout. Limits: [`DEVICES_MAX`] devices, [`ROWS_MAX`] rows and as many entries
+//! says so. Limits: [`DEVICES_MAX`] devices, [`ROWS_MAX`] rows and as many entries
 //! of each, and the windows of `evidence`; a note says what was cut.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,11 +86,10 @@ fn find(
     start_ns: i64,
     expired: &dyn Fn() -> bool,
 ) -> Result<Found, QueryError> {
-    let db = db.unchecked_transaction().map_err(StoreError::from)?;
-    let Some(who) = ledger::find(&db, subject)? else {
+    let Some(who) = ledger::find(db, subject)? else {
         return Ok(Found::Missing(format!("{}: the ledger never heard of it", name(subject))));
     };
-    if start_ns < kept(&db)?.slots_from_ns {
+    if start_ns < kept(db)?.slots_from_ns {
         let text = format!(
             "at lies in a slot whose detail is purged; only sums of hours or days are left there: tonnage cost --window {},{}",
             time(start_ns),
@@ -98,27 +97,27 @@ fn find(
         );
         return Ok(Found::Purged(text));
     }
-    let mut found = ledger::owners_in(&db, &who, start_ns)?;
+    let mut found = ledger::owners_in(db, &who, start_ns)?;
     found.retain(|(_, place, _)| cluster.is_none_or(|cluster| cluster == place));
     if let Some((field, text)) = ambiguous(subject, &found) {
         return Ok(Found::Ambiguous(field, text));
     }
-    let tenures = ledger::tenures(&db, &who, start_ns, cluster)?;
+    let tenures = ledger::tenures(db, &who, start_ns, cluster)?;
     if tenures.is_empty() {
-        let near = ledger::nearest(&db, &who, start_ns)?.map_or_else(
+        let near = ledger::nearest(db, &who, start_ns)?.map_or_else(
             || "the ledger has no slot of it any more".to_owned(),
             |near_ns| format!("the nearest slot that has some starts at {}", time(near_ns)),
         );
         let text = format!("{}: has nothing in the slot of {}; {near}", name(subject), time(start_ns));
         return Ok(Found::Missing(text));
     }
-    let applied = audit::applied_book(&db)?.unwrap_or_default();
+    let applied = audit::applied_book(db)?.unwrap_or_default();
     let book = if applied.is_empty() { Book::empty() } else { parse(&applied)? };
     let mut answer = ExplainAnswer {
         subject: name(subject),
         slot: Window { start: time(start_ns), end: time(start_ns + SLOT_NS) },
         currency: book.currency().to_owned(),
-        closed: start_ns < audit::closed_until(&db)?,
+        closed: start_ns < audit::closed_until(db)?,
         devices: Vec::new(),
         asked_gpu_seconds: String::new(),
         asked_cost_nanos: 0,
@@ -129,12 +128,12 @@ fn find(
         if expired() {
             return Err(QueryError::Expired);
         }
-        let (time_ns, cost_nanos, slices) = ledger::asked(&db, &who, start_ns, *tenure)?;
+        let (time_ns, cost_nanos, slices) = ledger::asked(db, &who, start_ns, *tenure)?;
         asked += GpuTime::of_slices(i128::from(time_ns), slices);
         answer.asked_cost_nanos += cost_nanos;
         if at < DEVICES_MAX {
-            let slot = ledger::slot(&db, start_ns, *tenure)?;
-            let shown = device(&db, (&book, &who), start_ns, slot, &mut answer.notes)?;
+            let slot = ledger::slot(db, start_ns, *tenure)?;
+            let shown = device(db, (&book, &who), start_ns, slot, &mut answer.notes)?;
             answer.devices.push(shown);
         }
     }

@@ -170,7 +170,7 @@ impl From<rusqlite::Error> for QueryError {
     }
 }
 
-/// Adds up. Sees one state of the ledger throughout; asks `expired` now and then whether to give up.
+/// Adds up. Asks `expired` now and then whether to give up.
 ///
 /// # Errors
 /// If the store fails, there are too many groups, or `expired` says so.
@@ -179,13 +179,12 @@ pub fn cost(
     query: &CostQuery,
     expired: impl Fn() -> bool,
 ) -> Result<Groups, QueryError> {
-    let transaction = connection.unchecked_transaction()?;
     let by_device = query.by.iter().all(|dimension| dimension.of_device());
     let mut groups: HashMap<(bool, Vec<String>), Sums> = HashMap::new();
     let mut totals = Sums::default();
     let filter = &query.filter;
     for range in &query.ranges {
-        let mut statement = transaction.prepare_cached(&sql(*range))?;
+        let mut statement = connection.prepare_cached(&sql(*range))?;
         let mut rows = statement.query(&filter.parameters(range)[..])?;
         let mut seen = 0_u32;
         while let Some(row) = rows.next()? {

@@ -138,10 +138,9 @@ pub fn idle(
     limit: usize,
     expired: impl Fn() -> bool,
 ) -> Result<IdleReport, QueryError> {
-    let transaction = connection.unchecked_transaction()?;
     let mut lists = Lists::default();
     for range in ranges {
-        let mut statement = transaction.prepare_cached(&sql(*range))?;
+        let mut statement = connection.prepare_cached(&sql(*range))?;
         let mut rows = statement.query(&filter.parameters(range)[..])?;
         let mut seen = 0_u32;
         while let Some(row) = rows.next()? {
@@ -160,10 +159,10 @@ pub fn idle(
             if expired() {
                 return Err(QueryError::Expired);
             }
-            lists.take_holders(&transaction, *range)?;
+            lists.take_holders(connection, *range)?;
         }
     }
-    lists.report(&transaction, limit)
+    lists.report(connection, limit)
 }
 
 fn sql(range: Range) -> String {

@@ -80,8 +80,7 @@ pub fn nodes(connection: &Connection) -> Result<Vec<NodeRecord>, StoreError> {
 /// # Errors
 /// If the store fails, or a node's facts in it are not readable.
 pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError> {
-    let transaction = connection.unchecked_transaction()?;
-    let mut statement = transaction.prepare_cached(
+    let mut statement = connection.prepare_cached(
         "SELECT d.uuid, d.model, d.memory_bytes, t.slices, n.cluster, n.name, t.from_ns, t.to_ns, t.id,
              t.covered_until_ns, EXISTS (SELECT 1 FROM retired r
                  WHERE r.device = d.id AND r.at_ns >= t.covered_until_ns)
@@ -91,10 +90,10 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
          JOIN node n ON n.id = t.node
          ORDER BY n.cluster, n.name, d.uuid",
     )?;
-    let mut facts = transaction.prepare_cached(
+    let mut facts = connection.prepare_cached(
         "SELECT f.json FROM slot_state s JOIN facts f ON f.id = s.facts WHERE s.start = ?1 AND s.tenure = ?2",
     )?;
-    let mut instances = transaction.prepare_cached(
+    let mut instances = connection.prepare_cached(
         "SELECT i.generation, i.gpu_instance, i.compute_instance, i.slices, i.uuid, i.profile, i.memory_bytes,
              MAX(s.kind = 0) FROM slot s JOIN instance i ON i.id = s.instance WHERE s.start = ?1 AND s.tenure = ?2
          GROUP BY i.id ORDER BY i.gpu_instance, i.compute_instance, i.generation, i.id",
