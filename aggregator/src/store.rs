@@ -20,6 +20,7 @@ pub mod quarantine;
 pub mod query;
 mod schema;
 pub mod tokens;
+mod wide;
 pub mod write;
 
 /// Reading connections at once; a query more waits for one.

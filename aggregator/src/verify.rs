@@ -139,8 +139,8 @@ fn frozen(db: &Connection, opening: &Opening, report: &mut Report) -> Result<(),
     for (which, expected) in [(Buckets::Hour, opening.hours), (Buckets::Day, opening.days)] {
         let stored = audit::sums_before(db, which, opening.horizon_ns)?;
         if stored != expected {
-            report.difference_ns += i128::from(stored[0] - expected[0]).abs();
-            report.difference_nanos += i128::from(stored[1] - expected[1]).abs();
+            report.difference_ns += (stored[0] - expected[0]).abs();
+            report.difference_nanos += (stored[1] - expected[1]).abs();
             report.note(|| format!("{which:?}s before the horizon sum to {stored:?}, were {expected:?}"));
         }
     }

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, Row as SqlRow};
 
-use super::StoreError;
+use super::{StoreError, wide};
 use crate::ledger::settle::Key;
 use crate::model::{Instance, NodeName, Owner, OwnerKind, RowKind};
 
@@ -176,12 +176,10 @@ pub fn buckets(
 ///
 /// # Errors
 /// If the store cannot be read.
-pub fn sums_before(db: &Connection, which: Buckets, until_ns: i64) -> Result<[i64; 2], StoreError> {
-    let sql = format!(
-        "SELECT COALESCE(SUM(time_ns), 0), COALESCE(SUM(cost_nanos), 0) FROM {} WHERE start < ?1",
-        which.table()
-    );
-    Ok(db.query_row(&sql, [until_ns], |row| Ok([row.get(0)?, row.get(1)?]))?)
+pub fn sums_before(db: &Connection, which: Buckets, until_ns: i64) -> Result<[i128; 2], StoreError> {
+    let [time, cost] = ["time_ns", "cost_nanos"].map(wide::sum);
+    let sql = format!("SELECT {time}, {cost} FROM {} WHERE start < ?1", which.table());
+    Ok(db.query_row(&sql, [until_ns], |row| Ok([wide::read(row, 0)?, wide::read(row, 2)?]))?)
 }
 
 /// Windows that are quarantined and not counted, at or behind `from_ns`: entry of the journal, and position.

@@ -3,14 +3,14 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
-use super::StoreError;
+use super::{StoreError, wide};
 use crate::ledger::settle::{Key, Row, WHOLE};
 use crate::model::RowKind;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Owner and kind; time, cost and unpriced time.
-pub type Balance = ((i64, RowKind), [i64; 3]);
+pub type Balance = ((i64, RowKind), [i128; 3]);
 
 /// A checkpoint: the hash over the one before and all entries that name this one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -173,16 +173,34 @@ pub fn post(db: &Connection, start_ns: i64, tenure: i64, checkpoint: i64) -> Res
             entry.corrects
         ])?;
         entry.id = db.last_insert_rowid();
-        db.prepare_cached(
-            "INSERT INTO balance VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET
-             time_ns = time_ns + excluded.time_ns, cost_nanos = cost_nanos + excluded.cost_nanos,
-             unpriced_ns = unpriced_ns + excluded.unpriced_ns",
-        )?
-        .execute(params![key.1, key.2 as u8, row.time_ns, row.cost_nanos, row.unpriced_ns])?;
+        add_to_balance(db, (key.1, key.2), row)?;
     }
     db.prepare_cached("DELETE FROM unposted WHERE start = ?1 AND tenure = ?2")?
         .execute([start_ns, tenure])?;
     Ok(posted)
+}
+
+fn add_to_balance(db: &Connection, (owner, kind): (i64, RowKind), row: Row) -> Result<()> {
+    let balance = db
+        .prepare_cached(
+            "SELECT time_ns, cost_nanos, unpriced_ns FROM balance WHERE owner = ?1 AND kind = ?2",
+        )?
+        .query_row(params![owner, kind as u8], |row| sums(row, 0))
+        .optional()?;
+    let [time_ns, cost_nanos, unpriced_ns] = balance.unwrap_or_default();
+    db.prepare_cached("INSERT OR REPLACE INTO balance VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        owner,
+        kind as u8,
+        (time_ns + i128::from(row.time_ns)).to_string(),
+        (cost_nanos + i128::from(row.cost_nanos)).to_string(),
+        (unpriced_ns + i128::from(row.unpriced_ns)).to_string()
+    ])?;
+    Ok(())
+}
+
+/// A balance whose columns begin at `first`.
+fn sums(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<[i128; 3]> {
+    Ok([wide::decimal(row, first)?, wide::decimal(row, first + 1)?, wide::decimal(row, first + 2)?])
 }
 
 /// The newest checkpoint; of nothing before the first.
@@ -281,7 +299,7 @@ pub fn balances(db: &Connection) -> Result<Vec<Balance>> {
     let rows = statement.query_map([], |row| {
         let kind: i64 = row.get(1)?;
         let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(1, kind))?;
-        Ok(((row.get(0)?, kind), [row.get(2)?, row.get(3)?, row.get(4)?]))
+        Ok(((row.get(0)?, kind), sums(row, 2)?))
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

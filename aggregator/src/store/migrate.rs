@@ -35,7 +35,7 @@ ALTER TABLE owner_3 RENAME TO owner;
 ";
 
 /// Rows got the MIG instance that they are of, and a device's slices became those of its tenure. What is there was of
-/// whole devices.
+/// whole devices. Balances outgrew 64 bits.
 const FROM_3: &str = "
 CREATE TABLE instance (
     id               INTEGER PRIMARY KEY,
@@ -93,6 +93,18 @@ INSERT INTO entry SELECT id, checkpoint, start, tenure, 0, owner, kind, time_ns,
     cost_nanos, unpriced_ns, corrects FROM entry_3;
 DROP TABLE entry_3;
 CREATE INDEX entry_key ON entry (start, tenure, instance, owner, kind);
+
+CREATE TABLE balance_4 (
+    owner       INTEGER NOT NULL,
+    kind        INTEGER NOT NULL,
+    time_ns     TEXT NOT NULL,
+    cost_nanos  TEXT NOT NULL,
+    unpriced_ns TEXT NOT NULL,
+    PRIMARY KEY (owner, kind)
+) WITHOUT ROWID;
+INSERT INTO balance_4 SELECT owner, kind, time_ns, cost_nanos, unpriced_ns FROM balance;
+DROP TABLE balance;
+ALTER TABLE balance_4 RENAME TO balance;
 ";
 
 /// The tables of sums; each of them anew, since the key of a table without row ids cannot be changed.

@@ -18,10 +18,10 @@ pub struct Opening {
     pub book: String,
     pub devices: Vec<OpeningDevice>,
     /// Sums of all entries of slots before the horizon, by the store's owner and kind: time, cost, unpriced time.
-    pub balances: Vec<(i64, u8, [i64; 3])>,
+    pub balances: Vec<(i64, u8, [i128; 3])>,
     /// Sums over the hours and the days before the horizon that are kept: time, cost.
-    pub hours: [i64; 2],
-    pub days: [i64; 2],
+    pub hours: [i128; 2],
+    pub days: [i128; 2],
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

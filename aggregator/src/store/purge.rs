@@ -6,26 +6,26 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::audit::{Buckets, sums_before};
 use super::opening::{Opening, OpeningDevice, OpeningTenure};
-use super::{StoreError, existence, opening, write};
+use super::{StoreError, existence, opening, wide, write};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The ledger as it stands at `horizon_ns`, before anything is deleted.
 pub fn opening_at(db: &Connection, horizon_ns: i64) -> Result<Opening> {
     freeze_facts(db, horizon_ns)?;
-    let mut balances: BTreeMap<(i64, u8), [i64; 3]> = BTreeMap::new();
+    let mut balances: BTreeMap<(i64, u8), [i128; 3]> = BTreeMap::new();
     if let Some((_, before)) = opening::last(db)? {
         balances.extend(before.balances.into_iter().map(|(owner, kind, sums)| ((owner, kind), sums)));
     }
-    let mut statement = db.prepare(
-        "SELECT owner, kind, SUM(time_ns), SUM(cost_nanos), SUM(unpriced_ns) FROM entry WHERE start < ?1
-         GROUP BY owner, kind",
-    )?;
+    let [time, cost, unpriced] = ["time_ns", "cost_nanos", "unpriced_ns"].map(wide::sum);
+    let mut statement = db.prepare(&format!(
+        "SELECT owner, kind, {time}, {cost}, {unpriced} FROM entry WHERE start < ?1 GROUP BY owner, kind"
+    ))?;
     let mut rows = statement.query([horizon_ns])?;
     while let Some(row) = rows.next()? {
         let sums = balances.entry((row.get(0)?, row.get(1)?)).or_default();
         for (at, sum) in sums.iter_mut().enumerate() {
-            *sum += row.get::<_, i64>(2 + at)?;
+            *sum += wide::read(row, 2 + 2 * at)?;
         }
     }
     let mut devices = Vec::new();

@@ -285,13 +285,13 @@ CREATE TABLE checkpoint (
     hash            BLOB NOT NULL
 );
 
--- Sums of all entries ever posted.
+-- Sums of all entries ever posted, in decimal: years of a fleet in slice-nanoseconds are more than 64 bits.
 CREATE TABLE balance (
     owner       INTEGER NOT NULL,
     kind        INTEGER NOT NULL,
-    time_ns     INTEGER NOT NULL,
-    cost_nanos  INTEGER NOT NULL,
-    unpriced_ns INTEGER NOT NULL,
+    time_ns     TEXT NOT NULL,
+    cost_nanos  TEXT NOT NULL,
+    unpriced_ns TEXT NOT NULL,
     PRIMARY KEY (owner, kind)
 ) WITHOUT ROWID;
 

@@ -1,6 +1,8 @@
 //! What holds for all that is read.
 
-use super::{Store, StoreError};
+use super::audit::{self, Buckets};
+use super::{Store, StoreError, closing, opening, purge};
+use crate::model::RowKind;
 
 #[test]
 fn all_that_one_query_reads_is_of_one_moment() {
@@ -17,4 +19,38 @@ fn all_that_one_query_reads_is_of_one_moment() {
     });
     assert_eq!(seen.unwrap(), (0, 0));
     assert_eq!(readers.with(nodes).unwrap(), 1, "the next one sees it");
+}
+
+#[test]
+fn sums_over_a_fleets_years_are_wider_than_64_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Store::open(folder.path()).unwrap().writer().unwrap();
+    let (most, least) = (i64::MAX - 1, i64::MIN + 2);
+    for tenure in 1..=3 {
+        for (table, time_ns, cost_nanos) in [("slot", most, least), ("hour", most, 1), ("day", least, most)] {
+            let row = format!(
+                "INSERT INTO {table} VALUES (0, {tenure}, 0, 7, 0, {time_ns}, 0, 0, 0, 0, {cost_nanos}, 1)"
+            );
+            db.execute(&row, []).unwrap();
+        }
+        assert_eq!(closing::post(&db, 0, tenure, 1).unwrap().len(), 1);
+    }
+    let [most, least] = [most, least].map(|one| 3 * i128::from(one));
+    let (owner, kind) = (7, RowKind::Held);
+    assert_eq!(closing::balances(&db).unwrap(), [((owner, kind), [most, least, 3])]);
+    assert_eq!(audit::sums_before(&db, Buckets::Hour, 1).unwrap(), [most, 3]);
+    assert_eq!(audit::sums_before(&db, Buckets::Day, 1).unwrap(), [least, most]);
+
+    let mut opening = purge::opening_at(&db, 1).unwrap();
+    purge::delete(&db, &mut opening, 0, 0).unwrap();
+    assert_eq!((opening.hours, opening.days), ([most, 3], [least, most]));
+    opening::put(&db, 1, &opening).unwrap();
+    let (_, read) = opening::last(&db).unwrap().unwrap();
+    assert_eq!(read, opening);
+    assert_eq!(read.balances, [(owner, kind as u8, [most, least, 3])]);
+    assert_eq!(
+        purge::opening_at(&db, 1).unwrap().balances,
+        read.balances,
+        "the next purge goes on from there"
+    );
 }

@@ -114,7 +114,7 @@ fn balances(
     opening: Option<&Opening>,
     report: &mut Report,
 ) -> Result<(), StoreError> {
-    let mut sums: BTreeMap<(i64, RowKind), [i64; 3]> = BTreeMap::new();
+    let mut sums: BTreeMap<(i64, RowKind), [i128; 3]> = BTreeMap::new();
     for (owner, kind, figures) in opening.iter().flat_map(|opening| &opening.balances) {
         if let Some(kind) = RowKind::from_number(i64::from(*kind)) {
             sums.insert((*owner, kind), *figures);
@@ -125,20 +125,20 @@ fn balances(
         for (sum, figure) in
             sum.iter_mut().zip([entry.row.time_ns, entry.row.cost_nanos, entry.row.unpriced_ns])
         {
-            *sum += figure;
+            *sum += i128::from(figure);
         }
     }
     for (key, stored) in closing::balances(db)? {
         let expected = sums.remove(&key).unwrap_or_default();
         if stored != expected {
-            report.difference_ns += i128::from(stored[0] - expected[0]).abs();
-            report.difference_nanos += i128::from(stored[1] - expected[1]).abs();
+            report.difference_ns += (stored[0] - expected[0]).abs();
+            report.difference_nanos += (stored[1] - expected[1]).abs();
             report.note(|| format!("balance {key:?} is {stored:?}, its entries sum to {expected:?}"));
         }
     }
     for (key, expected) in sums.into_iter().filter(|(_, expected)| *expected != [0; 3]) {
-        report.difference_ns += i128::from(expected[0]).abs();
-        report.difference_nanos += i128::from(expected[1]).abs();
+        report.difference_ns += expected[0].abs();
+        report.difference_nanos += expected[1].abs();
         report.note(|| format!("balance {key:?} is not stored, its entries sum to {expected:?}"));
     }
     Ok(())

@@ -7,12 +7,10 @@ use rusqlite::{Connection, Row, ToSql};
 use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension};
 use super::ranges::Range;
 use crate::model::{GpuTime, RowKind};
-use crate::store::StoreError;
+use crate::store::{StoreError, wide};
 
 /// Groups that one query may find; each is held in memory.
 pub const GROUPS_MAX: usize = 200_000;
-/// SQLite's SUM is 64 bits wide, so quotients and remainders by this are added up apart.
-const SPLIT: i128 = 1_000_000_000;
 const SUMMED: [&str; 6] =
     ["time_ns", "busy_ns", "memory_byte_seconds", "energy_uj", "cost_nanos", "unpriced_ns"];
 
@@ -231,8 +229,10 @@ fn sql(range: Range) -> String {
 
 /// The sums of all figures of rows as `r`, and the columns that [`figures`] reads them from.
 pub(super) fn summed() -> (String, String) {
-    let sum =
-        |column| format!("SUM({column} / {SPLIT}) AS {column}_q, SUM({column} % {SPLIT}) AS {column}_r");
+    let sum = |column| {
+        let [quotients, rests] = wide::parts(column);
+        format!("{quotients} AS {column}_q, {rests} AS {column}_r")
+    };
     let read = |column| format!("r.{column}_q, r.{column}_r");
     (SUMMED.map(sum).join(", "), SUMMED.map(read).join(", "))
 }
@@ -241,8 +241,7 @@ pub(super) fn summed() -> (String, String) {
 pub(super) fn figures(row: &Row<'_>, first: usize) -> rusqlite::Result<[i128; 6]> {
     let mut figures = [0; 6];
     for (at, figure) in figures.iter_mut().enumerate() {
-        let (quotient, rest): (i64, i64) = (row.get(first + 2 * at)?, row.get(first + 1 + 2 * at)?);
-        *figure = i128::from(quotient) * SPLIT + i128::from(rest);
+        *figure = wide::read(row, first + 2 * at)?;
     }
     Ok(figures)
 }
