@@ -56,7 +56,7 @@ pub(crate) fn measure(seconds: u64) -> anyhow::Result<()> {
     aged.world.aggregator.stop(DEADLINE)?;
     let mut aggregator = Aggregator::new(&aged.world.dir().join("aggregator"), &binaries, None)?;
     aggregator.start(DEADLINE)?;
-    let agent = Agent::new(&binaries, aged.node_dir(), &aggregator.uplink())?;
+    let agent = Agent::new(&binaries, aged.node_dir(), &aggregator.uplink(), crowd::scenario)?;
 
     let starts = (0..STARTS).map(|_| agent.first_sample_ms()).collect::<anyhow::Result<Vec<_>>>()?;
     figure(
@@ -67,15 +67,20 @@ pub(crate) fn measure(seconds: u64) -> anyhow::Result<()> {
             "aim 150; from exec to the last answer for it in the driver's log, median of {STARTS} starts"
         ),
     );
-    watch(&agent, seconds)
+    watch(&agent, seconds, "agent")?;
+
+    let dir = aged.world.dir().join("partitioned");
+    crowd::make_pod_logs(&dir.join("pod-logs"))?;
+    let agent = Agent::new(&binaries, dir, &aggregator.uplink(), crowd::partitioned)?;
+    watch(&agent, seconds, "agent_mig")
 }
 
 fn mib(kib: f64) -> String {
     format!("{:.1}", kib / 1024.0)
 }
 
-/// The minute that counts.
-fn watch(agent: &Agent, seconds: u64) -> anyhow::Result<()> {
+/// The minute that counts; names of figures begin with `name`.
+fn watch(agent: &Agent, seconds: u64, name: &str) -> anyhow::Result<()> {
     let running = agent.start(None)?;
     let driver = agent.driver_alone()?;
     std::thread::sleep(WARM_UP);
@@ -109,21 +114,26 @@ fn watch(agent: &Agent, seconds: u64) -> anyhow::Result<()> {
         said("tonnage_agent_samples_dropped_total "),
     ));
     figure(
-        "agent_anonymous_memory",
+        &format!("{name}_anonymous_memory"),
         mib(peak.anonymous_kib as f64),
         "MiB",
         "aim 8; highest in the interval, simulator included",
     );
-    figure("agent_file_memory", mib(peak.file_kib as f64), "MiB", "highest in the interval");
-    figure("agent_cpu", cpu, "thousandths of a core", "aim 6; simulator included, a scrape every 15 s");
+    figure(&format!("{name}_file_memory"), mib(peak.file_kib as f64), "MiB", "highest in the interval");
     figure(
-        "driver_alone_cpu",
+        &format!("{name}_cpu"),
+        cpu,
+        "thousandths of a core",
+        "aim 6; simulator included, a scrape every 15 s",
+    );
+    figure(
+        &format!("{name}_driver_alone_cpu"),
         driver_cpu,
         "thousandths of a core",
         "the same calls of the simulator by themselves",
     );
     figure(
-        "driver_alone_anonymous_memory",
+        &format!("{name}_driver_alone_anonymous_memory"),
         mib(driver_memory.anonymous_kib as f64),
         "MiB",
         "a process with the simulator and nothing else",

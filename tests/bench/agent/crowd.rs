@@ -1,19 +1,51 @@
-//! A crowded node: 8 GPUs, 200 processes, 64 of them on a GPU, 8 on each, every one a pod of its own that shares
-//! its GPU by time-slicing and uses it. The rest of the processes are on no GPU.
+//! Two crowded nodes of 8 GPUs and 200 processes. On the one 64 of these are on a GPU, 8 on each, every one a pod of its
+//! own that shares its GPU by time-slicing and uses it; on the other each GPU is cut into 7 MIG instances, with such a pod
+//! on each. The rest of the processes are on no GPU.
 
 use std::path::Path;
 
 use harness::scenario;
-use nvidia_ml::scenario::{Process, Scenario};
+use nvidia_ml::scenario::{Device, MigDevice, Process, Scenario};
 
 const GPUS: u32 = 8;
 const ON_A_GPU: u32 = 64;
+const INSTANCES: u32 = 7;
 const PROCESSES: u32 = 200;
 const FIRST_PID: u32 = 10_000;
 
 pub(super) fn scenario(epoch_ns: i64) -> Scenario {
     let process = (0..PROCESSES).map(process).collect();
     Scenario { process, epoch_ns: Some(epoch_ns), ..scenario::node(GPUS) }
+}
+
+pub(super) fn partitioned(epoch_ns: i64) -> Scenario {
+    let cut = |gpu: u32| {
+        let part = |n: u32| MigDevice {
+            uuid: instance(gpu, n),
+            profile: Some("1g.10gb".to_owned()),
+            gpu_instance: 7 + n,
+            ..MigDevice::default()
+        };
+        let model = "NVIDIA H100 80GB HBM3".to_owned();
+        Device { model, mig: Some((0..INSTANCES).map(part).collect()), ..scenario::device(gpu) }
+    };
+    let on_one = |n: u32| {
+        if n < GPUS * INSTANCES {
+            Process { instance: Some(instance(n % GPUS, n / GPUS)), ..process(n) }
+        } else {
+            Process { devices: Vec::new(), utilisation: Vec::new(), ..process(n) }
+        }
+    };
+    Scenario {
+        device: (0..GPUS).map(cut).collect(),
+        process: (0..PROCESSES).map(on_one).collect(),
+        epoch_ns: Some(epoch_ns),
+        ..scenario::node(GPUS)
+    }
+}
+
+fn instance(gpu: u32, n: u32) -> String {
+    format!("MIG-{gpu}-{n}")
 }
 
 /// As the kubelet has it: what gives pods their names.

@@ -10,9 +10,10 @@ use harness::served_log::ServedLog;
 use harness::wait::wait_until;
 use harness::world::DEADLINE;
 use nvidia_ml::config;
+use nvidia_ml::scenario::Scenario;
 use tonnage_runtime::clock::Clock;
 
-use super::{CLUSTER, NODE, crowd};
+use super::{CLUSTER, NODE};
 
 /// The answer that ends the reading of a device.
 const LAST_CALL: &str = "nvmlDeviceGetTotalEnergyConsumption";
@@ -28,8 +29,13 @@ pub(super) struct Agent {
 
 impl Agent {
     /// On the node in `dir`, whose story goes on in the machine's own time.
-    pub(super) fn new(binaries: &Binaries, dir: PathBuf, uplink: &str) -> anyhow::Result<Self> {
-        let scenario = crowd::scenario(Clock::system().wall_ns() - 60_000_000_000);
+    pub(super) fn new(
+        binaries: &Binaries,
+        dir: PathBuf,
+        uplink: &str,
+        scenario: impl Fn(i64) -> Scenario,
+    ) -> anyhow::Result<Self> {
+        let scenario = scenario(Clock::system().wall_ns() - 60_000_000_000);
         std::fs::write(dir.join("scenario.toml"), toml::to_string(&scenario)?)?;
         let [port] = free_ports()?;
         let (binary, nvml) = (binaries.agent.clone(), binaries.nvml.clone());

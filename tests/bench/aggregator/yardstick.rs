@@ -9,11 +9,12 @@ use tonnage_runtime::clock::Clock;
 
 const TABLES: &str = "
 CREATE TABLE bare_row (
-    start INTEGER NOT NULL, tenure INTEGER NOT NULL, owner INTEGER NOT NULL, kind INTEGER NOT NULL,
+    start INTEGER NOT NULL, tenure INTEGER NOT NULL, instance INTEGER NOT NULL, owner INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
     time_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, memory_byte_seconds INTEGER NOT NULL,
     energy_uj INTEGER NOT NULL, method INTEGER NOT NULL, cost_nanos INTEGER NOT NULL,
     unpriced_ns INTEGER NOT NULL,
-    PRIMARY KEY (start, tenure, owner, kind)
+    PRIMARY KEY (start, tenure, instance, owner, kind)
 ) WITHOUT ROWID;
 CREATE TABLE bare_batch (id INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 ";
@@ -39,11 +40,11 @@ pub(super) fn sqlite(folder: &Path, load: Load) -> anyhow::Result<f64> {
         let part = |of: i64| of * transaction / load.transactions..of * (transaction + 1) / load.transactions;
         db.execute_batch("BEGIN IMMEDIATE")?;
         let mut row =
-            db.prepare_cached("INSERT INTO bare_row VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)")?;
+            db.prepare_cached("INSERT INTO bare_row VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)")?;
         for window in part(load.windows) {
             for owner in 0..load.rows_per_window {
                 let large = 1_000_000_007 * (owner + 1);
-                row.execute([window, 1, owner, 0, large, large, large, large, 3, large, 0])?;
+                row.execute([window, 1, 0, owner, 0, large, large, large, large, 3, large, 0])?;
             }
         }
         let mut batch = db.prepare_cached("INSERT INTO bare_batch (payload) VALUES (?1)")?;
