@@ -212,15 +212,30 @@ impl GpuTime {
     /// `amount * self / whole`, rounded down; 0 of nothing.
     #[must_use]
     pub fn share_of(self, whole: Self, amount: i128) -> i128 {
-        // Both are whole numbers of nanoseconds of some slices: what they have in common is taken out, so that nothing
-        // overflows and the quotient stays exact.
-        let common = gcd(self.0.unsigned_abs(), whole.0.unsigned_abs()).max(1).cast_signed();
-        (amount * (self.0 / common)).checked_div_euclid(whole.0 / common).unwrap_or(0)
+        if whole.0 == 0 {
+            return 0;
+        }
+        let negative = (self.0 < 0) ^ (whole.0 < 0) ^ (amount < 0);
+        let [part, whole, amount] = [self.0, whole.0, amount].map(i128::unsigned_abs);
+        let (share, rest) = mul_div(amount, part, whole);
+        let share = i128::try_from(share).unwrap_or(i128::MAX);
+        if negative { -share - i128::from(rest > 0) } else { share }
     }
 }
 
-fn gcd(a: u128, b: u128) -> u128 {
-    if b == 0 { a } else { gcd(b, a % b) }
+/// Quotient and rest of `a * b / c`, where `c` is not 0 and all are under 2^126: bit by bit, since the product may have
+/// 256 bits.
+fn mul_div(a: u128, b: u128, c: u128) -> (u128, u128) {
+    if let Some(product) = a.checked_mul(b) {
+        return (product / c, product % c);
+    }
+    let (mut quotient, mut rest) = (0_u128, 0_u128);
+    for bit in (0..u128::BITS).rev() {
+        let doubled = 2 * rest + if b >> bit & 1 == 1 { a } else { 0 };
+        quotient = quotient.saturating_mul(2).saturating_add(doubled / c);
+        rest = doubled % c;
+    }
+    (quotient, rest)
 }
 
 impl std::ops::Add for GpuTime {
@@ -272,5 +287,24 @@ impl RowKind {
         [Self::Held, Self::Idle, Self::Unobserved, Self::Rounding, Self::Intruder, Self::Stranded]
             .into_iter()
             .find(|kind| i64::from(*kind as u8) == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GpuTime, mul_div};
+
+    #[test]
+    fn shares_are_exact_where_products_are_wider_than_128_bits() {
+        let large = (1_u128 << 126) - 3;
+        assert_eq!(mul_div(large, large, large), (large, 0));
+        assert_eq!(mul_div(large, 3, 7), (large / 7 * 3 + large % 7 * 3 / 7, large % 7 * 3 % 7));
+        assert_eq!(mul_div(large, large - 1, large), (large - 1, 0));
+        assert_eq!(mul_div(large - 1, large - 1, large), (large - 2, 1));
+        let year = |slices| GpuTime::of_slices(500 * 365 * 86_400_000_000_000 * i128::from(slices), slices);
+        let (part, whole) = (year(7), year(7) + year(4) + year(3));
+        assert_eq!(part.share_of(whole, 3_000_000_000_000_001), 1_000_000_000_000_000);
+        assert_eq!((GpuTime::default() - part).share_of(whole, 10), -4, "rounded down");
+        assert_eq!(part.share_of(GpuTime::default(), 10), 0);
     }
 }
