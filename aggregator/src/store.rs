@@ -25,6 +25,8 @@ pub mod write;
 
 /// Reading connections at once; a query more waits for one.
 const READERS_MAX: usize = 4;
+/// Steps of SQLite's machine between two looks at the time: some microseconds.
+const OPS_PER_LOOK: i32 = 10_000;
 /// The ledger's file in its folder.
 pub const FILE: &str = "ledger.sqlite";
 /// Bytes of one payload, unpacked: a batch, or a price book with a nodes file.
@@ -57,9 +59,20 @@ pub enum StoreError {
     #[error("store {path}: another aggregator runs on it; stop that one first")]
     Taken { path: PathBuf },
     #[error("store: SQL failed")]
-    Sql(#[from] rusqlite::Error),
+    Sql(#[source] rusqlite::Error),
+    #[error("store: a query was given up")]
+    Interrupted,
     #[error("store: {what} is damaged: {detail}")]
     Damaged { what: &'static str, detail: String },
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
+            _ => Self::Sql(error),
+        }
+    }
 }
 
 /// Takes the ledger in `folder` for this process alone, until the file is dropped or the process ends.
@@ -177,8 +190,32 @@ impl Readers {
     /// # Errors
     /// What `query` returns, or if no connection can be opened.
     pub fn with<T>(&self, query: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let connection = self.take()?;
-        let result = connection.unchecked_transaction().map_err(StoreError::from).and_then(|db| query(&db));
+        self.run(None::<fn() -> bool>, query)
+    }
+
+    /// The same, but gives up once `expired` says so, in the middle of a statement too.
+    ///
+    /// # Errors
+    /// As [`Readers::with`]; [`StoreError::Interrupted`] if it was given up.
+    pub fn until<T>(
+        &self,
+        expired: impl FnMut() -> bool + Send + 'static,
+        query: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.run(Some(expired), query)
+    }
+
+    fn run<T>(
+        &self,
+        expired: Option<impl FnMut() -> bool + Send + 'static>,
+        query: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.take()?;
+        let result = connection
+            .progress_handler(OPS_PER_LOOK, expired)
+            .and_then(|()| connection.unchecked_transaction())
+            .map_err(StoreError::from)
+            .and_then(|db| query(&db));
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0.push(connection);
         self.0.returned.notify_one();

@@ -89,7 +89,8 @@ fn find(
     let Some(who) = ledger::find(db, subject)? else {
         return Ok(Found::Missing(format!("{}: the ledger never heard of it", name(subject))));
     };
-    if start_ns < kept(db)?.slots_from_ns {
+    let slots_from_ns = kept(db)?.slots_from_ns;
+    if start_ns < slots_from_ns {
         let text = format!(
             "at lies in a slot whose detail is purged; only sums of hours or days are left there: tonnage cost --window {},{}",
             time(start_ns),
@@ -104,8 +105,8 @@ fn find(
     }
     let tenures = ledger::tenures(db, &who, start_ns, cluster)?;
     if tenures.is_empty() {
-        let near = ledger::nearest(db, &who, start_ns)?.map_or_else(
-            || "the ledger has no slot of it any more".to_owned(),
+        let near = ledger::nearest(db, &who, cluster, start_ns, slots_from_ns)?.map_or_else(
+            || format!("nor has any slot of {} days around", ledger::NEAREST_DAYS),
             |near_ns| format!("the nearest slot that has some starts at {}", time(near_ns)),
         );
         let text = format!("{}: has nothing in the slot of {}; {near}", name(subject), time(start_ns));
@@ -133,7 +134,7 @@ fn find(
         answer.asked_cost_nanos += cost_nanos;
         if at < DEVICES_MAX {
             let slot = ledger::slot(db, start_ns, *tenure)?;
-            let shown = device(db, (&book, &who), start_ns, slot, &mut answer.notes)?;
+            let shown = device(db, (&book, &who), slot, expired, &mut answer.notes)?;
             answer.devices.push(shown);
         }
     }
@@ -189,11 +190,11 @@ fn ambiguous(
 fn device(
     db: &Connection,
     (book, who): (&Book, &Who),
-    start_ns: i64,
     slot: SlotRecord,
+    expired: &dyn Fn() -> bool,
     notes: &mut Vec<String>,
 ) -> Result<ExplainedDevice, QueryError> {
-    let SlotRecord { tenure, extent, facts, price_nanos, rows } = slot;
+    let SlotRecord { start_ns, tenure, extent, facts, price_nanos, rows } = slot;
     let priced_by = PriceFacts {
         cluster: &tenure.node.cluster,
         node: &tenure.node.node,
@@ -207,14 +208,14 @@ fn device(
         notes.push(format!("{}: its slot is being priced again by another book; ask once more", tenure.uuid));
     }
     let mut asked: Vec<&RowRecord> = rows.iter().filter(|row| who.has(row.key)).collect();
-    let (windows, cut) = evidence::windows(db, start_ns, &tenure, &asked)?;
+    let (windows, cut) = evidence::windows(db, start_ns, &tenure, &asked, expired)?;
     if cut {
         notes.push(format!("{}: the first {} windows are shown", tenure.uuid, windows.len()));
     }
     if windows.is_empty() && extent.covered_ns > 0 {
         notes.push(format!("{}: the journal no longer has the windows that its time rests on", tenure.uuid));
     }
-    let entries = ledger::entries(db, start_ns, &tenure, ROWS_MAX)?;
+    let entries = ledger::entries(db, who, start_ns, &tenure, ROWS_MAX)?;
     // Whoever asks about an owner is told of theirs, and of what all share.
     asked = rows.iter().filter(|row| who.has(row.key) || row.owner.is_none()).collect();
     let others = rows.len() - asked.len();
@@ -240,7 +241,7 @@ fn device(
         rows: shown.map(|record| row(record, who, rate, extent.existence_ns)).collect(),
         rows_ns: rows.iter().map(|record| record.row.time_ns).sum(),
         rows_cost_nanos: rows.iter().map(|record| record.row.cost_nanos).sum(),
-        entries: entries.into_iter().filter(|entry| who.has(entry.key)).map(entry).collect(),
+        entries: entries.into_iter().map(entry).collect(),
         evidence: windows,
     })
 }

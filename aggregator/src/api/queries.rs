@@ -39,10 +39,11 @@ impl Queries {
         let task = tokio::task::spawn_blocking(move || {
             // Kept until the query ends, even if nobody waits for it any more.
             let _permit = permit;
-            readers.with(|connection| Ok(query(connection, &|| clock.monotonic_ns() > deadline_ns)))
+            let expired = move || clock.monotonic_ns() > deadline_ns;
+            readers.until(expired.clone(), |connection| Ok(query(connection, &expired)))
         });
         let result = match task.await {
-            Ok(result) => result.map_err(QueryError::Store).and_then(|result| result),
+            Ok(result) => result.map_err(QueryError::from).and_then(|result| result),
             Err(error) => {
                 tracing::error!(%error, "A query ended without an answer.");
                 return Err(ApiError::internal());

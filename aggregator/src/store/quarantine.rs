@@ -175,12 +175,23 @@ pub fn batch(db: &Connection, journal: i64) -> Result<Journalled> {
 
 /// Batches of a spool life that were not refused and have windows within `span`.
 pub fn batches_within(db: &Connection, node: i64, epoch: &Id, span: Interval) -> Result<Vec<Journalled>> {
+    batches_within_behind(db, (node, epoch), span, i64::MIN, u32::MAX)
+}
+
+/// The first `limit` of them behind entry `after` of the journal, in its order.
+pub fn batches_within_behind(
+    db: &Connection,
+    (node, epoch): (i64, &Id),
+    span: Interval,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<Journalled>> {
     // 3: metering.v1.Ack.Outcome.REFUSED
     let sql = format!(
         "{JOURNALLED} WHERE j.kind = 1 AND j.node = ?1 AND j.to_ns > ?3 AND j.from_ns < ?4 AND j.epoch = ?2
-         AND j.outcome <> 3 ORDER BY j.id"
+         AND j.outcome <> 3 AND j.id > ?5 ORDER BY j.id LIMIT ?6"
     );
-    journalled(&sql, db, params![node, &epoch[..], span.start_ns, span.end_ns])
+    journalled(&sql, db, params![node, &epoch[..], span.start_ns, span.end_ns, after, limit])
 }
 
 const JOURNALLED: &str = "SELECT j.id, j.node, n.cluster, n.name, j.epoch, j.seq, j.payload

@@ -54,3 +54,20 @@ fn sums_over_a_fleets_years_are_wider_than_64_bits() {
         "the next purge goes on from there"
     );
 }
+
+#[test]
+fn a_query_without_end_is_given_up_in_the_middle_of_a_statement() {
+    let folder = tempfile::tempdir().unwrap();
+    let readers = Store::open(folder.path()).unwrap().readers();
+    let mut looks = 0;
+    let expired = move || {
+        looks += 1;
+        looks > 3
+    };
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n";
+    let given_up = readers.until(expired, |db| Ok(db.query_row(endless, [], |row| row.get::<_, i64>(0))?));
+    assert!(matches!(given_up, Err(StoreError::Interrupted)), "{given_up:?}");
+    let next =
+        readers.with(|db| Ok(db.query_row("SELECT COUNT(*) FROM node", [], |row| row.get::<_, i64>(0))?));
+    assert_eq!(next.unwrap(), 0, "the connection is as good as before");
+}

@@ -11,54 +11,93 @@ use crate::live::owner_name;
 use crate::model::{UsageBatch, Window};
 use crate::store::existence::TenureRecord;
 use crate::store::quarantine::{self, Journalled};
+use crate::store::query::QueryError;
 use crate::store::query::explain::{RowRecord, cursors};
 use crate::store::{Connection, StoreError};
 use crate::wire;
 
 /// Windows shown of one device.
 const WINDOWS_MAX: usize = 200;
+/// Batches read at once.
+const PAGE: u32 = 32;
 
-/// The windows of a tenure in a slot that count, by time, with the usages of the rows that were asked about; and whether
-/// there are more than are shown.
+/// The first windows of a tenure in a slot that count, by time, with the usages of the rows that were asked about; and
+/// whether there are more than are shown.
 pub(super) fn windows(
     db: &Connection,
     start_ns: i64,
     tenure: &TenureRecord,
     asked: &[&RowRecord],
-) -> Result<(Vec<ExplainedWindow>, bool), StoreError> {
+    expired: &dyn Fn() -> bool,
+) -> Result<(Vec<ExplainedWindow>, bool), QueryError> {
     let span = Interval { start_ns, end_ns: start_ns + SLOT_NS };
-    let mut batches = Vec::new();
+    let mut evidence = Evidence { span, tenure, asked, found: Vec::new(), cut: false };
+    let mut known = BTreeSet::new();
     for (node, epoch) in cursors(db, start_ns, tenure)? {
-        batches.extend(quarantine::batches_within(db, node, &epoch, span)?);
-    }
-    // What counts by a person's order counts for no cursor.
-    let mut known: BTreeSet<i64> = batches.iter().map(|batch| batch.id).collect();
-    for id in quarantine::released_overlapping(db, &tenure.uuid, span)? {
-        if known.insert(id) {
-            batches.push(quarantine::batch(db, id)?);
+        let mut after = i64::MIN;
+        loop {
+            let batches = quarantine::batches_within_behind(db, (node, &epoch), span, after, PAGE)?;
+            let Some(last) = batches.last() else { break };
+            after = last.id;
+            for journalled in &batches {
+                if expired() {
+                    return Err(QueryError::Expired);
+                }
+                known.insert(journalled.id);
+                evidence.take(db, journalled)?;
+            }
         }
     }
-    let mut found = Vec::new();
-    for journalled in batches.iter().filter(|journalled| journalled.node == tenure.node) {
+    // What counts by a person's order counts for no cursor.
+    for id in quarantine::released_overlapping(db, &tenure.uuid, span)? {
+        if known.insert(id) {
+            evidence.take(db, &quarantine::batch(db, id)?)?;
+        }
+    }
+    evidence.shorten();
+    Ok((evidence.found.into_iter().map(|(_, window)| window).collect(), evidence.cut))
+}
+
+struct Evidence<'a> {
+    span: Interval,
+    tenure: &'a TenureRecord,
+    asked: &'a [&'a RowRecord],
+    /// By start.
+    found: Vec<(i64, ExplainedWindow)>,
+    cut: bool,
+}
+
+impl Evidence<'_> {
+    fn take(&mut self, db: &Connection, journalled: &Journalled) -> Result<(), StoreError> {
+        if journalled.node != self.tenure.node {
+            return Ok(());
+        }
         let valid = wire::decode(&journalled.payload, &journalled.node, &journalled.epoch, journalled.seq)
             .map_err(|detail| StoreError::Damaged {
                 what: "journal",
                 detail: format!("entry {}: {detail}", journalled.id),
             })?;
         let life = if valid.instance_id.is_empty() { &valid.boot_id } else { &valid.instance_id };
+        let (span, tenure) = (self.span, self.tenure);
         for (at, window) in valid.windows.iter().enumerate() {
             let device = &valid.devices[window.device];
             let within = window.start_ns >= span.start_ns && window.end_ns <= span.end_ns;
             let theirs = device.uuid == tenure.uuid && device.slices == tenure.slices && *life == tenure.life;
             if within && theirs && !quarantine::is_held(db, journalled.id, at)? {
-                found.push((window.start_ns, shown(journalled, &valid, window, asked)));
+                self.found.push((window.start_ns, shown(journalled, &valid, window, self.asked)));
             }
         }
+        if self.found.len() > 2 * WINDOWS_MAX {
+            self.shorten();
+        }
+        Ok(())
     }
-    found.sort_by_key(|(start_ns, _)| *start_ns);
-    let cut = found.len() > WINDOWS_MAX;
-    found.truncate(WINDOWS_MAX);
-    Ok((found.into_iter().map(|(_, window)| window).collect(), cut))
+
+    fn shorten(&mut self) {
+        self.found.sort_by_key(|(start_ns, _)| *start_ns);
+        self.cut |= self.found.len() > WINDOWS_MAX;
+        self.found.truncate(WINDOWS_MAX);
+    }
 }
 
 fn shown(

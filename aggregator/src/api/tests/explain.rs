@@ -174,6 +174,8 @@ async fn what_cannot_be_explained_is_told_with_what_would_be_right() {
         ("device=GPU-9", 404, "never heard of it"),
         ("device=GPU-1&at=7200", 404, "the nearest slot that has some starts at 1970-01-01T00:00:00Z"),
         ("job=4711&at=7200", 404, "the nearest slot that has some starts at 1970-01-01T00:00:00Z"),
+        ("job=4711&at=7200&cluster=c", 404, "the nearest slot that has some starts at 1970-01-01T00:00:00Z"),
+        ("job=4711&at=7200&cluster=d", 404, "nor has any slot of 92 days around"),
         ("pod=ml/a&at=5", 400, "uid u1 of cluster c; uid u2 of cluster c"),
         ("pod=ml/a&job=1", 400, "no more than one"),
         ("at=5", 400, "name one of device"),

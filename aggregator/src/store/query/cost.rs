@@ -159,12 +159,21 @@ pub enum QueryError {
     #[error("query: took too long; narrow the window or the filters")]
     Expired,
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for QueryError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Interrupted => Self::Expired,
+            error => Self::Store(error),
+        }
+    }
 }
 
 impl From<rusqlite::Error> for QueryError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.into())
+        StoreError::from(error).into()
     }
 }
 

@@ -4,7 +4,7 @@
 //! then each one's rows ([`slot`]). Limits are the caller's: every list takes how many of it are wanted.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use tonnage_proto::limits::{DAY_NS, SLOT_NS, slot_start};
+use tonnage_proto::limits::{DAY_NS, SLOT_NS};
 
 use crate::ledger::settle::{Extent, Key, Row};
 use crate::model::{Instance, NodeFacts, Owner, RowKind};
@@ -53,6 +53,9 @@ impl Who {
         }
     }
 }
+
+/// How far [`nearest`] looks, in days.
+pub const NEAREST_DAYS: i64 = 92;
 
 /// The columns of an owner, as [`owner_of`] reads them.
 const OWNER: &str =
@@ -126,40 +129,43 @@ pub fn tenures(db: &Connection, who: &Who, start_ns: i64, cluster: Option<&str>)
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Start of the slot nearest to the one at `start_ns` that has rows; looked for in the day of it and the nearest day.
+/// Start of the slot nearest to the one at `start_ns` that has rows of a [`Who`] in one cluster, or in any, and that is at
+/// or behind `from_ns`; looked for some days around, and then some weeks.
 ///
 /// # Errors
 /// If the store fails.
-pub fn nearest(db: &Connection, who: &Who, start_ns: i64) -> Result<Option<i64>> {
-    let one = |sql: &str, span: [i64; 3]| -> Result<Option<i64>> {
-        let [at_ns, from_ns, to_ns] = span;
-        let found =
-            db.prepare_cached(sql)?.query_row(params![at_ns, who.json(), from_ns, to_ns], |row| row.get(0));
-        Ok(found.optional()?)
-    };
+pub fn nearest(
+    db: &Connection,
+    who: &Who,
+    cluster: Option<&str>,
+    start_ns: i64,
+    from_ns: i64,
+) -> Result<Option<i64>> {
     let column = match who {
-        Who::Device(_) => {
-            // Nearest existence: a slot that has none has no rows either.
-            return one(
-                "SELECT CASE WHEN from_ns > ?1 THEN from_ns ELSE to_ns - 1 END FROM stay
-                 WHERE device IN (SELECT value FROM json_each(?2)) AND from_ns >= ?3 AND from_ns < ?4
-                 ORDER BY max(from_ns - ?1, ?1 - to_ns) LIMIT 1",
-                [start_ns, i64::MIN, i64::MAX],
-            )
-            .map(|found| found.map(slot_start));
-        }
-        Who::Instances(_) => "instance",
-        Who::Owners(_) => "owner",
+        Who::Device(_) => "t.device",
+        Who::Instances(_) => "r.instance",
+        Who::Owners(_) => "r.owner",
     };
-    let nearest = |table: &str| {
-        format!(
-            "SELECT start FROM {table} WHERE {column} IN (SELECT value FROM json_each(?2))
-             AND start >= ?3 AND start < ?4 ORDER BY abs(start - ?1) LIMIT 1"
-        )
+    let one = |table: &str, days: i64| -> Result<Option<i64>> {
+        let sql = format!(
+            "SELECT r.start FROM {table} r JOIN tenure t ON t.id = r.tenure JOIN node n ON n.id = t.node
+             WHERE {column} IN (SELECT value FROM json_each(?2)) AND r.start >= ?3 AND r.start < ?4
+             AND (?5 IS NULL OR n.cluster = ?5) ORDER BY abs(r.start - ?1) LIMIT 1"
+        );
+        let first_ns = start_ns.saturating_sub(days * DAY_NS).max(from_ns);
+        let end_ns = start_ns.saturating_add(days * DAY_NS);
+        let mut statement = db.prepare_cached(&sql)?;
+        Ok(statement
+            .query_row(params![start_ns, who.json(), first_ns, end_ns, cluster], |row| row.get(0))
+            .optional()?)
     };
-    let day_ns = start_ns - start_ns.rem_euclid(DAY_NS);
-    let Some(found) = one(&nearest("day"), [day_ns, i64::MIN, i64::MAX])? else { return Ok(None) };
-    one(&nearest("slot"), [start_ns, found.saturating_sub(DAY_NS), found.saturating_add(2 * DAY_NS)])
+    if let Some(found_ns) = one("slot", 1)? {
+        return Ok(Some(found_ns));
+    }
+    // A day's rows say that it has some, not in which slots.
+    let Some(day_ns) = one("day", NEAREST_DAYS)? else { return Ok(None) };
+    let days = (day_ns - start_ns).abs() / DAY_NS + 2;
+    one("slot", days)
 }
 
 /// Sums over all rows of a [`Who`] in a tenure's slot: time and cost, and the slices by which the time counts.
@@ -192,6 +198,7 @@ pub struct RowRecord {
 /// A (slot, tenure) as the ledger has it.
 #[derive(Debug, Clone)]
 pub struct SlotRecord {
+    pub start_ns: i64,
     pub tenure: TenureRecord,
     pub extent: Extent,
     pub facts: NodeFacts,
@@ -217,7 +224,7 @@ pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotRecord> {
             row,
         });
     }
-    Ok(SlotRecord { tenure, extent: state.extent, facts, price_nanos: state.price_nanos, rows })
+    Ok(SlotRecord { start_ns, tenure, extent: state.extent, facts, price_nanos: state.price_nanos, rows })
 }
 
 fn owner(db: &Connection, id: i64) -> Result<Option<Owner>> {
@@ -256,26 +263,32 @@ pub struct EntryRecord {
     pub kind: RowKind,
     pub owner: Option<Owner>,
     pub instance: Option<Instance>,
-    pub key: Key,
     pub time_ns: i64,
     pub cost_nanos: i64,
 }
 
-/// The first `limit` entries that were posted of a (slot, tenure), in their order.
+/// The first `limit` entries that were posted of a [`Who`] in a (slot, tenure), in their order.
 ///
 /// # Errors
 /// If the store fails, or an entry is damaged.
 pub fn entries(
     db: &Connection,
+    who: &Who,
     start_ns: i64,
     tenure: &TenureRecord,
     limit: usize,
 ) -> Result<Vec<EntryRecord>> {
-    let mut statement = db.prepare_cached(
+    let theirs = match who {
+        Who::Device(_) => "?4 IS NOT NULL",
+        Who::Instances(_) => "instance IN (SELECT value FROM json_each(?4))",
+        Who::Owners(_) => "owner IN (SELECT value FROM json_each(?4))",
+    };
+    let mut statement = db.prepare_cached(&format!(
         "SELECT id, checkpoint, corrects, instance, owner, kind, time_ns, cost_nanos FROM entry
-         WHERE start = ?1 AND tenure = ?2 ORDER BY id LIMIT ?3",
-    )?;
-    let mut rows = statement.query(params![start_ns, tenure.id, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+         WHERE start = ?1 AND tenure = ?2 AND {theirs} ORDER BY id LIMIT ?3"
+    ))?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![start_ns, tenure.id, limit, who.json()])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (instance, owner, kind): (i64, i64, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
@@ -287,7 +300,6 @@ pub fn entries(
             kind,
             owner: self::owner(db, owner)?,
             instance: self::instance(db, tenure, instance)?,
-            key: (instance, owner, kind),
             time_ns: row.get(6)?,
             cost_nanos: row.get(7)?,
         });
