@@ -20,7 +20,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// If there is no ledger, or it cannot be read.
 pub fn verify_ledger(data: &Path) -> Result<bool> {
     let store = existing(data)?;
-    let report = verify::verify(&mut store.writer()?)?;
+    let report = verify::verify(&store.writer()?)?;
     println!("{} batches, {} windows read from the journal", report.batches, report.windows);
     println!("{} entries posted under {} checkpoints", report.entries, report.checkpoints);
     println!("{report}");

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 use tonnage_proto::metering::ack::Outcome;
 use tonnage_proto::metering::resync::Reason;
@@ -19,6 +18,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::{Id, NodeName, Order, OrderError, UsageBatch};
 use crate::prices::Book;
+use crate::store::sql::{self, Connection};
 use crate::store::write;
 use crate::store::{Store, StoreError};
 
@@ -125,8 +125,8 @@ pub enum CommitError {
     Bug(&'static str),
 }
 
-impl From<rusqlite::Error> for CommitError {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<sql::Error> for CommitError {
+    fn from(error: sql::Error) -> Self {
         Self::Store(error.into())
     }
 }
@@ -275,7 +275,7 @@ impl Committer {
     fn transaction(&mut self, group: &[Submission]) -> Result<Vec<Done>, CommitError> {
         let started_ns = self.clock.monotonic_ns();
         let now_ns = self.clock.wall_ns();
-        let db = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let db = self.db.begin()?;
         let mut done = Vec::with_capacity(group.len());
         for submission in group {
             done.push(match submission {
@@ -356,7 +356,7 @@ impl Committer {
 
     fn try_due(&mut self) -> Result<bool, CommitError> {
         let now_ns = self.clock.wall_ns();
-        let db = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let db = self.db.begin()?;
         let more = close::step(&db, &mut self.working, (&self.book, self.retention), &self.holder, now_ns)?;
         self.working.write(&db, &self.book)?;
         db.commit()?;
@@ -380,7 +380,7 @@ impl Committer {
 
     fn try_reprice(&mut self) -> Result<(), CommitError> {
         let Some(after) = self.repricing else { return Ok(()) };
-        let db = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let db = self.db.begin()?;
         let slots = write::slots_after(&db, after, REPRICE_MAX)?;
         for (start_ns, tenure) in &slots {
             self.working.slot(&db, *start_ns, *tenure)?.dirty = true;

@@ -123,7 +123,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         orders: orders(queue.downgrade()),
         verify: {
             let store = store.clone();
-            Arc::new(move || Ok(verify::verify(&mut store.reader()?)?.answer()))
+            Arc::new(move || Ok(verify::verify(&store.reader()?)?.answer()))
         },
         health: Arc::clone(&healthy),
         ready: Arc::clone(&healthy),

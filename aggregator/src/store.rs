@@ -6,27 +6,28 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-pub use rusqlite::Connection;
-use rusqlite::{OpenFlags, OptionalExtension};
+pub use embedded::lock;
+pub use sql::Connection;
 
 pub mod audit;
 pub mod backup;
 pub mod closing;
+mod embedded;
 pub mod existence;
+mod meta;
 mod migrate;
 pub mod opening;
 pub mod purge;
 pub mod quarantine;
 pub mod query;
 mod schema;
+pub mod sql;
 pub mod tokens;
 mod wide;
 pub mod write;
 
 /// Reading connections at once; a query more waits for one.
 const READERS_MAX: usize = 4;
-/// Steps of SQLite's machine between two looks at the time: some microseconds.
-const OPS_PER_LOOK: i32 = 10_000;
 /// The ledger's file in its folder.
 pub const FILE: &str = "ledger.sqlite";
 /// Bytes of one payload, unpacked: a batch, or a price book with a nodes file.
@@ -39,7 +40,7 @@ pub enum StoreError {
     Open {
         path: PathBuf,
         #[source]
-        source: rusqlite::Error,
+        source: sql::Error,
     },
     #[error("store {path}: its folder cannot be made")]
     Folder {
@@ -59,34 +60,16 @@ pub enum StoreError {
     #[error("store {path}: another aggregator runs on it; stop that one first")]
     Taken { path: PathBuf },
     #[error("store: SQL failed")]
-    Sql(#[source] rusqlite::Error),
+    Sql(#[source] sql::Error),
     #[error("store: a query was given up")]
     Interrupted,
     #[error("store: {what} is damaged: {detail}")]
     Damaged { what: &'static str, detail: String },
 }
 
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
-            _ => Self::Sql(error),
-        }
-    }
-}
-
-/// Takes the ledger in `folder` for this process alone, until the file is dropped or the process ends.
-///
-/// # Errors
-/// If another process has it.
-pub fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
-    let path = folder.join("lock");
-    let error = |source| StoreError::Folder { path: path.clone(), source };
-    let file = std::fs::File::create(&path).map_err(error)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Taken { path: folder.to_owned() }),
-        Err(errno) => Err(error(errno.into())),
+impl From<sql::Error> for StoreError {
+    fn from(error: sql::Error) -> Self {
+        if error.is_interrupted() { Self::Interrupted } else { Self::Sql(error) }
     }
 }
 
@@ -103,34 +86,7 @@ impl Store {
     /// If the folder or the file cannot be made or read, was written by a version that this one does not read, or is to
     /// be brought up while an aggregator runs on it.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(folder)
-            .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
-        let store = Self { path: folder.join(FILE) };
-        let mut connection = store.writer()?;
-        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if found > schema::VERSION {
-            return Err(StoreError::Newer { path: store.path, found, known: schema::VERSION });
-        }
-        if found != 0 && found < migrate::OLDEST {
-            return Err(StoreError::Older { path: store.path, found, known: schema::VERSION });
-        }
-        if (migrate::OLDEST..schema::VERSION).contains(&found) {
-            let _alone = lock(folder)?;
-            migrate::up(&mut connection)?;
-            tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
-        }
-        if found == 0 {
-            let transaction = connection.transaction()?;
-            transaction.execute_batch(schema::CREATE)?;
-            let mut id = [0_u8; 16];
-            getrandom::fill(&mut id)
-                .map_err(|e| StoreError::Damaged { what: "random numbers", detail: e.to_string() })?;
-            transaction
-                .execute("INSERT INTO meta VALUES ('ledger_id', ?1), ('incarnation', 1)", [&id[..]])?;
-            transaction.pragma_update(None, "user_version", schema::VERSION)?;
-            transaction.commit()?;
-        }
-        Ok(store)
+        Ok(Self { path: embedded::open(folder)? })
     }
 
     /// A connection that writes. The ledger has one writer: only the commit thread keeps one, and short
@@ -139,17 +95,7 @@ impl Store {
     /// # Errors
     /// If the file cannot be opened.
     pub fn writer(&self) -> Result<Connection, StoreError> {
-        let open = || {
-            let connection = Connection::open(&self.path)?;
-            connection.busy_timeout(std::time::Duration::from_secs(10))?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "FULL")?;
-            // A page cache of 8 MiB: the open slots of some thousand GPUs.
-            connection.pragma_update(None, "cache_size", -8192)?;
-            connection.set_prepared_statement_cache_capacity(64);
-            Ok(connection)
-        };
-        open().map_err(|source| StoreError::Open { path: self.path.clone(), source })
+        embedded::writer(&self.path)
     }
 
     /// A connection that only reads, for one long look.
@@ -157,7 +103,7 @@ impl Store {
     /// # Errors
     /// If the file cannot be opened.
     pub fn reader(&self) -> Result<Connection, StoreError> {
-        open_reader(&self.path)
+        embedded::reader(&self.path)
     }
 
     /// A pool of reading connections.
@@ -212,8 +158,8 @@ impl Readers {
     ) -> Result<T, StoreError> {
         let mut connection = self.take()?;
         let result = connection
-            .progress_handler(OPS_PER_LOOK, expired)
-            .and_then(|()| connection.unchecked_transaction())
+            .set_deadline(expired)
+            .and_then(|()| connection.begin_read())
             .map_err(StoreError::from)
             .and_then(|db| query(&db));
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,21 +181,11 @@ impl Readers {
             state = self.0.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        open_reader(&self.0.path).inspect_err(|_| {
+        embedded::reader(&self.0.path).inspect_err(|_| {
             self.0.state.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
             self.0.returned.notify_one();
         })
     }
-}
-
-fn open_reader(path: &Path) -> Result<Connection, StoreError> {
-    let open = || {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        connection.busy_timeout(std::time::Duration::from_secs(10))?;
-        connection.set_prepared_statement_cache_capacity(32);
-        Ok(connection)
-    };
-    open().map_err(|source| StoreError::Open { path: path.to_owned(), source })
 }
 
 /// The bytes of a journal entry.
@@ -272,21 +208,16 @@ pub struct Identity {
 /// # Errors
 /// If the store cannot be read or does not have one.
 pub fn identity(connection: &Connection) -> Result<Identity, StoreError> {
-    let damaged = |detail: &str| StoreError::Damaged { what: "meta", detail: detail.to_owned() };
-    let id: Option<Vec<u8>> = connection
-        .query_row("SELECT value FROM meta WHERE key = 'ledger_id'", [], |row| row.get(0))
-        .optional()?;
-    let incarnation: i64 =
-        connection.query_row("SELECT value FROM meta WHERE key = 'incarnation'", [], |row| row.get(0))?;
-    let succeeds: Option<Vec<u8>> = connection
-        .query_row("SELECT value FROM meta WHERE key = 'succeeds'", [], |row| row.get(0))
-        .optional()?;
+    let damaged = |detail: String| StoreError::Damaged { what: "meta", detail };
+    let id = meta::get(connection, "ledger_id")?.unwrap_or_default();
+    let incarnation = meta::get(connection, "incarnation")?.unwrap_or_default();
+    let succeeds = meta::get(connection, "succeeds")?.unwrap_or_default();
     Ok(Identity {
-        succeeds: succeeds.unwrap_or_default(),
-        ledger_id: id
+        succeeds: meta::bytes(&succeeds).ok_or_else(|| damaged(format!("succeeds is {succeeds:?}")))?,
+        ledger_id: meta::bytes(&id)
             .and_then(|id| id.try_into().ok())
-            .ok_or_else(|| damaged("ledger_id is not 16 bytes"))?,
-        incarnation: u64::try_from(incarnation).map_err(|_| damaged("incarnation is negative"))?,
+            .ok_or_else(|| damaged(format!("ledger_id is {id:?}")))?,
+        incarnation: incarnation.parse().map_err(|_| damaged(format!("incarnation is {incarnation:?}")))?,
     })
 }
 
@@ -295,8 +226,7 @@ pub fn identity(connection: &Connection) -> Result<Identity, StoreError> {
 /// # Errors
 /// If the store cannot be written.
 pub fn set_succeeds(connection: &Connection, id: &[u8]) -> Result<(), StoreError> {
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('succeeds', ?1)", [id])?;
-    Ok(())
+    meta::set(connection, "succeeds", &meta::hex(id))
 }
 
 #[cfg(test)]

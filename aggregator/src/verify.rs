@@ -10,11 +10,11 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::Connection;
 use tonnage_proto::limits::{DAY_NS, HOUR_NS};
 use tonnage_proto::rest::VerifyAnswer;
 
 use crate::prices::Book;
+use crate::store::Connection;
 use crate::store::StoreError;
 use crate::store::audit::{self, Bucket, BucketKey, Buckets};
 use crate::store::opening::{self, Opening};
@@ -99,8 +99,8 @@ impl std::fmt::Display for Report {
 ///
 /// # Errors
 /// If the store cannot be read, or the journal is damaged: sealed bytes that are not what their hash says.
-pub fn verify(db: &mut Connection) -> Result<Report, StoreError> {
-    let db = db.transaction()?;
+pub fn verify(db: &Connection) -> Result<Report, StoreError> {
+    let db = db.begin_read()?;
     let opening = opening::last(&db)?;
     let (first_checkpoint, opening) = opening.map_or((0, None), |(id, opening)| (id, Some(opening)));
     let horizon_ns = opening.as_ref().map_or(i64::MIN, |opening| opening.horizon_ns);

@@ -380,7 +380,7 @@ fn owners() -> Vec<Arc<Owner>> {
 }
 
 fn verified(data: &Path) {
-    let report = verify::verify(&mut Store::open(data).unwrap().writer().unwrap()).unwrap();
+    let report = verify::verify(&Store::open(data).unwrap().writer().unwrap()).unwrap();
     assert!(report.conserved(), "{report}");
 }
 

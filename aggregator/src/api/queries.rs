@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use tokio::sync::Semaphore;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 
 use super::error::ApiError;
+use crate::store::Connection;
 use crate::store::Readers;
 use crate::store::query::QueryError;
 

@@ -3,12 +3,12 @@
 //! Each step does a bounded part and says whether more is due, so that ingest is never held up for long. Nothing
 //! depends on a step coming in time: what is late is done later, with the same end.
 
-use rusqlite::Connection;
 use tonnage_proto::limits::{DAY_NS, GRACE_NS, SILENCE_NS, SLOT_NS, slot_start};
 
 use super::CommitError;
 use super::working::Working;
 use crate::prices::Book;
+use crate::store::Connection;
 use crate::store::closing::{self, Checkpoint};
 use crate::store::write::{self, JournalEntry, JournalKind, Mark};
 use crate::store::{existence, opening, purge};

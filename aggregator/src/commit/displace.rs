@@ -6,7 +6,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use tonnage_proto::limits::{SLOT_NS, slot_start};
 
 use super::CommitError;
@@ -15,6 +14,7 @@ use super::working::Working;
 use crate::ledger::coverage::{Covered, Interval};
 use crate::model::UsageBatch;
 use crate::prices::Book;
+use crate::store::Connection;
 use crate::store::quarantine::{self, Journalled, State};
 use crate::store::{StoreError, existence, write};
 use crate::wire;

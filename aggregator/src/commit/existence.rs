@@ -1,6 +1,5 @@
 //! From what is covered to how long a device existed: stays, their ends, and the existence of slots.
 
-use rusqlite::Connection;
 use tonnage_proto::limits::{SLOT_NS, slot_start};
 
 use super::CommitError;
@@ -8,6 +7,7 @@ use super::working::Working;
 use crate::ledger::coverage::Interval;
 use crate::ledger::stay::{self, Stay};
 use crate::prices::Book;
+use crate::store::Connection;
 use crate::store::existence;
 
 impl Working {

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use tonnage_proto::limits::{CLAIM_NS_MAX, CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MAX, DAY_NS, slot_start};
 
 use super::CommitError;
@@ -13,6 +12,7 @@ use super::working::Working;
 use crate::ledger::coverage::{Covered, Interval};
 use crate::model::{NodeName, UsageBatch};
 use crate::prices::Book;
+use crate::store::Connection;
 use crate::store::{existence, quarantine};
 
 /// A window older than this is quarantined: a node whose clock stood at 1970 must not create a tenure of 50 years.

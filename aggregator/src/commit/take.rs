@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use tonnage_proto::limits::CLOCK_AHEAD_NS_MAX;
 use tonnage_proto::metering::ack::Outcome;
 use tonnage_proto::metering::resync::Reason;
@@ -12,6 +11,7 @@ use super::working::Working;
 use super::{CommitError, HelloFacts, Position, Sealed, Verdict};
 use crate::model::{NodeName, Order, OrderError};
 use crate::prices::Book;
+use crate::store::Connection;
 use crate::store::quarantine::{self, State};
 use crate::store::write::{self, BatchCount, Cursor, JournalEntry, JournalKind};
 use crate::store::{StoreError, existence};

@@ -185,7 +185,7 @@ impl Ledger {
     }
 
     fn verify(&self) -> verify::Report {
-        let report = verify::verify(&mut self.db()).unwrap();
+        let report = verify::verify(&self.db()).unwrap();
         assert!(report.conserved(), "{report}");
         report
     }

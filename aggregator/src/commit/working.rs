@@ -8,7 +8,6 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS, slot_start};
 
 use super::CommitError;
@@ -17,9 +16,10 @@ use crate::ledger::settle::{Key, NOBODY, Row, Rows, WHOLE, settle};
 use crate::ledger::stay::Stay;
 use crate::model::{Device, Instance, NodeFacts, Owner, RowKind, UsageBatch, Window};
 use crate::prices::{Book, PriceFacts};
+use crate::store::Connection;
 use crate::store::closing;
 use crate::store::existence::{self, TenureRecord};
-use crate::store::write::{self, Mark, Rollup, SlotState};
+use crate::store::write::{self, Mark, Rollup, SlotState, TableRow, table_row};
 
 /// Entries of the working set before slots that are over are let go: a few hundred GPUs' last two slots.
 pub(super) const ENTRIES_SOFT_MAX: usize = 20_000;
@@ -314,7 +314,8 @@ impl Working {
     /// Prices and writes all that changed: slots, hours, days, coverage, stays. The last step before the commit.
     pub(super) fn write(&mut self, db: &Connection, book: &Book) -> Result<(), CommitError> {
         let closed_until_ns = self.marks(db)?.closed_until_ns;
-        let mut rollups: HashMap<(Rollup, i64, i64, Key), Row> = HashMap::new();
+        let mut written = Written::default();
+        let mut dirty = Vec::new();
         for ((start_ns, tenure), slot) in self.slots.iter_mut().filter(|(_, slot)| slot.dirty) {
             let facts = PriceFacts {
                 cluster: &slot.tenure.node.cluster,
@@ -327,16 +328,16 @@ impl Working {
                 .map(|rate| move |ns: i64| i64::try_from(rate.charge(i128::from(ns))).unwrap_or(i64::MAX));
             let charge = charge.as_ref().map(|charge| charge as &dyn Fn(i64) -> i64);
             slot.state.price_nanos = settle(&mut slot.state.rows, slot.state.extent, charge)?;
-            write::put_slot_state(db, *start_ns, *tenure, &slot.state)?;
-            let changed = write_rows(db, (*start_ns, *tenure), slot, &mut rollups)?;
+            let changed = written.take(db, (*start_ns, *tenure), slot)?;
             if changed && *start_ns < closed_until_ns {
                 closing::mark_unposted(db, *start_ns, *tenure)?;
             }
             slot.dirty = false;
+            dirty.push((*start_ns, *tenure));
         }
-        for ((rollup, start_ns, tenure, key), difference) in rollups {
-            write::add_to_rollup(db, rollup, start_ns, tenure, key, &difference)?;
-        }
+        let state = |key: &(i64, i64)| self.slots.get(key).map(|slot| (key.0, key.1, &slot.state));
+        write::put_slot_states(db, dirty.iter().filter_map(state))?;
+        written.write(db)?;
         self.write_coverage(db, None)?;
         for (device, stays) in self.stays.iter_mut().filter(|(_, stays)| stays.now != stays.stored) {
             existence::put_stays(db, *device, &stays.stored, &stays.now)?;
@@ -405,43 +406,63 @@ fn known_facts<'a>(
     })
 }
 
-/// Writes the rows that differ from the stored ones, and collects the differences for hours and days. True if any
-/// does.
-fn write_rows(
-    db: &Connection,
-    (start_ns, tenure): (i64, i64),
-    slot: &mut Slot,
-    rollups: &mut HashMap<(Rollup, i64, i64, Key), Row>,
-) -> Result<bool, CommitError> {
-    let gone = slot.stored.keys().filter(|key| !slot.state.rows.contains_key(key)).copied();
-    let keys: Vec<Key> = gone.chain(slot.state.rows.keys().copied()).collect();
-    let mut changed = false;
-    for key in keys {
-        let before = slot.stored.get(&key).copied().unwrap_or_default();
-        let now = slot.state.rows.get(&key);
-        if now == slot.stored.get(&key) {
-            continue;
+/// What a transaction changes of slots' rows, and what hours and days change by.
+#[derive(Default)]
+struct Written {
+    rows: Vec<TableRow>,
+    rollups: HashMap<(Rollup, i64, i64, Key), Row>,
+}
+
+impl Written {
+    /// Takes the rows that differ from the stored ones. True if any does.
+    fn take(
+        &mut self,
+        db: &Connection,
+        (start_ns, tenure): (i64, i64),
+        slot: &mut Slot,
+    ) -> Result<bool, CommitError> {
+        let gone = slot.stored.keys().filter(|key| !slot.state.rows.contains_key(key)).copied();
+        let keys: Vec<Key> = gone.chain(slot.state.rows.keys().copied()).collect();
+        let mut changed = false;
+        for key in keys {
+            let before = slot.stored.get(&key).copied().unwrap_or_default();
+            let now = slot.state.rows.get(&key);
+            if now == slot.stored.get(&key) {
+                continue;
+            }
+            changed = true;
+            match now {
+                Some(row) => self.rows.push(table_row(start_ns, tenure, key, row)),
+                None => write::remove_row(db, start_ns, tenure, key)?,
+            }
+            let now = now.copied().unwrap_or_default();
+            for (rollup, length_ns) in [(Rollup::Hour, HOUR_NS), (Rollup::Day, DAY_NS)] {
+                let start_ns = start_ns - start_ns.rem_euclid(length_ns);
+                let sum = self.rollups.entry((rollup, start_ns, tenure, key)).or_default();
+                sum.time_ns += now.time_ns - before.time_ns;
+                sum.busy_ns += now.busy_ns - before.busy_ns;
+                sum.memory_byte_seconds += now.memory_byte_seconds - before.memory_byte_seconds;
+                sum.energy_uj += now.energy_uj - before.energy_uj;
+                sum.method |= now.method;
+                sum.cost_nanos += now.cost_nanos - before.cost_nanos;
+                sum.unpriced_ns += now.unpriced_ns - before.unpriced_ns;
+            }
         }
-        changed = true;
-        match now {
-            Some(row) => write::put_row(db, start_ns, tenure, key, row)?,
-            None => write::remove_row(db, start_ns, tenure, key)?,
-        }
-        let now = now.copied().unwrap_or_default();
-        for (rollup, length_ns) in [(Rollup::Hour, HOUR_NS), (Rollup::Day, DAY_NS)] {
-            let start_ns = start_ns - start_ns.rem_euclid(length_ns);
-            let sum = rollups.entry((rollup, start_ns, tenure, key)).or_default();
-            sum.time_ns += now.time_ns - before.time_ns;
-            sum.busy_ns += now.busy_ns - before.busy_ns;
-            sum.memory_byte_seconds += now.memory_byte_seconds - before.memory_byte_seconds;
-            sum.energy_uj += now.energy_uj - before.energy_uj;
-            sum.method |= now.method;
-            sum.cost_nanos += now.cost_nanos - before.cost_nanos;
-            sum.unpriced_ns += now.unpriced_ns - before.unpriced_ns;
-        }
+        slot.stored.clone_from(&slot.state.rows);
+        Ok(changed)
     }
-    slot.stored.clone_from(&slot.state.rows);
-    Ok(changed)
+
+    fn write(self, db: &Connection) -> Result<(), CommitError> {
+        write::put_rows(db, &self.rows)?;
+        for rollup in [Rollup::Hour, Rollup::Day] {
+            let of_it = self.rollups.iter().filter(|((which, ..), _)| *which == rollup);
+            let rows: Vec<TableRow> = of_it
+                .map(|((_, start_ns, tenure, key), row)| table_row(*start_ns, *tenure, *key, row))
+                .collect();
+            write::add_to_rollup(db, rollup, &rows)?;
+        }
+        Ok(())
+    }
 }
 
 /// Validation has bounded every figure far below 2^63.

@@ -1,11 +1,10 @@
 //! What verification reads: the journal in its order, and every bucket under natural keys instead of the store's
 //! numbers, so that nothing of the store's own bookkeeping is taken on trust.
 
-use rusqlite::{Connection, Row as SqlRow};
-
 use super::{StoreError, wide};
 use crate::ledger::settle::Key;
 use crate::model::{Instance, NodeName, Owner, OwnerKind, RowKind};
+use crate::store::sql::{self, Connection, Row as SqlRow};
 
 mod unobserved;
 
@@ -92,7 +91,7 @@ pub fn journal(
     db: &Connection,
     mut each: impl FnMut(Entry) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let mut statement = db.prepare(
+    let mut statement = db.prepare_cached(
         "SELECT j.id, j.at_ns, j.kind, j.outcome, COALESCE(n.cluster, ''), COALESCE(n.name, ''), j.sha256,
          j.payload, j.epoch, j.seq, j.to_ns, j.detail, j.skew_ns
          FROM journal j LEFT JOIN node n ON n.id = j.node ORDER BY j.id",
@@ -131,7 +130,7 @@ pub fn buckets_from(
     mut each: impl FnMut(BucketKey, Bucket),
 ) -> Result<(), StoreError> {
     let table = which.table();
-    let mut statement = db.prepare(&format!(
+    let mut statement = db.prepare_cached(&format!(
         "SELECT b.start, d.uuid, n.cluster, n.name, t.from_ns, b.owner, b.kind,
          o.kind, o.namespace, o.pod, o.pod_uid, o.container, o.container_id, o.job_id, o.step, o.unit, o.user,
          o.account, o.partition,
@@ -144,7 +143,7 @@ pub fn buckets_from(
     let mut rows = statement.query([from_ns])?;
     let mut count = 0_i64;
     while let Some(row) = rows.next()? {
-        each(key(row)?, figures(row)?);
+        each(key(&row)?, figures(&row)?);
         count += 1;
     }
     // A row whose tenure or device is gone would fall out of the join unseen.
@@ -191,14 +190,14 @@ pub fn held_back(
     from_ns: i64,
 ) -> Result<std::collections::BTreeSet<(i64, usize)>, StoreError> {
     let mut statement =
-        db.prepare("SELECT journal, window FROM quarantine WHERE state = 0 AND start_ns >= ?1")?;
+        db.prepare_cached("SELECT q.journal, q.window FROM quarantine q WHERE state = 0 AND start_ns >= ?1")?;
     let rows = statement.query_map([from_ns], |row| {
-        Ok((row.get(0)?, usize::try_from(row.get::<_, i64>(1)?).unwrap_or(usize::MAX)))
+        Ok((row.get(0)?, usize::try_from(row.get::<i64>(1)?).unwrap_or(usize::MAX)))
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
-fn key(row: &SqlRow<'_>) -> rusqlite::Result<BucketKey> {
+fn key(row: &SqlRow<'_>) -> sql::Result<BucketKey> {
     let kind: i64 = row.get(6)?;
     let owner: i64 = row.get(5)?;
     Ok(BucketKey {
@@ -206,13 +205,13 @@ fn key(row: &SqlRow<'_>) -> rusqlite::Result<BucketKey> {
         device: row.get(1)?,
         node: NodeName { cluster: row.get(2)?, node: row.get(3)? },
         tenure_from_ns: row.get(4)?,
-        instance: if row.get::<_, i64>(25)? == 0 { None } else { Some(instance_of(row)?) },
+        instance: if row.get::<i64>(25)? == 0 { None } else { Some(instance_of(row)?) },
         owner: if owner == 0 { None } else { Some(owner_of(row, 7)?) },
-        kind: RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(6, kind))?,
+        kind: RowKind::from_number(kind).ok_or(sql::Error::out_of_range(6, kind))?,
     })
 }
 
-fn instance_of(row: &SqlRow<'_>) -> rusqlite::Result<Instance> {
+fn instance_of(row: &SqlRow<'_>) -> sql::Result<Instance> {
     Ok(Instance {
         device: row.get(1)?,
         generation: row.get(26)?,
@@ -221,15 +220,15 @@ fn instance_of(row: &SqlRow<'_>) -> rusqlite::Result<Instance> {
         slices: row.get(29)?,
         uuid: row.get(30)?,
         profile: row.get(31)?,
-        memory_bytes: row.get::<_, i64>(32)?.unsigned_abs(),
+        memory_bytes: row.get::<i64>(32)?.unsigned_abs(),
     })
 }
 
 /// An owner whose columns begin at `first`, in the order of the table.
-pub(super) fn owner_of(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Owner> {
+pub(super) fn owner_of(row: &SqlRow<'_>, first: usize) -> sql::Result<Owner> {
     let kind: i64 = row.get(first)?;
     Ok(Owner {
-        kind: OwnerKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(first, kind))?,
+        kind: OwnerKind::from_number(kind).ok_or(sql::Error::out_of_range(first, kind))?,
         namespace: row.get(first + 1)?,
         pod: row.get(first + 2)?,
         pod_uid: row.get(first + 3)?,
@@ -244,8 +243,8 @@ pub(super) fn owner_of(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Owner
     })
 }
 
-fn figures(row: &SqlRow<'_>) -> rusqlite::Result<Bucket> {
-    let at = |index: usize| row.get::<_, i64>(index).map(i128::from);
+fn figures(row: &SqlRow<'_>) -> sql::Result<Bucket> {
+    let at = |index: usize| row.get::<i64>(index).map(i128::from);
     Ok(Bucket {
         time_ns: at(19)?,
         busy_ns: at(20)?,
@@ -275,17 +274,17 @@ pub fn closed_rows(
     to_ns: i64,
     mut each: impl FnMut((i64, i64, Key), [i128; 6]),
 ) -> Result<(), StoreError> {
-    let mut statement = db.prepare(
+    let mut statement = db.prepare_cached(
         "SELECT start, tenure, instance, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos,
          unpriced_ns FROM slot WHERE start >= ?1 AND start < ?2",
     )?;
     let mut rows = statement.query([from_ns, to_ns])?;
     while let Some(row) = rows.next()? {
         let kind: i64 = row.get(4)?;
-        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(4, kind))?;
+        let kind = RowKind::from_number(kind).ok_or(sql::Error::out_of_range(4, kind))?;
         let mut figures = [0; 6];
         for (at, figure) in figures.iter_mut().enumerate() {
-            *figure = i128::from(row.get::<_, i64>(5 + at)?);
+            *figure = i128::from(row.get::<i64>(5 + at)?);
         }
         each((row.get(0)?, row.get(1)?, (row.get(2)?, row.get(3)?, kind)), figures);
     }
@@ -322,7 +321,7 @@ pub fn log(db: &Connection, after: i64, limit: usize) -> Result<Vec<LogRecord>, 
             at_ns: row.get(1)?,
             kind: super::write::JournalKind::name(kind),
             node: NodeName { cluster: row.get(3)?, node: row.get(4)? },
-            seq: row.get::<_, i64>(5)?.unsigned_abs(),
+            seq: row.get::<i64>(5)?.unsigned_abs(),
             outcome: ["", "accepted", "duplicate", "refused", "quarantined"]
                 .get(usize::try_from(outcome).unwrap_or(0))
                 .copied()
@@ -331,7 +330,7 @@ pub fn log(db: &Connection, after: i64, limit: usize) -> Result<Vec<LogRecord>, 
             sha256: row.get(8)?,
         })
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Windows that a ledger of version 3 held back since they counted other slices than the device had there: such time is
@@ -340,11 +339,11 @@ pub fn log(db: &Connection, after: i64, limit: usize) -> Result<Vec<LogRecord>, 
 /// # Errors
 /// If the store cannot be read.
 pub fn held_for_slices(db: &Connection) -> Result<std::collections::BTreeSet<(i64, usize)>, StoreError> {
-    let mut statement = db.prepare("SELECT journal, window FROM quarantine WHERE kind = 'slices'")?;
-    let rows = statement.query_map([], |row| {
-        Ok((row.get(0)?, usize::try_from(row.get::<_, i64>(1)?).unwrap_or(usize::MAX)))
-    })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    let mut statement =
+        db.prepare_cached("SELECT q.journal, q.window FROM quarantine q WHERE kind = 'slices'")?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, usize::try_from(row.get::<i64>(1)?).unwrap_or(usize::MAX))))?;
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Text of the price book by which every slot was priced last.

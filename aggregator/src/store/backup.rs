@@ -6,10 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection as Sqlite, OpenFlags};
 
 use super::write::{self, JournalEntry, JournalKind};
-use super::{FILE, Store, StoreError, identity, lock, migrate, schema};
+use super::{FILE, Store, StoreError, embedded, identity, lock, meta, migrate, schema};
 
 /// A backup cannot be made or taken back; what was there before is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub fn backup(store: &Store, file: &Path) -> Result<Done, BackupError> {
     }
     let text = partial.to_str().ok_or_else(|| bad("is not UTF-8"))?;
     // One read transaction: all of one moment. Writers go on beside it.
-    store.reader()?.execute("VACUUM INTO ?1", [text])?;
+    embedded::reader(&store.path)?.execute("VACUUM INTO ?1", [text]).map_err(StoreError::from)?;
     let copy = open(&partial)?;
     let mut cursors = Vec::new();
     {
@@ -80,15 +80,12 @@ pub fn backup(store: &Store, file: &Path) -> Result<Done, BackupError> {
     std::fs::rename(&partial, file).map_err(io("the backup", file))?;
     sync_folder(file).map_err(io("the backup's folder", file))?;
     // Only now may agents let go of what is in it.
-    let mut writer = store.writer()?;
-    let transaction = writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let writer = store.writer()?;
+    let transaction = writer.begin().map_err(StoreError::from)?;
     for (cursor, seq) in cursors {
-        transaction.execute(
-            "UPDATE cursor SET backed_up_seq = MAX(backed_up_seq, ?2) WHERE id = ?1",
-            params![cursor, seq],
-        )?;
+        write::backed_up(&transaction, cursor, seq)?;
     }
-    transaction.commit()?;
+    transaction.commit().map_err(StoreError::from)?;
     Ok(Done { bytes, batches, aside: None })
 }
 
@@ -151,19 +148,17 @@ fn check(file: &Path) -> Result<(), String> {
         Ok(other) => return Err(format!("is damaged: {other:?}")),
         Err(error) => return Err(format!("is damaged: {error}")),
     }
-    identity(&db).map(drop).map_err(|e| format!("is no ledger: {e}"))
+    identity(&db.into()).map(drop).map_err(|e| format!("is no ledger: {e}"))
 }
 
 /// Gives the copy another incarnation. All that it holds is, after all, in a backup.
-fn renew(copy: &Path, now_ns: i64) -> Result<i64, BackupError> {
-    let mut db = Connection::open(copy)?;
-    db.pragma_update(None, "synchronous", "FULL")?;
-    let transaction = db.transaction()?;
-    let incarnation: i64 =
-        transaction.query_row("SELECT value FROM meta WHERE key = 'incarnation'", [], |row| row.get(0))?;
+fn renew(copy: &Path, now_ns: i64) -> Result<i64, StoreError> {
+    let db = embedded::writer(copy)?;
+    let transaction = db.begin()?;
+    let incarnation = i64::try_from(identity(&transaction)?.incarnation).unwrap_or(i64::MAX - 1);
     // Two restores of one backup are two incarnations.
     let incarnation = (incarnation + 1).max(now_ns / 1_000_000);
-    transaction.execute("UPDATE meta SET value = ?1 WHERE key = 'incarnation'", [incarnation])?;
+    meta::set(&transaction, "incarnation", &incarnation.to_string())?;
     transaction.execute("UPDATE cursor SET backed_up_seq = seq", [])?;
     transaction.execute("DELETE FROM lease", [])?;
     let detail = format!("incarnation {incarnation}");
@@ -177,8 +172,8 @@ fn renew(copy: &Path, now_ns: i64) -> Result<i64, BackupError> {
     Ok(batches)
 }
 
-fn open(file: &Path) -> Result<Connection, rusqlite::Error> {
-    Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)
+fn open(file: &Path) -> Result<Sqlite, rusqlite::Error> {
+    Sqlite::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
 fn sync_folder(file: &Path) -> std::io::Result<()> {

@@ -1,11 +1,11 @@
 //! What is posted when slots close: entries, checkpoints over them, balances; and who may close.
 
-use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
 use super::{StoreError, wide};
 use crate::ledger::settle::{Key, Row, WHOLE};
 use crate::model::RowKind;
+use crate::store::sql::{self, Connection, OptionalExtension, params};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -89,7 +89,7 @@ pub fn unposted(db: &Connection, limit: u32) -> Result<Vec<(i64, i64)>> {
     let mut statement =
         db.prepare_cached("SELECT start, tenure FROM unposted ORDER BY start, tenure LIMIT ?1")?;
     let rows = statement.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// How many wait to be posted.
@@ -120,21 +120,22 @@ pub fn is_incomplete(db: &Connection, until_ns: i64) -> Result<bool> {
 /// Posts what the rows of a (slot, tenure) differ by from all that is posted of it, under `checkpoint`.
 pub fn post(db: &Connection, start_ns: i64, tenure: i64, checkpoint: i64) -> Result<Vec<Posted>> {
     let mut statement = db.prepare_cached(
-        "SELECT instance, owner, kind, SUM(time_ns), SUM(busy_ns), SUM(memory_byte_seconds), SUM(energy_uj),
-         SUM(cost_nanos), SUM(unpriced_ns), MAX(first) FROM (
+        "SELECT instance, owner, kind, CAST(SUM(time_ns) AS BIGINT), CAST(SUM(busy_ns) AS BIGINT),
+         CAST(SUM(memory_byte_seconds) AS BIGINT), CAST(SUM(energy_uj) AS BIGINT), CAST(SUM(cost_nanos) AS BIGINT),
+         CAST(SUM(unpriced_ns) AS BIGINT), MAX(first) FROM (
             SELECT instance, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns,
                 0 AS first FROM slot WHERE start = ?1 AND tenure = ?2
             UNION ALL
             SELECT instance, owner, kind, -time_ns, -busy_ns, -memory_byte_seconds, -energy_uj, -cost_nanos,
                 -unpriced_ns,
-                CASE corrects WHEN 0 THEN id ELSE corrects END FROM entry WHERE start = ?1 AND tenure = ?2)
+                CASE corrects WHEN 0 THEN id ELSE corrects END FROM entry WHERE start = ?1 AND tenure = ?2) r
          GROUP BY instance, owner, kind ORDER BY instance, owner, kind",
     )?;
     let mut rows = statement.query([start_ns, tenure])?;
     let mut posted = Vec::new();
     while let Some(row) = rows.next()? {
         let kind: i64 = row.get(2)?;
-        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(2, kind))?;
+        let kind = RowKind::from_number(kind).ok_or(sql::Error::out_of_range(2, kind))?;
         let difference = Row {
             time_ns: row.get(3)?,
             busy_ns: row.get(4)?,
@@ -152,12 +153,12 @@ pub fn post(db: &Connection, start_ns: i64, tenure: i64, checkpoint: i64) -> Res
     }
     for entry in &mut posted {
         let Posted { row, key, .. } = *entry;
-        db.prepare_cached(
+        let mut insert = db.prepare_cached(
             "INSERT INTO entry (checkpoint, start, tenure, instance, owner, kind, time_ns, busy_ns,
              memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns, corrects)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        )?
-        .execute(params![
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) RETURNING id",
+        )?;
+        let values = params![
             checkpoint,
             start_ns,
             tenure,
@@ -171,8 +172,8 @@ pub fn post(db: &Connection, start_ns: i64, tenure: i64, checkpoint: i64) -> Res
             row.cost_nanos,
             row.unpriced_ns,
             entry.corrects
-        ])?;
-        entry.id = db.last_insert_rowid();
+        ];
+        entry.id = insert.query_row(values, |row| row.get(0))?;
         add_to_balance(db, (key.1, key.2), row)?;
     }
     db.prepare_cached("DELETE FROM unposted WHERE start = ?1 AND tenure = ?2")?
@@ -188,7 +189,11 @@ fn add_to_balance(db: &Connection, (owner, kind): (i64, RowKind), row: Row) -> R
         .query_row(params![owner, kind as u8], |row| sums(row, 0))
         .optional()?;
     let [time_ns, cost_nanos, unpriced_ns] = balance.unwrap_or_default();
-    db.prepare_cached("INSERT OR REPLACE INTO balance VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+    db.prepare_cached(
+        "INSERT INTO balance VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (owner, kind) DO UPDATE SET
+         time_ns = excluded.time_ns, cost_nanos = excluded.cost_nanos, unpriced_ns = excluded.unpriced_ns",
+    )?
+    .execute(params![
         owner,
         kind as u8,
         (time_ns + i128::from(row.time_ns)).to_string(),
@@ -199,7 +204,7 @@ fn add_to_balance(db: &Connection, (owner, kind): (i64, RowKind), row: Row) -> R
 }
 
 /// A balance whose columns begin at `first`.
-fn sums(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<[i128; 3]> {
+fn sums(row: &sql::Row<'_>, first: usize) -> sql::Result<[i128; 3]> {
     Ok([wide::decimal(row, first)?, wide::decimal(row, first + 1)?, wide::decimal(row, first + 2)?])
 }
 
@@ -216,12 +221,12 @@ pub fn last_checkpoint(db: &Connection) -> Result<Checkpoint> {
 pub fn checkpoints(db: &Connection, after: i64) -> Result<Vec<Checkpoint>> {
     let mut statement = db.prepare_cached(&format!("{CHECKPOINT} WHERE id > ?1 ORDER BY id"))?;
     let rows = statement.query_map([after], checkpoint)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 const CHECKPOINT: &str = "SELECT id, at_ns, closed_until_ns, journal, entries, hash FROM checkpoint";
 
-fn checkpoint(row: &rusqlite::Row<'_>) -> rusqlite::Result<Checkpoint> {
+fn checkpoint(row: &sql::Row<'_>) -> sql::Result<Checkpoint> {
     Ok(Checkpoint {
         id: row.get(0)?,
         at_ns: row.get(1)?,
@@ -269,7 +274,7 @@ fn entries(db: &Connection, which: &str, parameter: i64) -> Result<Vec<Posted>> 
     ))?;
     let rows = statement.query_map([parameter], |row| {
         let kind: i64 = row.get(6)?;
-        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(6, kind))?;
+        let kind = RowKind::from_number(kind).ok_or(sql::Error::out_of_range(6, kind))?;
         Ok(Posted {
             id: row.get(0)?,
             checkpoint: row.get(1)?,
@@ -288,7 +293,7 @@ fn entries(db: &Connection, which: &str, parameter: i64) -> Result<Vec<Posted>> 
             corrects: row.get(13)?,
         })
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Sums of all entries ever posted: by owner and kind, time, cost and unpriced time.
@@ -298,18 +303,19 @@ pub fn balances(db: &Connection) -> Result<Vec<Balance>> {
     )?;
     let rows = statement.query_map([], |row| {
         let kind: i64 = row.get(1)?;
-        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(1, kind))?;
+        let kind = RowKind::from_number(kind).ok_or(sql::Error::out_of_range(1, kind))?;
         Ok(((row.get(0)?, kind), sums(row, 2)?))
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Takes or renews a lease. False if another holds it. The fence goes up with every change of hands.
 pub fn lease(db: &Connection, name: &str, holder: &str, now_ns: i64, until_ns: i64) -> Result<bool> {
     db.prepare_cached(
-        "INSERT INTO lease VALUES (?1, ?2, 1, ?4) ON CONFLICT DO UPDATE SET
-         fence = fence + (holder <> excluded.holder), holder = excluded.holder, until_ns = excluded.until_ns
-         WHERE holder = excluded.holder OR until_ns <= ?3 OR until_ns > ?3 + 2 * (?4 - ?3)",
+        "INSERT INTO lease VALUES (?1, ?2, 1, ?4) ON CONFLICT (name) DO UPDATE SET
+         fence = lease.fence + CASE lease.holder WHEN excluded.holder THEN 0 ELSE 1 END,
+         holder = excluded.holder, until_ns = excluded.until_ns
+         WHERE lease.holder = excluded.holder OR lease.until_ns <= ?3 OR lease.until_ns > ?3 + 2 * (?4 - ?3)",
     )?
     .execute(params![name, holder, now_ns, until_ns])?;
     let held_by: String =

@@ -1,13 +1,12 @@
 //! Tenures and stays, who covers what, and what agents say of the rest. Written within the commit thread's
 //! transaction.
 
-use rusqlite::{Connection, OptionalExtension, params};
-
 use super::StoreError;
 use crate::ledger::coverage::{Coverage, Covered, Interval};
 use crate::ledger::seniority::Seniority;
 use crate::ledger::stay::Stay;
 use crate::model::{Id, NodeName};
+use crate::store::sql::{self, Connection, OptionalExtension, params};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -32,9 +31,12 @@ pub fn tenure(
     (device, node, life, slices): (i64, i64, &str, u32),
     claimed_ns: i64,
 ) -> Result<i64> {
+    let eldest: Option<i64> = db
+        .prepare_cached("SELECT MIN(claimed_ns) FROM tenure WHERE device = ?1 AND node = ?2 AND life = ?3")?
+        .query_row(params![device, node, life], |row| row.get(0))?;
+    let claimed_ns = eldest.unwrap_or(claimed_ns).min(claimed_ns);
     db.prepare_cached(
-        "INSERT INTO tenure (device, node, life, slices, claimed_ns) VALUES (?1, ?2, ?3, ?4, MIN(?5, COALESCE(
-             (SELECT MIN(claimed_ns) FROM tenure WHERE device = ?1 AND node = ?2 AND life = ?3), ?5)))
+        "INSERT INTO tenure (device, node, life, slices, claimed_ns) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT DO NOTHING",
     )?
     .execute(params![device, node, life, slices, claimed_ns])?;
@@ -68,14 +70,16 @@ pub fn tenure_by_id(db: &Connection, tenure: i64) -> Result<TenureRecord> {
 
 /// Notes when a cursor first offered a window in a tenure, or in another of the same device and life.
 pub fn claim(db: &Connection, tenure: i64, cursor: i64, first_ns: i64) -> Result<()> {
-    db.prepare_cached(
-        "INSERT INTO claim VALUES (?1, ?2, MIN(?3, COALESCE(
-             (SELECT MIN(l.first_ns) FROM tenure own
-              JOIN tenure t ON t.device = own.device AND t.node = own.node AND t.life = own.life
-              JOIN claim l ON l.tenure = t.id WHERE own.id = ?1 AND l.cursor = ?2), ?3)))
-         ON CONFLICT DO NOTHING",
-    )?
-    .execute([tenure, cursor, first_ns])?;
+    let eldest: Option<i64> = db
+        .prepare_cached(
+            "SELECT MIN(l.first_ns) FROM tenure own
+             JOIN tenure t ON t.device = own.device AND t.node = own.node AND t.life = own.life
+             JOIN claim l ON l.tenure = t.id WHERE own.id = ?1 AND l.cursor = ?2",
+        )?
+        .query_row([tenure, cursor], |row| row.get(0))?;
+    let first_ns = eldest.unwrap_or(first_ns).min(first_ns);
+    db.prepare_cached("INSERT INTO claim VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
+        .execute([tenure, cursor, first_ns])?;
     Ok(())
 }
 
@@ -97,7 +101,7 @@ pub fn seniority(db: &Connection, tenure: i64, cursor: i64) -> Result<Seniority>
                 life: row.get(3)?,
                 slices: row.get(4)?,
                 cursor_ns: row.get(5)?,
-                epoch: row.get::<_, [u8; 16]>(6)?,
+                epoch: row.get::<[u8; 16]>(6)?,
             })
         })?)
 }
@@ -117,7 +121,7 @@ pub fn stays(db: &Connection, device: i64) -> Result<Vec<Stay>> {
     let rows = statement.query_map([device], |row| {
         Ok(Stay { tenure: row.get(0)?, from_ns: row.get(1)?, covered_ns: row.get(2)?, to_ns: row.get(3)? })
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Replaces the stays of a device, where they differ, and brings its tenures up to date.
@@ -156,25 +160,25 @@ pub fn put_stays(db: &Connection, device: i64, stored: &[Stay], new: &[Stay]) ->
 /// Devices whose existence ends before `until_ns`.
 pub fn silent_devices(db: &Connection, until_ns: i64) -> Result<Vec<i64>> {
     let mut statement = db.prepare_cached(
-        // With MAX the other columns are of the row that has it: SQLite's documented rule for bare columns.
-        "SELECT device FROM (SELECT device, MAX(from_ns), to_ns FROM stay GROUP BY device) WHERE to_ns < ?1",
+        // Stays of a device do not overlap: the last to begin is the last to end.
+        "SELECT device FROM stay GROUP BY device HAVING MAX(to_ns) < ?1",
     )?;
     let rows = statement.query_map([until_ns], |row| row.get(0))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Every device that has a stay.
 pub fn devices(db: &Connection) -> Result<Vec<i64>> {
     let mut statement = db.prepare_cached("SELECT DISTINCT device FROM stay")?;
     let rows = statement.query_map([], |row| row.get(0))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// When a device was taken out of service, sorted.
 pub fn retired(db: &Connection, device: i64) -> Result<Vec<i64>> {
     let mut statement = db.prepare_cached("SELECT at_ns FROM retired WHERE device = ?1 ORDER BY at_ns")?;
     let rows = statement.query_map([device], |row| row.get(0))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Notes that a device was taken out of service.
@@ -194,18 +198,18 @@ pub fn coverage(db: &Connection, device: i64, from_ns: i64, to_ns: i64) -> Resul
         let span = Interval { start_ns: row.get(0)?, end_ns: row.get(1)? };
         Ok(Covered { span, cursor: row.get(2)?, tenure: row.get(3)? })
     })?;
-    Ok(Coverage::from_sorted(rows.collect::<rusqlite::Result<_>>()?))
+    Ok(Coverage::from_sorted(rows.collect::<sql::Result<_>>()?))
 }
 
 /// Replaces the covered intervals of a device that start within `[from_ns, to_ns)`.
 pub fn put_coverage(db: &Connection, device: i64, from_ns: i64, to_ns: i64, new: &Coverage) -> Result<()> {
     db.prepare_cached("DELETE FROM covered WHERE device = ?1 AND start_ns >= ?2 AND start_ns < ?3")?
         .execute([device, from_ns, to_ns])?;
-    let mut insert = db.prepare_cached("INSERT INTO covered VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for Covered { span, cursor, tenure } in new.intervals() {
-        insert.execute([device, span.start_ns, span.end_ns, *cursor, *tenure])?;
-    }
-    Ok(())
+    let row = |Covered { span, cursor, tenure }: &Covered| {
+        [device, span.start_ns, span.end_ns, *cursor, *tenure].map(Some)
+    };
+    let rows: Vec<_> = new.intervals().iter().map(row).collect();
+    Ok(db.insert_all("covered", "", &rows)?)
 }
 
 /// Notes time that an agent says it did not cover; device 0 stands for every device of the node.

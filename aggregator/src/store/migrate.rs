@@ -35,7 +35,7 @@ ALTER TABLE owner_3 RENAME TO owner;
 ";
 
 /// Rows got the MIG instance that they are of, and a device's slices became those of its tenure. What is there was of
-/// whole devices. Balances outgrew 64 bits.
+/// whole devices. Balances outgrew 64 bits, and what the ledger keeps of itself became text.
 const FROM_3: &str = "
 CREATE TABLE instance (
     id               INTEGER PRIMARY KEY,
@@ -105,6 +105,14 @@ CREATE TABLE balance_4 (
 INSERT INTO balance_4 SELECT owner, kind, time_ns, cost_nanos, unpriced_ns FROM balance;
 DROP TABLE balance;
 ALTER TABLE balance_4 RENAME TO balance;
+
+CREATE TABLE meta_4 (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT INTO meta_4 SELECT key, CASE typeof(value) WHEN 'blob' THEN lower(hex(value)) ELSE value END FROM meta;
+DROP TABLE meta;
+ALTER TABLE meta_4 RENAME TO meta;
 ";
 
 /// The tables of sums; each of them anew, since the key of a table without row ids cannot be changed.

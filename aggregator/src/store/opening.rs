@@ -1,9 +1,9 @@
 //! Where verification starts after a purge: the ledger as it stood at the horizon, under natural keys.
 
-use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use crate::store::sql::{Connection, OptionalExtension, params};
 
 type Result<T> = std::result::Result<T, StoreError>;
 

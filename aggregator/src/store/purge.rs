@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, params};
-
 use super::audit::{Buckets, sums_before};
 use super::opening::{Opening, OpeningDevice, OpeningTenure};
 use super::{StoreError, existence, opening, wide, write};
+use crate::store::sql::{self, Connection, OptionalExtension, params};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -18,14 +17,14 @@ pub fn opening_at(db: &Connection, horizon_ns: i64) -> Result<Opening> {
         balances.extend(before.balances.into_iter().map(|(owner, kind, sums)| ((owner, kind), sums)));
     }
     let [time, cost, unpriced] = ["time_ns", "cost_nanos", "unpriced_ns"].map(wide::sum);
-    let mut statement = db.prepare(&format!(
+    let mut statement = db.prepare_cached(&format!(
         "SELECT owner, kind, {time}, {cost}, {unpriced} FROM entry WHERE start < ?1 GROUP BY owner, kind"
     ))?;
     let mut rows = statement.query([horizon_ns])?;
     while let Some(row) = rows.next()? {
         let sums = balances.entry((row.get(0)?, row.get(1)?)).or_default();
         for (at, sum) in sums.iter_mut().enumerate() {
-            *sum += wide::read(row, 2 + 2 * at)?;
+            *sum += wide::read(&row, 2 + 2 * at)?;
         }
     }
     let mut devices = Vec::new();
@@ -47,7 +46,8 @@ pub fn opening_at(db: &Connection, horizon_ns: i64) -> Result<Opening> {
 fn freeze_facts(db: &Connection, horizon_ns: i64) -> Result<()> {
     db.execute(
         "UPDATE tenure SET facts = s.facts, facts_ns = s.facts_ns
-         FROM (SELECT tenure, MAX(start), facts, facts_ns FROM slot_state WHERE start < ?1 GROUP BY tenure) s
+         FROM slot_state s JOIN (SELECT tenure, MAX(start) AS start FROM slot_state WHERE start < ?1 GROUP BY tenure) l
+             ON l.tenure = s.tenure AND l.start = s.start
          WHERE s.tenure = tenure.id",
         [horizon_ns],
     )?;
@@ -116,7 +116,7 @@ fn claims(db: &Connection, tenure: i64) -> Result<Vec<(String, i64)>> {
         let epoch: [u8; 16] = row.get(0)?;
         Ok((epoch.iter().map(|byte| format!("{byte:02x}")).collect(), row.get(1)?))
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Deletes the detail before the horizon, hours before `hours_from_ns` and days before `days_from_ns`; the opening

@@ -1,10 +1,9 @@
 //! Windows that were not folded, and the journal as it is searched for them.
 
-use rusqlite::{Connection, OptionalExtension, params};
-
 use super::StoreError;
 use crate::ledger::coverage::Interval;
 use crate::model::{Id, NodeName};
+use crate::store::sql::{self, Connection, OptionalExtension, params};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -82,9 +81,9 @@ pub fn hold(
     (kind, reason): (&str, &str),
 ) -> Result<()> {
     db.prepare_cached(
-        "INSERT INTO quarantine (journal, window, device, start_ns, end_ns, kind, reason)
+        "INSERT INTO quarantine (journal, \"window\", device, start_ns, end_ns, kind, reason)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT DO UPDATE SET kind = excluded.kind, reason = excluded.reason, state = 0",
+         ON CONFLICT (journal, \"window\") DO UPDATE SET kind = excluded.kind, reason = excluded.reason, state = 0",
     )?
     .execute(params![
         journal,
@@ -107,7 +106,7 @@ pub fn set_state(db: &Connection, id: i64, state: State) -> Result<()> {
 /// True if this window of a journalled batch is held.
 pub fn is_held(db: &Connection, journal: i64, window: usize) -> Result<bool> {
     let found = db
-        .prepare_cached("SELECT 1 FROM quarantine WHERE journal = ?1 AND window = ?2 AND state = 0")?
+        .prepare_cached("SELECT 1 FROM quarantine q WHERE q.journal = ?1 AND q.window = ?2 AND q.state = 0")?
         .query_row(params![journal, i64::try_from(window).unwrap_or(i64::MAX)], |_| Ok(()))
         .optional()?;
     Ok(found.is_some())
@@ -121,7 +120,7 @@ pub fn held_overlapping(db: &Connection, device: &str, span: Interval) -> Result
     );
     let mut statement = db.prepare_cached(&sql)?;
     let rows = statement.query_map(params![device, span.start_ns, span.end_ns], record)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// One window by its number.
@@ -152,7 +151,7 @@ pub fn list(
     let mut statement = db.prepare_cached(&sql)?;
     let state = state.map(|state| state as u8);
     let rows = statement.query_map(params![after, device, state, limit.min(LIST_MAX)], record)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// How many windows are held, by kind.
@@ -161,7 +160,7 @@ pub fn held_counts(db: &Connection) -> Result<Vec<(String, i64)>> {
         "SELECT kind, COUNT(*) FROM quarantine WHERE state = 0 GROUP BY kind ORDER BY kind",
     )?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// A journalled batch by its number.
@@ -197,7 +196,7 @@ pub fn batches_within_behind(
 const JOURNALLED: &str = "SELECT j.id, j.node, n.cluster, n.name, j.epoch, j.seq, j.payload
     FROM journal j JOIN node n ON n.id = j.node";
 
-fn journalled(sql: &str, db: &Connection, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<Journalled>> {
+fn journalled(sql: &str, db: &Connection, params: &[&dyn sql::ToSql]) -> Result<Vec<Journalled>> {
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query(params)?;
     let mut found = Vec::new();
@@ -208,28 +207,28 @@ fn journalled(sql: &str, db: &Connection, params: &[&dyn rusqlite::ToSql]) -> Re
             node_id: row.get(1)?,
             node: NodeName { cluster: row.get(2)?, node: row.get(3)? },
             epoch: row.get(4)?,
-            seq: row.get::<_, i64>(5)?.unsigned_abs(),
-            payload: super::decompress(id, &row.get::<_, Vec<u8>>(6)?)?,
+            seq: row.get::<i64>(5)?.unsigned_abs(),
+            payload: super::decompress(id, &row.get::<Vec<u8>>(6)?)?,
         });
     }
     Ok(found)
 }
 
-fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
+fn record(row: &sql::Row<'_>) -> sql::Result<Record> {
     let state: i64 = row.get(8)?;
     let window: i64 = row.get(2)?;
     Ok(Record {
         id: row.get(0)?,
         journal: row.get(1)?,
-        window: usize::try_from(window).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(2, window))?,
+        window: usize::try_from(window).map_err(|_| sql::Error::out_of_range(2, window))?,
         device: row.get(3)?,
         span: Interval { start_ns: row.get(4)?, end_ns: row.get(5)? },
         kind: row.get(6)?,
         reason: row.get(7)?,
-        state: State::from_number(state).ok_or(rusqlite::Error::IntegralValueOutOfRange(8, state))?,
+        state: State::from_number(state).ok_or(sql::Error::out_of_range(8, state))?,
         node: NodeName { cluster: row.get(9)?, node: row.get(10)? },
         epoch: row.get(11)?,
-        seq: row.get::<_, i64>(12)?.unsigned_abs(),
+        seq: row.get::<i64>(12)?.unsigned_abs(),
         journalled_ns: row.get(13)?,
     })
 }
@@ -241,5 +240,5 @@ pub fn released_overlapping(db: &Connection, device: &str, span: Interval) -> Re
          WHERE device = ?1 AND start_ns < ?3 AND end_ns > ?2 AND state = 1",
     )?;
     let rows = statement.query_map(params![device, span.start_ns, span.end_ns], |row| row.get(0))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }

@@ -10,7 +10,8 @@ pub(super) const VERSION: i64 = 4;
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
-    value BLOB NOT NULL
+    -- numbers in decimal, bytes in hexadecimal
+    value TEXT NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE node (
@@ -172,10 +173,10 @@ CREATE TABLE owner (
     job_id       TEXT NOT NULL,
     step         TEXT NOT NULL,
     unit         TEXT NOT NULL,
-    user         TEXT NOT NULL,
+    \"user\"       TEXT NOT NULL,
     account      TEXT NOT NULL,
     partition    TEXT NOT NULL,
-    UNIQUE (kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, user, account, partition)
+    UNIQUE (kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, \"user\", account, partition)
 );
 
 -- A part of a partitioned device, in one life of it.
@@ -233,7 +234,7 @@ CREATE TABLE quarantine (
     id       INTEGER PRIMARY KEY,
     journal  INTEGER NOT NULL,
     -- position in the batch's windows
-    window   INTEGER NOT NULL,
+    \"window\" INTEGER NOT NULL,
     device   TEXT NOT NULL,
     start_ns INTEGER NOT NULL,
     end_ns   INTEGER NOT NULL,
@@ -242,7 +243,7 @@ CREATE TABLE quarantine (
     reason   TEXT NOT NULL,
     -- 0 held, 1 released by order, 2 folded after all because what stood against it went away
     state    INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (journal, window)
+    UNIQUE (journal, \"window\")
 );
 CREATE INDEX quarantine_device ON quarantine (device, start_ns);
 

@@ -1,7 +1,7 @@
 //! What holds for all that is read.
 
 use super::audit::{self, Buckets};
-use super::{Store, StoreError, closing, opening, purge};
+use super::{Store, StoreError, closing, opening, purge, sql};
 use crate::model::RowKind;
 
 #[test]
@@ -9,7 +9,7 @@ fn all_that_one_query_reads_is_of_one_moment() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let (readers, writer) = (store.readers(), store.writer().unwrap());
-    let nodes = |db: &rusqlite::Connection| -> Result<i64, StoreError> {
+    let nodes = |db: &sql::Connection| -> Result<i64, StoreError> {
         Ok(db.query_row("SELECT count(*) FROM node", [], |row| row.get(0))?)
     };
     let seen = readers.with(|db| {
@@ -65,9 +65,8 @@ fn a_query_without_end_is_given_up_in_the_middle_of_a_statement() {
         looks > 3
     };
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n";
-    let given_up = readers.until(expired, |db| Ok(db.query_row(endless, [], |row| row.get::<_, i64>(0))?));
+    let given_up = readers.until(expired, |db| Ok(db.query_row(endless, [], |row| row.get::<i64>(0))?));
     assert!(matches!(given_up, Err(StoreError::Interrupted)), "{given_up:?}");
-    let next =
-        readers.with(|db| Ok(db.query_row("SELECT COUNT(*) FROM node", [], |row| row.get::<_, i64>(0))?));
+    let next = readers.with(|db| Ok(db.query_row("SELECT COUNT(*) FROM node", [], |row| row.get::<i64>(0))?));
     assert_eq!(next.unwrap(), 0, "the connection is as good as before");
 }

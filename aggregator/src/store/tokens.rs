@@ -3,12 +3,12 @@
 //! A token is 32 random bytes; only its SHA-256 is stored, so a stolen store opens no door. It is shown once, by
 //! [`add`]. A `node` token is bound to one (cluster, node) and is good for ingest alone.
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row};
 use sha2::{Digest, Sha256};
 use tonnage_proto::limits::NAME_BYTES_MAX;
 
 use super::StoreError;
 use crate::model::NodeName;
+use crate::store::sql::{self, Connection, OptionalExtension, Row, params};
 
 pub use tonnage_proto::token::PREFIX;
 /// Tokens in one ledger.
@@ -69,8 +69,8 @@ pub enum TokenError {
     Store(#[from] StoreError),
 }
 
-impl From<rusqlite::Error> for TokenError {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<sql::Error> for TokenError {
+    fn from(error: sql::Error) -> Self {
         Self::Store(error.into())
     }
 }
@@ -105,12 +105,10 @@ pub fn add(connection: &Connection, name: &str, grant: &Grant, now_ns: i64) -> R
     let token = format!("{PREFIX}{digits}");
     let insert = "INSERT INTO token (name, role, cluster, node, sha256, created_ns)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let result = connection.execute(insert, (name, role, cluster, node, &hash(&token)[..], now_ns));
+    let result = connection.execute(insert, params![name, role, cluster, node, &hash(&token)[..], now_ns]);
     match result {
         Ok(_) => Ok(token),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            Err(TokenError::Taken { name: name.to_owned() })
-        }
+        Err(error) if error.is_conflict() => Err(TokenError::Taken { name: name.to_owned() }),
         Err(error) => Err(error.into()),
     }
 }
@@ -121,9 +119,9 @@ pub fn add(connection: &Connection, name: &str, grant: &Grant, now_ns: i64) -> R
 /// If the store fails.
 pub fn list(connection: &Connection) -> Result<Vec<Token>, StoreError> {
     let mut statement =
-        connection.prepare("SELECT name, role, cluster, node, created_ns FROM token ORDER BY name")?;
-    let rows = statement.query_and_then([], token)?;
-    rows.collect()
+        connection.prepare_cached("SELECT name, role, cluster, node, created_ns FROM token ORDER BY name")?;
+    let rows = statement.query_map([], |row| Ok(token(row)))?;
+    rows.map(|row| row?).collect()
 }
 
 /// Removes the token of this name; false if there is none. It stops working within a minute.

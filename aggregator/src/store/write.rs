@@ -1,10 +1,9 @@
 //! What the commit thread reads and writes, one typed function per statement. All within its transaction.
 
-use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
-
-use super::StoreError;
+use super::{StoreError, meta};
 use crate::ledger::settle::{Extent, Key, Row, Rows};
 use crate::model::{Device, Id, Instance, NodeFacts, NodeName, Owner, RowKind};
+use crate::store::sql::{self, Connection, OptionalExtension, Row as SqlRow, params};
 
 mod marks;
 
@@ -108,37 +107,27 @@ pub enum BatchCount {
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-macro_rules! row_params {
-    ($start:expr, $tenure:expr, $key:expr, $row:expr) => {
-        params![
-            $start,
-            $tenure,
-            $key.0,
-            $key.1,
-            $key.2 as u8,
-            $row.time_ns,
-            $row.busy_ns,
-            $row.memory_byte_seconds,
-            $row.energy_uj,
-            $row.method,
-            $row.cost_nanos,
-            $row.unpriced_ns
-        ]
-    };
-}
+/// A row of a slot, an hour or a day, as the tables have it.
+pub type TableRow = [Option<i64>; 12];
 
-macro_rules! add_sql {
-    ($table:literal) => {
-        concat!(
-            "INSERT INTO ",
-            $table,
-            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO UPDATE SET
-             time_ns = time_ns + excluded.time_ns, busy_ns = busy_ns + excluded.busy_ns,
-             memory_byte_seconds = memory_byte_seconds + excluded.memory_byte_seconds,
-             energy_uj = energy_uj + excluded.energy_uj, method = method | excluded.method,
-             cost_nanos = cost_nanos + excluded.cost_nanos, unpriced_ns = unpriced_ns + excluded.unpriced_ns"
-        )
-    };
+/// The same of a start, a tenure, a key and figures.
+#[must_use]
+pub fn table_row(start_ns: i64, tenure: i64, (instance, owner, kind): Key, row: &Row) -> TableRow {
+    [
+        start_ns,
+        tenure,
+        instance,
+        owner,
+        i64::from(kind as u8),
+        row.time_ns,
+        row.busy_ns,
+        row.memory_byte_seconds,
+        row.energy_uj,
+        i64::from(row.method),
+        row.cost_nanos,
+        row.unpriced_ns,
+    ]
+    .map(Some)
 }
 
 /// The store's number of a node, made on first use.
@@ -195,9 +184,10 @@ pub fn cursor(db: &Connection, node: i64, epoch: &Id) -> Result<Cursor> {
     if let Some(known) = find()? {
         return Ok(known);
     }
-    db.prepare_cached("INSERT INTO cursor (node, epoch, seq) VALUES (?1, ?2, 0)")?
-        .execute(params![node, &epoch[..]])?;
-    Ok(Cursor { id: db.last_insert_rowid(), seq: 0, backed_up_seq: 0 })
+    let id = db
+        .prepare_cached("INSERT INTO cursor (node, epoch, seq) VALUES (?1, ?2, 0) RETURNING id")?
+        .query_row(params![node, &epoch[..]], |row| row.get(0))?;
+    Ok(Cursor { id, seq: 0, backed_up_seq: 0 })
 }
 
 /// Moves the cursor from `from` to `to`. False if it did not stand at `from`: then nothing has changed.
@@ -208,15 +198,22 @@ pub fn move_cursor(db: &Connection, cursor: i64, from: u64, to: u64) -> Result<b
     Ok(moved == 1)
 }
 
+/// Notes that all up to `seq` is in a finished backup.
+pub fn backed_up(db: &Connection, cursor: i64, seq: i64) -> Result<()> {
+    db.prepare_cached("UPDATE cursor SET backed_up_seq = ?2 WHERE id = ?1 AND backed_up_seq < ?2")?
+        .execute([cursor, seq])?;
+    Ok(())
+}
+
 /// Writes to the journal; returns the entry's number.
 pub fn journal(db: &Connection, entry: &JournalEntry<'_>) -> Result<i64> {
     let payload = zstd::bulk::compress(entry.payload, 3)
         .map_err(|e| StoreError::Damaged { what: "zstd", detail: e.to_string() })?;
-    db.prepare_cached(
+    let mut insert = db.prepare_cached(
         "INSERT INTO journal (at_ns, kind, node, epoch, seq, sha256, outcome, detail, payload, from_ns, to_ns,
-         skew_ns) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-    )?
-    .execute(params![
+         skew_ns) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) RETURNING id",
+    )?;
+    let values = params![
         entry.at_ns,
         entry.kind as u8,
         entry.node,
@@ -229,8 +226,8 @@ pub fn journal(db: &Connection, entry: &JournalEntry<'_>) -> Result<i64> {
         entry.from_ns,
         entry.to_ns,
         entry.skew_ns
-    ])?;
-    Ok(db.last_insert_rowid())
+    ];
+    Ok(insert.query_row(values, |row| row.get(0))?)
 }
 
 /// Completes an entry of this transaction with what became of its batch.
@@ -331,19 +328,18 @@ pub fn owner(db: &Connection, owner: &Owner) -> Result<i64> {
         .prepare_cached(
             "SELECT id FROM owner WHERE kind = ?1 AND namespace = ?2 AND pod = ?3 AND pod_uid = ?4
              AND container = ?5 AND container_id = ?6 AND job_id = ?7 AND step = ?8 AND unit = ?9
-             AND user = ?10 AND account = ?11 AND partition = ?12",
+             AND \"user\" = ?10 AND account = ?11 AND partition = ?12",
         )?
         .query_row(values, |row| row.get(0))
         .optional()?;
     if let Some(id) = known {
         return Ok(id);
     }
-    db.prepare_cached(
+    let mut insert = db.prepare_cached(
         "INSERT INTO owner (kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit,
-         user, account, partition) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-    )?
-    .execute(values)?;
-    Ok(db.last_insert_rowid())
+         \"user\", account, partition) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) RETURNING id",
+    )?;
+    Ok(insert.query_row(values, |row| row.get(0))?)
 }
 
 /// A (slot, tenure) as stored; empty if it is new.
@@ -371,9 +367,9 @@ pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotState> {
     Ok(state)
 }
 
-fn slot_row(row: &SqlRow<'_>) -> rusqlite::Result<(Key, Row)> {
+fn slot_row(row: &SqlRow<'_>) -> sql::Result<(Key, Row)> {
     let kind: i64 = row.get(2)?;
-    let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(2, kind))?;
+    let kind = RowKind::from_number(kind).ok_or(sql::Error::out_of_range(2, kind))?;
     let figures = Row {
         time_ns: row.get(3)?,
         busy_ns: row.get(4)?,
@@ -386,34 +382,36 @@ fn slot_row(row: &SqlRow<'_>) -> rusqlite::Result<(Key, Row)> {
     Ok(((row.get(0)?, row.get(1)?, kind), figures))
 }
 
-/// Stores the state of a (slot, tenure) but for its rows. One without existence is not kept.
-pub fn put_slot_state(db: &Connection, start_ns: i64, tenure: i64, state: &SlotState) -> Result<()> {
-    if state.extent == Extent::default() {
-        db.prepare_cached("DELETE FROM slot_state WHERE start = ?1 AND tenure = ?2")?
-            .execute([start_ns, tenure])?;
-        return Ok(());
+/// Stores the states of (slot, tenure)s but for their rows. One without existence is not kept.
+pub fn put_slot_states<'a>(
+    db: &Connection,
+    states: impl Iterator<Item = (i64, i64, &'a SlotState)>,
+) -> Result<()> {
+    let mut rows = Vec::new();
+    for (start_ns, tenure, state) in states {
+        let Extent { existence_ns, covered_ns } = state.extent;
+        if state.extent == Extent::default() {
+            db.prepare_cached("DELETE FROM slot_state WHERE start = ?1 AND tenure = ?2")?
+                .execute([start_ns, tenure])?;
+            continue;
+        }
+        let [start_ns, tenure, existence_ns, covered_ns, facts, facts_ns] =
+            [start_ns, tenure, existence_ns, covered_ns, state.facts, state.facts_ns].map(Some);
+        rows.push([start_ns, tenure, existence_ns, covered_ns, facts, facts_ns, state.price_nanos]);
     }
-    db.prepare_cached("INSERT OR REPLACE INTO slot_state VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
-        params![
-            start_ns,
-            tenure,
-            state.extent.existence_ns,
-            state.extent.covered_ns,
-            state.facts,
-            state.facts_ns,
-            state.price_nanos
-        ],
-    )?;
-    Ok(())
+    let conflict = "ON CONFLICT (start, tenure) DO UPDATE SET existence_ns = excluded.existence_ns,
+        covered_ns = excluded.covered_ns, facts = excluded.facts, facts_ns = excluded.facts_ns,
+        price_nanos = excluded.price_nanos";
+    Ok(db.insert_all("slot_state", conflict, &rows)?)
 }
 
-/// Stores one row of a slot as it is now.
-pub fn put_row(db: &Connection, start_ns: i64, tenure: i64, key: Key, row: &Row) -> Result<()> {
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO slot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-    )?
-    .execute(row_params!(start_ns, tenure, key, row))?;
-    Ok(())
+/// Stores rows of slots as they are now; each key once.
+pub fn put_rows(db: &Connection, rows: &[TableRow]) -> Result<()> {
+    let conflict = "ON CONFLICT (start, tenure, instance, owner, kind) DO UPDATE SET
+        time_ns = excluded.time_ns, busy_ns = excluded.busy_ns, memory_byte_seconds = excluded.memory_byte_seconds,
+        energy_uj = excluded.energy_uj, method = excluded.method, cost_nanos = excluded.cost_nanos,
+        unpriced_ns = excluded.unpriced_ns";
+    Ok(db.insert_all("slot", conflict, rows)?)
 }
 
 /// Removes a row that is nothing any more.
@@ -425,21 +423,21 @@ pub fn remove_row(db: &Connection, start_ns: i64, tenure: i64, key: Key) -> Resu
     Ok(())
 }
 
-/// Adds a difference to the hour's or the day's row.
-pub fn add_to_rollup(
-    db: &Connection,
-    rollup: Rollup,
-    start_ns: i64,
-    tenure: i64,
-    key: Key,
-    difference: &Row,
-) -> Result<()> {
-    let sql = match rollup {
-        Rollup::Hour => add_sql!("hour"),
-        Rollup::Day => add_sql!("day"),
+/// Adds differences to the rows of hours or days; each key once.
+pub fn add_to_rollup(db: &Connection, rollup: Rollup, differences: &[TableRow]) -> Result<()> {
+    let table = match rollup {
+        Rollup::Hour => "hour",
+        Rollup::Day => "day",
     };
-    db.prepare_cached(sql)?.execute(row_params!(start_ns, tenure, key, difference))?;
-    Ok(())
+    let conflict = format!(
+        "ON CONFLICT (start, tenure, instance, owner, kind) DO UPDATE SET
+         time_ns = {table}.time_ns + excluded.time_ns, busy_ns = {table}.busy_ns + excluded.busy_ns,
+         memory_byte_seconds = {table}.memory_byte_seconds + excluded.memory_byte_seconds,
+         energy_uj = {table}.energy_uj + excluded.energy_uj, method = {table}.method | excluded.method,
+         cost_nanos = {table}.cost_nanos + excluded.cost_nanos,
+         unpriced_ns = {table}.unpriced_ns + excluded.unpriced_ns"
+    );
+    Ok(db.insert_all(table, &conflict, differences)?)
 }
 
 /// Keys of up to `limit` slots behind `after`, in their order.
@@ -448,25 +446,17 @@ pub fn slots_after(db: &Connection, after: (i64, i64), limit: u32) -> Result<Vec
         "SELECT start, tenure FROM slot_state WHERE (start, tenure) > (?1, ?2) ORDER BY start, tenure LIMIT ?3",
     )?;
     let rows = statement.query_map(params![after.0, after.1, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Text of the price book by which every slot was priced last; `None` before the first.
 pub fn applied_book(db: &Connection) -> Result<Option<String>> {
-    meta_text(db, "price_book")
+    meta::get(db, "price_book")
 }
 
 /// Notes that every slot is priced by this book.
 pub fn set_applied_book(db: &Connection, text: &str) -> Result<()> {
-    db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('price_book', ?1)")?.execute([text])?;
-    Ok(())
-}
-
-fn meta_text(db: &Connection, key: &str) -> Result<Option<String>> {
-    Ok(db
-        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
-        .query_row([key], |row| row.get(0))
-        .optional()?)
+    meta::set(db, "price_book", text)
 }
 
 fn sql_u64(value: u64) -> Result<i64> {

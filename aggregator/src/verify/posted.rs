@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::Connection;
-
 use super::Report;
 use crate::model::RowKind;
+use crate::store::Connection;
 use crate::store::StoreError;
 use crate::store::audit;
 use crate::store::closing::{self, Posted};

@@ -7,7 +7,6 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
-use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 use tonnage_proto::limits::{CLAIM_NS_MAX, CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MAX, DAY_NS, SLOT_NS};
 use tonnage_proto::metering as pb;
@@ -17,6 +16,7 @@ use super::measured::{Measured, instance, owner, priced};
 use super::{Report, parse_book};
 use crate::model::{Instance, NodeFacts, NodeName, Order, Owner};
 use crate::prices::{Book, PriceFacts, Rate};
+use crate::store::Connection;
 use crate::store::StoreError;
 use crate::store::audit::{self, Bucket, BucketKey, Entry};
 use crate::store::opening::{Opening, OpeningDevice};

@@ -199,7 +199,7 @@ impl Ledger {
     }
 
     pub(super) fn verify(&self) -> anyhow::Result<()> {
-        let report = verify::verify(&mut Store::open(&self.folder)?.writer()?)?;
+        let report = verify::verify(&Store::open(&self.folder)?.writer()?)?;
         anyhow::ensure!(report.conserved(), "verify: {report}");
         Ok(())
     }

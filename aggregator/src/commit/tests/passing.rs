@@ -141,7 +141,7 @@ fn whatever_was_changed_in_what_is_posted_is_found() {
         ledger.verify();
         let db = ledger.db();
         assert!(db.execute(change, []).unwrap() > 0, "{change}");
-        let report = verify::verify(&mut ledger.db()).unwrap();
+        let report = verify::verify(&ledger.db()).unwrap();
         assert!(!report.conserved() && report.first.is_some(), "{change}: {report}");
     }
 }
@@ -186,7 +186,7 @@ fn after_a_purge_the_rest_still_verifies_and_what_was_purged_is_frozen() {
     ledger.verify();
     let db = ledger.db();
     db.execute("UPDATE day SET cost_nanos = cost_nanos + 1 WHERE start = ?1", [BEGIN]).unwrap();
-    assert!(!verify::verify(&mut ledger.db()).unwrap().conserved(), "frozen days are compared by their sums");
+    assert!(!verify::verify(&ledger.db()).unwrap().conserved(), "frozen days are compared by their sums");
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn only_one_process_closes() {
     other.commit_now(vec![Submission::Tick]);
     let db = ledger.db();
     let fence =
-        |db: &Connection| db.query_row("SELECT fence FROM lease", [], |row| row.get::<_, i64>(0)).unwrap();
+        |db: &Connection| db.query_row("SELECT fence FROM lease", [], |row| row.get::<i64>(0)).unwrap();
     assert_eq!(fence(&db), 1);
     ledger.at(200);
     other.commit_now(vec![Submission::Tick]);

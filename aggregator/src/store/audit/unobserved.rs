@@ -1,11 +1,10 @@
 //! Why time is unobserved: what devices existed for and nobody covers, against what agents say and what is
 //! quarantined.
 
-use rusqlite::{Connection, params};
-
 use crate::ledger::coverage::Interval;
 use crate::model::NodeName;
 use crate::store::StoreError;
+use crate::store::sql::{self, Connection, params};
 
 /// A stretch of existence that nobody observed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,11 +86,11 @@ pub fn unobserved(
     Ok(())
 }
 
-fn spans(db: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<Interval>, StoreError> {
+fn spans(db: &Connection, sql: &str, params: &[&dyn sql::ToSql]) -> Result<Vec<Interval>, StoreError> {
     let mut statement = db.prepare_cached(sql)?;
     let rows =
         statement.query_map(params, |row| Ok(Interval { start_ns: row.get(0)?, end_ns: row.get(1)? }))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Parts `whole` into what lies outside of `by` and what lies within. Both are sorted; those of `whole` do not

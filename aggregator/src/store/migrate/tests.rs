@@ -69,6 +69,12 @@ fn written(folder: &Path) {
     }
 }
 
+/// The ledger in `folder`, brought up where it must be.
+fn opened(folder: &Path) -> Connection {
+    drop(Store::open(folder).unwrap());
+    Connection::open(folder.join(FILE)).unwrap()
+}
+
 fn tables(db: &Connection) -> Vec<String> {
     let mut statement =
         db.prepare("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").unwrap();
@@ -133,7 +139,7 @@ fn columns(db: &Connection, table: &str) -> Vec<String> {
 }
 
 fn verified(folder: &Path) {
-    let report = verify::verify(&mut Store::open(folder).unwrap().writer().unwrap()).unwrap();
+    let report = verify::verify(&Store::open(folder).unwrap().writer().unwrap()).unwrap();
     assert!(report.conserved() && report.entries > 0 && report.batches == 4, "{report:?}");
 }
 
@@ -145,14 +151,14 @@ fn a_ledger_of_a_version_before_is_brought_up_and_loses_nothing() {
         written(&new);
         as_version(version, &new, &old);
         // What the version before knew is what this one wrote, and that is there again.
-        let expected = contents(&Store::open(&new).unwrap().writer().unwrap());
+        let expected = contents(&opened(&new));
         let filled = expected.iter().filter(|(_, rows)| !rows.is_empty()).count();
         assert!(filled > 15, "{filled} tables have rows");
         assert!(expected.iter().any(|(table, rows)| table == "owner" && rows.len() == 4), "{expected:?}");
 
-        let db = Store::open(&old).unwrap().writer().unwrap();
+        let db = opened(&old);
         assert_eq!(contents(&db), expected, "from version {}", version.0);
-        assert_eq!(shape(&db), shape(&Store::open(&new).unwrap().writer().unwrap()));
+        assert_eq!(shape(&db), shape(&opened(&new)));
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
         assert_eq!(version, schema::VERSION);
         verified(&old);

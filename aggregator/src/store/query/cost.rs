@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, Row, ToSql};
-
 use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension};
 use super::ranges::Range;
 use crate::model::{GpuTime, RowKind};
+use crate::store::sql::{self, Connection, Row, ToSql};
 use crate::store::{StoreError, wide};
 
 /// Groups that one query may find; each is held in memory.
@@ -171,8 +170,8 @@ impl From<StoreError> for QueryError {
     }
 }
 
-impl From<rusqlite::Error> for QueryError {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<sql::Error> for QueryError {
+    fn from(error: sql::Error) -> Self {
         StoreError::from(error).into()
     }
 }
@@ -199,13 +198,13 @@ pub fn cost(
                 return Err(QueryError::Expired);
             }
             seen = seen.wrapping_add(1);
-            let (kind, sums) = read(row)?;
+            let (kind, sums) = read(&row)?;
             totals.add(&sums);
             let owned = matches!(kind, RowKind::Held | RowKind::Intruder);
             if !owned && !query.idle {
                 continue;
             }
-            let key: Result<Vec<_>, _> = query.by.iter().map(|by| by.value(row, kind)).collect();
+            let key: Result<Vec<_>, _> = query.by.iter().map(|by| by.value(&row, kind)).collect();
             let sentinel = !owned && !by_device;
             groups.entry((sentinel, key?)).or_default().add(&sums);
             if groups.len() > GROUPS_MAX {
@@ -247,7 +246,7 @@ pub(super) fn summed() -> (String, String) {
 }
 
 /// Figures in the order of [`SUMMED`], whose columns begin at `first`.
-pub(super) fn figures(row: &Row<'_>, first: usize) -> rusqlite::Result<[i128; 6]> {
+pub(super) fn figures(row: &Row<'_>, first: usize) -> sql::Result<[i128; 6]> {
     let mut figures = [0; 6];
     for (at, figure) in figures.iter_mut().enumerate() {
         *figure = wide::read(row, first + 2 * at)?;

@@ -1,9 +1,9 @@
 //! What rows of the ledger can be grouped by, and the value that a row has there.
 
-use rusqlite::Row;
 use tonnage_proto::rest::sentinel;
 
 use crate::model::{OwnerKind, RowKind};
+use crate::store::sql::{self, Row};
 
 /// Columns in the order in which [`Dimension::value`] reads them.
 pub(super) const COLUMNS: &str = "n.cluster, n.name, d.uuid, d.model, o.kind, o.namespace, o.pod, o.pod_uid,
@@ -78,9 +78,8 @@ impl Dimension {
     }
 
     /// The value of `row`, which begins with [`COLUMNS`].
-    pub(super) fn value(self, row: &Row<'_>, kind: RowKind) -> Result<String, rusqlite::Error> {
-        let text =
-            |column: usize| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str_or_null()?.unwrap_or(""));
+    pub(super) fn value(self, row: &Row<'_>, kind: RowKind) -> Result<String, sql::Error> {
+        let text = |column: usize| Ok::<_, sql::Error>(row.text(column)?.unwrap_or(""));
         let device = match self {
             Self::Cluster => Some(0),
             Self::Node => Some(1),

@@ -3,13 +3,13 @@
 //! Reads only. Whoever is asked about becomes the store's numbers ([`find`]), then the tenures of the slot ([`tenures`]),
 //! then each one's rows ([`slot`]). Limits are the caller's: every list takes how many of it are wanted.
 
-use rusqlite::{Connection, OptionalExtension, params};
 use tonnage_proto::limits::{DAY_NS, SLOT_NS};
 
 use crate::ledger::settle::{Extent, Key, Row};
 use crate::model::{Instance, NodeFacts, Owner, RowKind};
 use crate::store::audit::owner_of;
 use crate::store::existence::{self, TenureRecord};
+use crate::store::sql::{self, Connection, OptionalExtension, params};
 use crate::store::{StoreError, write};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -59,7 +59,8 @@ pub const NEAREST_DAYS: i64 = 92;
 
 /// The columns of an owner, as [`owner_of`] reads them.
 const OWNER: &str =
-    "kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, user, account, partition";
+    "o.kind, o.namespace, o.pod, o.pod_uid, o.container, o.container_id, o.job_id, o.step, o.unit, o.user,
+    o.account, o.partition";
 
 /// The store's numbers of a subject; `None` if the ledger never heard of it.
 ///
@@ -69,7 +70,7 @@ pub fn find(db: &Connection, subject: &Subject) -> Result<Option<Who>> {
     let ids = |sql: &str, text: &str| -> Result<Vec<i64>> {
         let mut statement = db.prepare_cached(sql)?;
         let rows = statement.query_map([text], |row| row.get(0))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        Ok(rows.collect::<sql::Result<_>>()?)
     };
     Ok(match subject {
         Subject::Device(uuid) => existence::device_by_uuid(db, uuid)?.map(Who::Device),
@@ -96,12 +97,11 @@ pub fn owners_in(db: &Connection, who: &Who, start_ns: i64) -> Result<Vec<(i64, 
     let mut statement = db.prepare_cached(&format!(
         "SELECT DISTINCT o.id, n.cluster, {OWNER} FROM slot s JOIN owner o ON o.id = s.owner
          JOIN tenure t ON t.id = s.tenure JOIN node n ON n.id = t.node
-         WHERE s.start = ?1 AND s.owner IN (SELECT value FROM json_each(?2)) ORDER BY o.id, n.cluster",
-        OWNER = OWNER.split(", ").map(|column| format!("o.{column}")).collect::<Vec<_>>().join(", ")
+         WHERE s.start = ?1 AND s.owner IN (SELECT CAST(value AS BIGINT) FROM json_each(?2)) ORDER BY o.id, n.cluster"
     ))?;
     let rows = statement
         .query_map(params![start_ns, who.json()], |row| Ok((row.get(0)?, row.get(1)?, owner_of(row, 2)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Tenures that have rows of a [`Who`] in a slot, by device; of one cluster, or of all.
@@ -112,13 +112,13 @@ pub fn tenures(db: &Connection, who: &Who, start_ns: i64, cluster: Option<&str>)
     let found = match who {
         Who::Device(_) => {
             "SELECT s.tenure FROM slot_state s JOIN tenure t ON t.id = s.tenure
-            WHERE s.start = ?1 AND t.device IN (SELECT value FROM json_each(?2))"
+            WHERE s.start = ?1 AND t.device IN (SELECT CAST(value AS BIGINT) FROM json_each(?2))"
         }
         Who::Instances(_) => {
-            "SELECT tenure FROM slot WHERE start = ?1 AND instance IN (SELECT value FROM json_each(?2))"
+            "SELECT tenure FROM slot WHERE start = ?1 AND instance IN (SELECT CAST(value AS BIGINT) FROM json_each(?2))"
         }
         Who::Owners(_) => {
-            "SELECT tenure FROM slot WHERE start = ?1 AND owner IN (SELECT value FROM json_each(?2))"
+            "SELECT tenure FROM slot WHERE start = ?1 AND owner IN (SELECT CAST(value AS BIGINT) FROM json_each(?2))"
         }
     };
     let mut statement = db.prepare_cached(&format!(
@@ -126,7 +126,7 @@ pub fn tenures(db: &Connection, who: &Who, start_ns: i64, cluster: Option<&str>)
          WHERE t.id IN ({found}) AND (?3 IS NULL OR n.cluster = ?3) ORDER BY n.cluster, n.name, d.uuid, t.id"
     ))?;
     let rows = statement.query_map(params![start_ns, who.json(), cluster], |row| row.get(0))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
 
 /// Start of the slot nearest to the one at `start_ns` that has rows of a [`Who`] in one cluster, or in any, and that is at
@@ -149,7 +149,7 @@ pub fn nearest(
     let one = |table: &str, days: i64| -> Result<Option<i64>> {
         let sql = format!(
             "SELECT r.start FROM {table} r JOIN tenure t ON t.id = r.tenure JOIN node n ON n.id = t.node
-             WHERE {column} IN (SELECT value FROM json_each(?2)) AND r.start >= ?3 AND r.start < ?4
+             WHERE {column} IN (SELECT CAST(value AS BIGINT) FROM json_each(?2)) AND r.start >= ?3 AND r.start < ?4
              AND (?5 IS NULL OR n.cluster = ?5) ORDER BY abs(r.start - ?1) LIMIT 1"
         );
         let first_ns = start_ns.saturating_sub(days * DAY_NS).max(from_ns);
@@ -174,15 +174,16 @@ pub fn nearest(
 /// If the store fails.
 pub fn asked(db: &Connection, who: &Who, start_ns: i64, tenure: i64) -> Result<(i64, i64, u32)> {
     let theirs = match who {
-        Who::Device(_) => "?3 IS NOT NULL",
-        Who::Instances(_) => "s.instance IN (SELECT value FROM json_each(?3))",
-        Who::Owners(_) => "s.owner IN (SELECT value FROM json_each(?3))",
+        Who::Device(_) => "CAST(?3 AS TEXT) IS NOT NULL",
+        Who::Instances(_) => "s.instance IN (SELECT CAST(value AS BIGINT) FROM json_each(?3))",
+        Who::Owners(_) => "s.owner IN (SELECT CAST(value AS BIGINT) FROM json_each(?3))",
     };
     let sql = format!(
-        "SELECT COALESCE(SUM(s.time_ns), 0), COALESCE(SUM(s.cost_nanos), 0), t.slices FROM tenure t
+        "SELECT CAST(COALESCE(SUM(s.time_ns), 0) AS BIGINT), CAST(COALESCE(SUM(s.cost_nanos), 0) AS BIGINT), t.slices
+         FROM tenure t
          LEFT JOIN slot s ON s.tenure = t.id AND s.start = ?1 AND {theirs} WHERE t.id = ?2 GROUP BY t.id"
     );
-    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let read = |row: &sql::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     Ok(db.prepare_cached(&sql)?.query_row(params![start_ns, tenure, who.json()], read)?)
 }
 
@@ -228,7 +229,7 @@ pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotRecord> {
 }
 
 fn owner(db: &Connection, id: i64) -> Result<Option<Owner>> {
-    let sql = format!("SELECT {OWNER} FROM owner WHERE id = ?1");
+    let sql = format!("SELECT {OWNER} FROM owner o WHERE o.id = ?1");
     Ok(db.prepare_cached(&sql)?.query_row([id], |row| owner_of(row, 0)).optional()?)
 }
 
@@ -247,7 +248,7 @@ fn instance(db: &Connection, tenure: &TenureRecord, id: i64) -> Result<Option<In
                 slices: row.get(3)?,
                 uuid: row.get(4)?,
                 profile: row.get(5)?,
-                memory_bytes: row.get::<_, i64>(6)?.unsigned_abs(),
+                memory_bytes: row.get::<i64>(6)?.unsigned_abs(),
             })
         })
         .optional()?;
@@ -279,9 +280,9 @@ pub fn entries(
     limit: usize,
 ) -> Result<Vec<EntryRecord>> {
     let theirs = match who {
-        Who::Device(_) => "?4 IS NOT NULL",
-        Who::Instances(_) => "instance IN (SELECT value FROM json_each(?4))",
-        Who::Owners(_) => "owner IN (SELECT value FROM json_each(?4))",
+        Who::Device(_) => "CAST(?4 AS TEXT) IS NOT NULL",
+        Who::Instances(_) => "instance IN (SELECT CAST(value AS BIGINT) FROM json_each(?4))",
+        Who::Owners(_) => "owner IN (SELECT CAST(value AS BIGINT) FROM json_each(?4))",
     };
     let mut statement = db.prepare_cached(&format!(
         "SELECT id, checkpoint, corrects, instance, owner, kind, time_ns, cost_nanos FROM entry
@@ -292,7 +293,7 @@ pub fn entries(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (instance, owner, kind): (i64, i64, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
-        let kind = RowKind::from_number(kind).ok_or(rusqlite::Error::IntegralValueOutOfRange(5, kind))?;
+        let kind = RowKind::from_number(kind).ok_or(sql::Error::out_of_range(5, kind))?;
         found.push(EntryRecord {
             id: row.get(0)?,
             checkpoint: row.get(1)?,
@@ -313,12 +314,12 @@ pub fn entries(
 /// If the store fails.
 pub fn cursors(db: &Connection, start_ns: i64, tenure: &TenureRecord) -> Result<Vec<(i64, [u8; 16])>> {
     let mut statement = db.prepare_cached(
-        "SELECT DISTINCT c.node, c.epoch FROM covered v JOIN cursor c ON c.id = v.cursor
+        "SELECT DISTINCT c.node, c.epoch, c.id FROM covered v JOIN cursor c ON c.id = v.cursor
          WHERE v.device = ?1 AND v.start_ns >= ?2 AND v.start_ns < ?3 AND v.tenure = ?4 ORDER BY c.id",
     )?;
     let rows = statement
         .query_map(params![tenure.device, start_ns, start_ns + SLOT_NS, tenure.id], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.collect::<sql::Result<_>>()?)
 }

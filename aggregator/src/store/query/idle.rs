@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OptionalExtension, Row};
 use tonnage_proto::limits::SLOT_NS;
 use tonnage_proto::method::{BUSY_INSTANCE, BUSY_PROCESS, HELD_ALLOCATION};
 
@@ -14,6 +13,7 @@ use super::cost::{Filter, GROUPS_MAX, QueryError, figures, kind, summed};
 use super::ranges::Range;
 use crate::model::{GpuTime, NodeName, Owner, OwnerKind, RowKind};
 use crate::store::audit::owner_of;
+use crate::store::sql::{Connection, OptionalExtension, Row};
 
 const OWNER: &str =
     "o.kind, o.namespace, o.pod, o.pod_uid, o.container, o.container_id, o.job_id, o.step, o.unit,
@@ -148,7 +148,7 @@ pub fn idle(
                 return Err(QueryError::Expired);
             }
             seen = seen.wrapping_add(1);
-            lists.take(row, range.table.width_ns())?;
+            lists.take(&row, range.table.width_ns())?;
             if lists.held.len() + lists.intruders.len() + lists.unattributed.len() > GROUPS_MAX {
                 return Err(QueryError::TooManyGroups);
             }

@@ -1,11 +1,11 @@
 //! What there is: nodes, devices, and how new the newest usage is.
 
-use rusqlite::{Connection, OptionalExtension, Row};
 use tonnage_proto::limits::slot_start;
 
 use super::ranges::Kept;
 use crate::model::{Instance, NodeFacts, NodeName};
 use crate::store::StoreError;
+use crate::store::sql::{self, Connection, OptionalExtension, Row};
 use crate::store::write::{self, Mark};
 
 /// A node as the ledger knows it.
@@ -95,7 +95,7 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
     )?;
     let mut instances = connection.prepare_cached(
         "SELECT i.generation, i.gpu_instance, i.compute_instance, i.slices, i.uuid, i.profile, i.memory_bytes,
-             MAX(s.kind = 0) FROM slot s JOIN instance i ON i.id = s.instance WHERE s.start = ?1 AND s.tenure = ?2
+             MAX(CASE s.kind WHEN 0 THEN 1 ELSE 0 END) FROM slot s JOIN instance i ON i.id = s.instance WHERE s.start = ?1 AND s.tenure = ?2
          GROUP BY i.id ORDER BY i.gpu_instance, i.compute_instance, i.generation, i.id",
     )?;
     let mut rows = statement.query([])?;
@@ -104,15 +104,15 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
         let (to_ns, tenure): (i64, i64) = (row.get(7)?, row.get(8)?);
         // The slot in which the tenure's last nanosecond lies: its row is found by the key.
         let newest_slot = slot_start(to_ns.saturating_sub(1));
-        let json: Option<String> = facts.query_row((newest_slot, tenure), |row| row.get(0)).optional()?;
+        let json: Option<String> = facts.query_row([newest_slot, tenure], |row| row.get(0)).optional()?;
         let (uuid, observed_until_ns): (String, i64) = (row.get(0)?, row.get(9)?);
         let observed_slot = slot_start(observed_until_ns.saturating_sub(1));
-        let there = instances.query_map((observed_slot, tenure), |row| instance(row, &uuid))?;
+        let there = instances.query_map([observed_slot, tenure], |row| instance(row, &uuid))?;
         devices.push(DeviceRecord {
             instances: there.collect::<Result<_, _>>()?,
             uuid,
             model: row.get(1)?,
-            memory_bytes: count(row, 2)?,
+            memory_bytes: count(&row, 2)?,
             slices: row.get(3)?,
             node: NodeName { cluster: row.get(4)?, node: row.get(5)? },
             from_ns: row.get(6)?,
@@ -124,7 +124,7 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
     Ok(devices)
 }
 
-fn instance(row: &Row<'_>, device: &str) -> Result<(Instance, bool), rusqlite::Error> {
+fn instance(row: &Row<'_>, device: &str) -> Result<(Instance, bool), sql::Error> {
     let instance = Instance {
         device: device.to_owned(),
         generation: row.get(0)?,
@@ -159,9 +159,9 @@ pub fn newest_usage_ns(connection: &Connection) -> Result<Option<i64>, StoreErro
         .query_row("SELECT MAX(covered_until_ns) FROM tenure WHERE to_ns > 0", [], |row| row.get(0))?)
 }
 
-fn count(row: &Row<'_>, column: usize) -> Result<u64, rusqlite::Error> {
+fn count(row: &Row<'_>, column: usize) -> Result<u64, sql::Error> {
     let number: i64 = row.get(column)?;
-    u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
+    u64::try_from(number).map_err(|_| sql::Error::out_of_range(column, number))
 }
 
 fn parse(json: &str) -> Result<NodeFacts, StoreError> {

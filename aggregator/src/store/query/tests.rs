@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rusqlite::Connection;
 use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS};
 
 use super::*;
 use crate::model::{GpuTime, RowKind};
 use crate::store::Store;
+use crate::store::sql::{Connection, params};
 
 mod idle;
 
@@ -30,20 +30,21 @@ fn ledger() -> (tempfile::TempDir, Connection) {
     let folder = tempfile::tempdir().unwrap();
     let db = Store::open(folder.path()).unwrap().writer().unwrap();
     for (id, cluster) in [(1, "a"), (2, "b")] {
-        db.execute("INSERT INTO node (id, cluster, name) VALUES (?1, ?2, 'n')", (id, cluster)).unwrap();
+        db.execute("INSERT INTO node (id, cluster, name) VALUES (?1, ?2, 'n')", params![id, cluster])
+            .unwrap();
     }
     for id in 1..=4_i64 {
         db.execute("INSERT INTO device VALUES (?1, 'GPU-' || ?1, 'H100', 80, 0, '', '')", [id]).unwrap();
         db.execute(
             "INSERT INTO tenure (id, device, node, life, slices, claimed_ns, to_ns, covered_until_ns)
              VALUES (?1, ?1, 1 + ?1 % 2, '', ?3, 0, ?2, ?2)",
-            (id, id * SLOT_NS, slices(id)),
+            params![id, id * SLOT_NS, slices(id)],
         )
         .unwrap();
     }
     for (id, kind, namespace, pod, job) in OWNERS {
         let insert = "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, iif(?2 = 2, 'uid-' || ?1, ''), '', '', ?5, '', '', '', '', '')";
-        db.execute(insert, (id, kind, namespace, pod, job)).unwrap();
+        db.execute(insert, params![id, kind, namespace, pod, job]).unwrap();
     }
     (folder, db)
 }
@@ -84,9 +85,7 @@ fn random_facts(rng: &mut StdRng, db: &Connection) -> Vec<Fact> {
             let start = start - start % width;
             db.execute(
                 &sql,
-                rusqlite::params![
-                    start, tenure, owner, kind, time, busy, memory, energy, method, cost, unpriced
-                ],
+                params![start, tenure, owner, kind, time, busy, memory, energy, method, cost, unpriced],
             )
             .unwrap();
         }
@@ -184,7 +183,7 @@ fn keys(db: &Connection, query: &CostQuery) -> Vec<(Vec<String>, bool)> {
 
 fn one_of_each(db: &Connection) {
     for (owner, kind) in [(1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (0, 3)] {
-        db.execute("INSERT INTO slot VALUES (0, 1, 0, ?1, ?2, 5, 0, 0, 0, 0, 7, 0)", (owner, kind)).unwrap();
+        db.execute("INSERT INTO slot VALUES (0, 1, 0, ?1, ?2, 5, 0, 0, 0, 0, 7, 0)", [owner, kind]).unwrap();
     }
 }
 
@@ -234,7 +233,7 @@ fn nodes_and_devices_are_told_by_their_newest_tenure() {
     db.execute(
         "INSERT INTO tenure (id, device, node, life, slices, claimed_ns, from_ns, to_ns, covered_until_ns)
          VALUES (9, 1, 1, 'again', 1, ?1, ?1, ?2, ?2)",
-        (8 * SLOT_NS, 9 * SLOT_NS),
+        [8 * SLOT_NS, 9 * SLOT_NS],
     )
     .unwrap();
     db.execute("INSERT INTO facts VALUES (1, '{\"instance_type\":\"\",\"region\":\"r\",\"zone\":\"\",\"capacity_type\":\"\",\"labels\":{}}')", []).unwrap();

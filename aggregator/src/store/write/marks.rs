@@ -1,8 +1,7 @@
 //! Numbers that the ledger keeps of itself: how far it has got.
 
-use rusqlite::{Connection, OptionalExtension, params};
-
 use super::Result;
+use crate::store::{Connection, StoreError, meta};
 
 /// A number that the ledger keeps of itself; 0 before it was first set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,15 +31,12 @@ impl Mark {
 
 /// Reads a mark.
 pub fn mark(db: &Connection, mark: Mark) -> Result<i64> {
-    let value = db
-        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
-        .query_row([mark.key()], |row| row.get(0))
-        .optional()?;
-    Ok(value.unwrap_or(0))
+    let Some(text) = meta::get(db, mark.key())? else { return Ok(0) };
+    let damaged = |_| StoreError::Damaged { what: "meta", detail: format!("{} is {text:?}", mark.key()) };
+    text.parse().map_err(damaged)
 }
 
 /// Sets a mark.
 pub fn set_mark(db: &Connection, mark: Mark, at_ns: i64) -> Result<()> {
-    db.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?.execute(params![mark.key(), at_ns])?;
-    Ok(())
+    meta::set(db, mark.key(), &at_ns.to_string())
 }

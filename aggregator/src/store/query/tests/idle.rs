@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::OwnerKind;
+use crate::store::sql::params;
 
 const BY_ALLOCATION: u32 = 2;
 const BUSY_KNOWN: u32 = 16;
@@ -15,7 +16,7 @@ fn row(db: &Connection, slot: i64, tenure: i64, owner: i64, kind: i64, figures: 
     let [time, busy, cost] = figures;
     db.execute(
         "INSERT INTO slot VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, 0, 9, ?7, ?8, 0)",
-        (slot * SLOT_NS, tenure, owner, kind, time, busy, method, cost),
+        params![slot * SLOT_NS, tenure, owner, kind, time, busy, method, cost],
     )
     .unwrap();
 }

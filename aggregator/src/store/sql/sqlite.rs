@@ -1,0 +1,51 @@
+//! SQLite's side of [`super`].
+
+use rusqlite::types::{ToSqlOutput, Value, ValueRef as Native};
+use rusqlite::{Connection, ParamsFromIter, Row, ToSql};
+
+use super::{Error, Result, ValueRef};
+
+/// Steps of SQLite's machine between two looks at the time: some microseconds.
+pub(super) const OPS_PER_LOOK: i32 = 10_000;
+
+impl ToSql for ValueRef<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Null => ToSqlOutput::Owned(Value::Null),
+            Self::Integer(number) => ToSqlOutput::Owned(Value::Integer(*number)),
+            Self::Text(text) => ToSqlOutput::Borrowed(Native::Text(text.as_bytes())),
+            Self::Blob(bytes) => ToSqlOutput::Borrowed(Native::Blob(bytes)),
+        })
+    }
+}
+
+pub(super) fn bound<'a>(values: &'a [ValueRef<'a>]) -> ParamsFromIter<&'a [ValueRef<'a>]> {
+    rusqlite::params_from_iter(values)
+}
+
+pub(super) fn value<'a>(row: &'a Row<'_>, at: usize) -> Result<ValueRef<'a>> {
+    match row.get_ref(at)? {
+        Native::Null => Ok(ValueRef::Null),
+        Native::Integer(number) => Ok(ValueRef::Integer(number)),
+        Native::Text(text) => std::str::from_utf8(text)
+            .map(ValueRef::Text)
+            .map_err(|e| Error::Value { at, found: format!("text that is not UTF-8: {e}") }),
+        Native::Blob(bytes) => Ok(ValueRef::Blob(bytes)),
+        Native::Real(number) => Err(Error::Value { at, found: number.to_string() }),
+    }
+}
+
+pub(super) fn insert_all<const N: usize>(
+    db: &Connection,
+    table: &str,
+    conflict: &str,
+    rows: &[[Option<i64>; N]],
+) -> Result<()> {
+    let values: Vec<String> = (1..=N).map(|at| format!("?{at}")).collect();
+    let sql = format!("INSERT INTO {table} VALUES ({}) {conflict}", values.join(", "));
+    let mut statement = db.prepare_cached(&sql)?;
+    for row in rows {
+        statement.execute(rusqlite::params_from_iter(row))?;
+    }
+    Ok(())
+}
