@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use tonnage_runtime::clock::Clock;
 
-use crate::config::TokenCommand;
+use crate::config::{self, StoreArgs, TokenCommand};
 use crate::model::NodeName;
 use crate::prices::watch::{self, Files};
 use crate::store::tokens::{self, Grant, Role};
-use crate::store::{self, Store, backup};
+use crate::store::{self, Location, backup, transfer};
 use crate::verify;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -18,9 +18,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 ///
 /// # Errors
 /// If there is no ledger, or it cannot be read.
-pub fn verify_ledger(data: &Path) -> Result<bool> {
-    let store = existing(data)?;
-    let report = verify::verify(&store.writer()?)?;
+pub fn verify_ledger(store: StoreArgs) -> Result<bool> {
+    let store = store.resolve()?.existing()?;
+    let report = verify::verify(&store.reader()?)?;
     println!("{} batches, {} windows read from the journal", report.batches, report.windows);
     println!("{} entries posted under {} checkpoints", report.entries, report.checkpoints);
     println!("{report}");
@@ -31,8 +31,8 @@ pub fn verify_ledger(data: &Path) -> Result<bool> {
 ///
 /// # Errors
 /// If the file exists or cannot be written.
-pub fn backup(data: &Path, file: &Path) -> Result<()> {
-    let done = backup::backup(&existing(data)?, file)?;
+pub fn backup(store: StoreArgs, file: &Path) -> Result<()> {
+    let done = backup::backup(&store.resolve()?.existing()?, file)?;
     println!("{} bytes, {} batches in {}", done.bytes, done.batches, file.display());
     Ok(())
 }
@@ -41,21 +41,49 @@ pub fn backup(data: &Path, file: &Path) -> Result<()> {
 ///
 /// # Errors
 /// If it is no sound backup, or a ledger is there and may not be replaced.
-pub fn restore(data: &Path, file: &Path, replace: bool, simulated_clock: Option<&Path>) -> Result<()> {
+pub fn restore(store: StoreArgs, file: &Path, replace: bool, simulated_clock: Option<&Path>) -> Result<()> {
     let clock = simulated_clock.map_or_else(|| Ok(Clock::system()), Clock::simulated)?;
-    let done = backup::restore(file, data, replace, clock.wall_ns())?;
+    let done = match store.resolve()? {
+        Location::Folder(data) => backup::restore(file, &data, replace, clock.wall_ns())?,
+        Location::Database(_) if replace => {
+            return Err("replace: a database is not moved aside; name an empty one".into());
+        }
+        database @ Location::Database(_) => {
+            backup::restore_to_server(file, &database.open()?, clock.wall_ns())?
+        }
+    };
     if let Some(aside) = done.aside {
         println!("the ledger that was there is in {}", aside.display());
     }
-    println!("{} batches restored to {}; agents send again what is missing", done.batches, data.display());
+    println!("{} batches restored; agents send again what is missing", done.batches);
     Ok(())
+}
+
+/// Copies a ledger to where none is.
+///
+/// # Errors
+/// If there is none, an aggregator runs on it, or the target holds one.
+pub fn migrate(from: &str, to: &str) -> Result<()> {
+    let (from, to) = (config::place("from", from)?, config::place("to", to)?);
+    let source = from.existing()?;
+    let _alone = (from.lock()?, to.lock_new()?);
+    let target = to.open()?;
+    let copied = transfer::copy(&source.reader()?, &target.writer()?)?;
+    println!("{} rows copied", copied.rows);
+    println!(
+        "slots sum to {} slice-nanoseconds and {} nano-units of money in both",
+        copied.time_ns, copied.cost_nanos
+    );
+    let report = verify::verify(&target.reader()?)?;
+    println!("{report}");
+    if report.conserved() { Ok(()) } else { Err("the copy does not verify; keep the old ledger".into()) }
 }
 
 /// Declares the ledger to continue another.
 ///
 /// # Errors
 /// If the id is none, or the store cannot be written.
-pub fn succeed(data: &Path, ledger_id: &str) -> Result<()> {
+pub fn succeed(store: StoreArgs, ledger_id: &str) -> Result<()> {
     let digits = |at: usize| u8::from_str_radix(ledger_id.get(at..at + 2)?, 16).ok();
     let id: Option<Vec<u8>> = (0..16).map(|at| digits(at * 2)).collect();
     let Some(id) = id.filter(|_| ledger_id.len() == 32) else {
@@ -63,7 +91,7 @@ pub fn succeed(data: &Path, ledger_id: &str) -> Result<()> {
             format!("ledger_id: {ledger_id:?} is no ledger's id; it has 32 hexadecimal digits").into()
         );
     };
-    store::set_succeeds(&Store::open(data)?.writer()?, &id)?;
+    store::set_succeeds(&store.resolve()?.open()?.writer()?, &id)?;
     println!("agents of ledger {ledger_id} will send here; restart the aggregator if it runs");
     Ok(())
 }
@@ -118,11 +146,11 @@ pub fn token(command: TokenCommand, clock: &Clock) -> Result<()> {
                     (None, Some(node), Some(cluster)) => Grant::Node(NodeName { cluster, node }),
                     _ => return Err("use either --role, or --node with --cluster".into()),
                 };
-            let connection = Store::open(&store.data)?.writer()?;
+            let connection = store.resolve()?.open()?.writer()?;
             println!("{}", tokens::add(&connection, &name, &grant, clock.wall_ns())?);
         }
         TokenCommand::List { store } => {
-            for token in tokens::list(&existing(&store.data)?.writer()?)? {
+            for token in tokens::list(&store.resolve()?.existing()?.writer()?)? {
                 match token.grant {
                     Grant::Role(role) => println!("{}\t{}", token.name, role.name()),
                     Grant::Node(NodeName { cluster, node }) => {
@@ -132,18 +160,10 @@ pub fn token(command: TokenCommand, clock: &Clock) -> Result<()> {
             }
         }
         TokenCommand::Remove { store, name } => {
-            if !tokens::remove(&existing(&store.data)?.writer()?, &name)? {
+            if !tokens::remove(&store.resolve()?.existing()?.writer()?, &name)? {
                 return Err(format!("name: there is no token {name:?}").into());
             }
         }
     }
     Ok(())
-}
-
-/// Reading commands must not make an empty ledger where a path is mistyped.
-fn existing(data: &Path) -> Result<Store> {
-    if !data.join(store::FILE).exists() {
-        return Err(format!("data: there is no ledger in {}", data.display()).into());
-    }
-    Ok(Store::open(data)?)
 }

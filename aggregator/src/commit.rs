@@ -276,6 +276,7 @@ impl Committer {
         let started_ns = self.clock.monotonic_ns();
         let now_ns = self.clock.wall_ns();
         let db = self.db.begin()?;
+        take_up(&db, &self.holder, (&mut self.working, &mut self.book, &mut self.repricing))?;
         let mut done = Vec::with_capacity(group.len());
         for submission in group {
             done.push(match submission {
@@ -357,6 +358,7 @@ impl Committer {
     fn try_due(&mut self) -> Result<bool, CommitError> {
         let now_ns = self.clock.wall_ns();
         let db = self.db.begin()?;
+        take_up(&db, &self.holder, (&mut self.working, &mut self.book, &mut self.repricing))?;
         let more = close::step(&db, &mut self.working, (&self.book, self.retention), &self.holder, now_ns)?;
         self.working.write(&db, &self.book)?;
         db.commit()?;
@@ -379,8 +381,9 @@ impl Committer {
     }
 
     fn try_reprice(&mut self) -> Result<(), CommitError> {
-        let Some(after) = self.repricing else { return Ok(()) };
         let db = self.db.begin()?;
+        take_up(&db, &self.holder, (&mut self.working, &mut self.book, &mut self.repricing))?;
+        let Some(after) = self.repricing else { return Ok(()) };
         let slots = write::slots_after(&db, after, REPRICE_MAX)?;
         for (start_ns, tenure) in &slots {
             self.working.slot(&db, *start_ns, *tenure)?.dirty = true;
@@ -395,6 +398,28 @@ impl Committer {
         self.working.trim(self.clock.wall_ns());
         Ok(())
     }
+}
+
+/// Where several aggregators write one ledger, what another wrote since makes what this one remembers old, and the book
+/// in force is the one that was journalled last, whoever had it.
+fn take_up(
+    db: &Connection,
+    holder: &str,
+    (working, book, repricing): (&mut Working, &mut Arc<Book>, &mut Option<(i64, i64)>),
+) -> Result<(), CommitError> {
+    if write::take_pen(db, holder)? {
+        return Ok(());
+    }
+    *working = Working::default();
+    if let Some(text) = write::newest_book(db)?.filter(|text| text != book.text()) {
+        let newest = Book::parse(&text)
+            .map_err(|e| StoreError::Damaged { what: "price book in the journal", detail: e.to_string() })?;
+        *book = Arc::new(newest);
+        if write::applied_book(db)?.as_deref() != Some(book.text()) {
+            *repricing = Some((i64::MIN, 0));
+        }
+    }
+    Ok(())
 }
 
 fn rand_u64() -> Result<u64, StoreError> {

@@ -16,6 +16,8 @@ use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
 use tracing::level_filters::LevelFilter;
 
+use crate::store::Location;
+
 /// Takes in what agents sealed, keeps the ledger, prices it, and answers over REST.
 #[derive(Debug, Parser)]
 #[command(name = "tonnage-aggregator", version)]
@@ -48,6 +50,14 @@ pub enum Command {
         /// For tests: a clock that stands in this file.
         #[arg(long, value_name = "FILE", hide = true)]
         simulated_clock: Option<PathBuf>,
+    },
+    /// Copy a whole ledger to a place that holds none yet: from a folder to a database, or back. No aggregator may run.
+    Migrate {
+        /// A folder, or the URL of a database, or a file with such a URL
+        #[arg(long, value_name = "PLACE")]
+        from: String,
+        #[arg(long, value_name = "PLACE")]
+        to: String,
     },
     /// Declare that this ledger continues a lost one, so that its agents send here what they have.
     Succeed {
@@ -101,11 +111,60 @@ pub enum TokenCommand {
     },
 }
 
+/// A place by one word: the URL of a database, a file with such a URL, or else a folder.
+///
+/// # Errors
+/// If it looks like a URL and is none.
+pub fn place(field: &'static str, word: &str) -> Result<Location, SettingsError> {
+    let (data, database_url, database_url_file) = if word.contains("://") {
+        (None, Some(word.to_owned()), None)
+    } else if PathBuf::from(word).is_file() {
+        (None, None, Some(word.into()))
+    } else {
+        (Some(word.into()), None, None)
+    };
+    StoreArgs { data, database_url, database_url_file }.resolve().map_err(|e| wrong(field, "", e.to_string()))
+}
+
+/// Where the ledger is: a folder, or a database.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
-    /// Folder of the ledger.
-    #[arg(long = "data", value_name = "DIR", env = "TONNAGE_DATA", default_value = DATA)]
-    pub data: PathBuf,
+    /// Folder of the ledger [default: /var/lib/tonnage-aggregator]
+    #[arg(long, value_name = "DIR", env = "TONNAGE_DATA")]
+    data: Option<PathBuf>,
+    /// A database of PostgreSQL for the ledger instead of a folder: postgres://USER@HOST:PORT/NAME, without a password
+    #[arg(long, value_name = "URL", env = "TONNAGE_DATABASE_URL")]
+    database_url: Option<String>,
+    /// File with such a URL, which may have a password
+    #[arg(long, value_name = "FILE", env = "TONNAGE_DATABASE_URL_FILE")]
+    database_url_file: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// # Errors
+    /// If more than one place is named, or a URL is none.
+    pub fn resolve(self) -> Result<Location, SettingsError> {
+        let Self { data, database_url, database_url_file } = self;
+        let url = match (database_url, database_url_file) {
+            (None, None) => return Ok(Location::Folder(data.unwrap_or_else(|| DATA.into()))),
+            (Some(_), Some(_)) => {
+                return Err(wrong("database_url", "", "use either it or database_url_file"));
+            }
+            (Some(url), None) => ("database_url", Location::database(&url, false)),
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(&path).map_err(|e| {
+                    wrong("database_url_file", path.display(), format!("cannot be read: {e}"))
+                })?;
+                ("database_url_file", Location::database(text.trim(), true))
+            }
+        };
+        let (field, location) = url;
+        if data.is_some() {
+            return Err(wrong("data", "", format!("use either it or {field}")));
+        }
+        // The URL may hold a secret, so it is not shown.
+        location.map_err(|e| wrong(field, "", e.to_string()))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -113,9 +172,8 @@ pub struct ServeArgs {
     /// TOML file with any of these settings under their names (with underscores).
     #[arg(long, value_name = "FILE", env = "TONNAGE_CONFIG")]
     config: Option<PathBuf>,
-    /// Folder of the ledger [default: /var/lib/tonnage-aggregator]
-    #[arg(long, value_name = "DIR", env = "TONNAGE_DATA")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// REST, metrics and health [default: 127.0.0.1:7788]
     #[arg(long, value_name = "ADDRESS", env = "TONNAGE_LISTEN_HTTP")]
     listen_http: Option<SocketAddr>,
@@ -188,6 +246,8 @@ impl SupervisorArgs {
 #[serde(deny_unknown_fields)]
 struct File {
     data: Option<PathBuf>,
+    database_url: Option<String>,
+    database_url_file: Option<PathBuf>,
     listen_http: Option<SocketAddr>,
     listen_grpc: Option<SocketAddr>,
     tls_cert: Option<PathBuf>,
@@ -209,7 +269,7 @@ const DATA: &str = "/var/lib/tonnage-aggregator";
 /// Validated settings of `serve`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub data: PathBuf,
+    pub store: Location,
     pub listen_http: SocketAddr,
     pub listen_grpc: SocketAddr,
     /// For `listen_grpc`; `None` = it speaks plain HTTP/2.
@@ -234,10 +294,20 @@ impl ServeArgs {
     /// If the file cannot be used, or a setting is wrong.
     pub fn resolve(self) -> Result<Config, SettingsError> {
         let file: File = settings::read(self.config.as_deref())?;
+        let StoreArgs { data, database_url, database_url_file } = self.store;
+        // Whatever place is named nearer, it stands for all of them.
+        let named = data.is_some() || database_url.is_some() || database_url_file.is_some();
+        let store = if named {
+            StoreArgs { data, database_url, database_url_file }
+        } else {
+            let File { data, database_url, database_url_file, .. } = &file;
+            let (data, database_url_file) = (data.clone(), database_url_file.clone());
+            StoreArgs { data, database_url: database_url.clone(), database_url_file }
+        };
         let log_level = parsed("log_level", file.log_level)?;
         let log_format = parsed("log_format", file.log_format)?;
         let config = Config {
-            data: self.data.or(file.data).unwrap_or_else(|| DATA.into()),
+            store: store.resolve()?,
             listen_http: self.listen_http.or(file.listen_http).unwrap_or(([127, 0, 0, 1], 7788).into()),
             listen_grpc: self.listen_grpc.or(file.listen_grpc).unwrap_or(([127, 0, 0, 1], 7787).into()),
             tls: tls(
@@ -336,7 +406,11 @@ mod tests {
         let file = file("data = '/a'\nlisten_http = '127.0.0.1:1'\n");
         let path = file.path().to_str().unwrap();
         let config = resolve(&["--config", path, "--listen-http", "127.0.0.1:2"]).unwrap();
-        assert_eq!(config.data, Path::new("/a"));
+        assert!(
+            matches!(&config.store, Location::Folder(data) if data == Path::new("/a")),
+            "{:?}",
+            config.store
+        );
         assert_eq!(config.listen_http.port(), 2);
         assert_eq!(config.listen_grpc.port(), 7787);
     }
@@ -378,6 +452,29 @@ mod tests {
         let tls =
             resolve(&["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"]).unwrap().tls.unwrap();
         assert_eq!((tls.client_ca.as_deref(), tls.require_client_cert), (Some(Path::new("a")), false));
+    }
+
+    #[test]
+    fn a_ledger_is_in_one_place_and_its_password_in_a_file() {
+        let secret = file("postgres://t:s3cret@db/tonnage\n");
+        let path = secret.path().to_str().unwrap();
+        for (args, said) in [
+            (&["--database-url", "postgres://t@db/tonnage", "--data", "/a"][..], "data: "),
+            (&["--database-url", "postgres://t@db/x", "--database-url-file", "/a"], "database_url: "),
+            (&["--database-url", "postgres://t:s3cret@db/tonnage"], "database_url_file"),
+            (&["--database-url", "mysql://t@db/tonnage"], "postgres://"),
+            (&["--database-url", "postgres://t@db"], "names no database"),
+            (&["--database-url-file", "/nowhere"], "database_url_file"),
+        ] {
+            let error = resolve(args).unwrap_err().to_string();
+            assert!(error.contains(said) && !error.contains("s3cret"), "{args:?}: {error}");
+        }
+        let config = resolve(&["--database-url-file", path]).unwrap();
+        assert!(matches!(&config.store, Location::Database(_)));
+        assert!(!format!("{config:?}").contains("s3cret"));
+        let file = file("data = '/a'\n");
+        let args = ["--config", file.path().to_str().unwrap(), "--database-url", "postgres://t@db/x"];
+        assert!(matches!(resolve(&args).unwrap().store, Location::Database(_)), "a flag beats the file");
     }
 
     #[test]

@@ -29,12 +29,13 @@ fn main() -> ExitCode {
                 return ExitCode::from(USAGE);
             }
         },
-        Command::Verify(store) => admin::verify_ledger(&store.data),
-        Command::Backup { store, file } => admin::backup(&store.data, &file).map(|()| true),
+        Command::Verify(store) => admin::verify_ledger(store),
+        Command::Backup { store, file } => admin::backup(store, &file).map(|()| true),
+        Command::Migrate { from, to } => admin::migrate(&from, &to).map(|()| true),
         Command::Restore { store, file, replace, simulated_clock } => {
-            admin::restore(&store.data, &file, replace, simulated_clock.as_deref()).map(|()| true)
+            admin::restore(store, &file, replace, simulated_clock.as_deref()).map(|()| true)
         }
-        Command::Succeed { store, ledger_id } => admin::succeed(&store.data, &ledger_id).map(|()| true),
+        Command::Succeed { store, ledger_id } => admin::succeed(store, &ledger_id).map(|()| true),
         Command::Token(command) => admin::token(command, &Clock::system()).map(|()| true),
         Command::CheckPrices { file, nodes_file } => admin::check_prices(file, nodes_file).map(|()| true),
     };

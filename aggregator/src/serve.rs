@@ -78,8 +78,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let tls = config.tls.clone().map(|files| Tls::load(files, &clock)).transpose()?.map(Arc::new);
     let http = listen("listen_http", config.listen_http).await?;
     let grpc = listen("listen_grpc", config.listen_grpc).await?;
-    let store = Store::open(&config.data)?;
-    let _alone = store::lock(&config.data)?;
+    let store = config.store.open()?;
+    let _alone = config.store.lock()?;
     let readers = store.readers();
     let identity = readers.with(store::identity)?;
     let (watcher, prices) = prices(&config, &store)?;

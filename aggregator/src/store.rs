@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 pub use embedded::lock;
 pub use sql::Connection;
+use tokio_postgres::Config;
 
 pub mod audit;
 pub mod backup;
@@ -21,8 +22,10 @@ pub mod purge;
 pub mod quarantine;
 pub mod query;
 mod schema;
+pub mod server;
 pub mod sql;
 pub mod tokens;
+pub mod transfer;
 mod wide;
 pub mod write;
 
@@ -59,6 +62,18 @@ pub enum StoreError {
     Older { path: PathBuf, found: i64, known: i64 },
     #[error("store {path}: another aggregator runs on it; stop that one first")]
     Taken { path: PathBuf },
+    #[error("data: there is no ledger in {path}")]
+    NoLedger { path: PathBuf },
+    #[error("store: the target holds a ledger that something has entered already; use an empty one")]
+    Occupied,
+    #[error("database URL: {0}; use postgres://user@host:port/database")]
+    Url(String),
+    #[error(
+        "store: the database has schema version {found}, this program knows up to {known}; use a newer program"
+    )]
+    NewerServer { found: i64, known: i64 },
+    #[error("store: the database has schema version {found}, this program reads {known}")]
+    OlderServer { found: i64, known: i64 },
     #[error("store: SQL failed")]
     Sql(#[source] sql::Error),
     #[error("store: a query was given up")]
@@ -73,10 +88,91 @@ impl From<sql::Error> for StoreError {
     }
 }
 
+/// Where the ledger is to be.
+#[derive(Debug, Clone)]
+pub enum Location {
+    /// A folder with a file of SQLite.
+    Folder(PathBuf),
+    /// A database of PostgreSQL.
+    Database(Box<Config>),
+}
+
+impl Location {
+    /// By a URL, which may only have a password if `secret` says so.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn database(url: &str, secret: bool) -> Result<Self, StoreError> {
+        let config = server::parse(url)?;
+        if config.get_password().is_some() && !secret {
+            let text = "it has a password, which everybody sees among the processes: put it into a file, and name that by \
+                        database_url_file";
+            return Err(StoreError::Url(text.to_owned()));
+        }
+        Ok(Self::Database(Box::new(config)))
+    }
+
+    /// Opens the ledger there, making it if there is none.
+    ///
+    /// # Errors
+    /// As [`Store::open`] and [`Store::connect`].
+    pub fn open(&self) -> Result<Store, StoreError> {
+        match self {
+            Self::Folder(folder) => Store::open(folder),
+            Self::Database(config) => Store::connect(Config::clone(config)),
+        }
+    }
+
+    /// The same, but makes no ledger.
+    ///
+    /// # Errors
+    /// If there is none, or as [`Location::open`].
+    pub fn existing(&self) -> Result<Store, StoreError> {
+        match self {
+            // A path may be mistyped; a database was made by somebody.
+            Self::Folder(folder) if !folder.join(FILE).exists() => {
+                Err(StoreError::NoLedger { path: folder.clone() })
+            }
+            location => location.open(),
+        }
+    }
+
+    /// Takes it for this process alone, where it must be: a database has room for more.
+    ///
+    /// # Errors
+    /// If another process has it.
+    pub fn lock(&self) -> Result<Option<std::fs::File>, StoreError> {
+        match self {
+            Self::Folder(folder) => lock(folder).map(Some),
+            Self::Database(_) => Ok(None),
+        }
+    }
+}
+
+impl Location {
+    /// [`Location::lock`] where the folder may have to be made first.
+    ///
+    /// # Errors
+    /// If it cannot be made, or another process has it.
+    pub fn lock_new(&self) -> Result<Option<std::fs::File>, StoreError> {
+        if let Self::Folder(folder) = self {
+            std::fs::create_dir_all(folder)
+                .map_err(|source| StoreError::Folder { path: folder.clone(), source })?;
+        }
+        self.lock()
+    }
+}
+
 /// Where the ledger lies. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Store {
-    path: PathBuf,
+pub struct Store(Place);
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// A file of SQLite.
+    Embedded(PathBuf),
+    /// A database of PostgreSQL.
+    Server(Arc<Config>),
 }
 
 impl Store {
@@ -86,7 +182,24 @@ impl Store {
     /// If the folder or the file cannot be made or read, was written by a version that this one does not read, or is to
     /// be brought up while an aggregator runs on it.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        Ok(Self { path: embedded::open(folder)? })
+        #[cfg(test)]
+        if let Some(store) = tests::on_a_server(folder)? {
+            return Ok(store);
+        }
+        Self::in_file(folder)
+    }
+
+    fn in_file(folder: &Path) -> Result<Self, StoreError> {
+        Ok(Self(Place::Embedded(embedded::open(folder)?)))
+    }
+
+    /// Opens the ledger in a database of PostgreSQL, making its tables if there are none.
+    ///
+    /// # Errors
+    /// If the database cannot be reached or written, or has a schema that this version does not read.
+    pub fn connect(config: Config) -> Result<Self, StoreError> {
+        server::open(&config)?;
+        Ok(Self(Place::Server(Arc::new(config))))
     }
 
     /// A connection that writes. The ledger has one writer: only the commit thread keeps one, and short
@@ -95,7 +208,10 @@ impl Store {
     /// # Errors
     /// If the file cannot be opened.
     pub fn writer(&self) -> Result<Connection, StoreError> {
-        embedded::writer(&self.path)
+        match &self.0 {
+            Place::Embedded(path) => embedded::writer(path),
+            Place::Server(config) => Ok(Connection::connect(Config::clone(config))?),
+        }
     }
 
     /// A connection that only reads, for one long look.
@@ -103,17 +219,26 @@ impl Store {
     /// # Errors
     /// If the file cannot be opened.
     pub fn reader(&self) -> Result<Connection, StoreError> {
-        embedded::reader(&self.path)
+        self.0.reader()
     }
 
     /// A pool of reading connections.
     #[must_use]
     pub fn readers(&self) -> Readers {
         Readers(Arc::new(Pool {
-            path: self.path.clone(),
+            place: self.0.clone(),
             state: Mutex::new((Vec::new(), 0)),
             returned: Condvar::new(),
         }))
+    }
+}
+
+impl Place {
+    fn reader(&self) -> Result<Connection, StoreError> {
+        match self {
+            Self::Embedded(path) => embedded::reader(path),
+            Self::Server(config) => Ok(Connection::connect(Config::clone(config))?),
+        }
     }
 }
 
@@ -123,7 +248,7 @@ pub struct Readers(Arc<Pool>);
 
 #[derive(Debug)]
 struct Pool {
-    path: PathBuf,
+    place: Place,
     /// Connections at rest, and how many exist.
     state: Mutex<(Vec<Connection>, usize)>,
     returned: Condvar,
@@ -181,7 +306,7 @@ impl Readers {
             state = self.0.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        embedded::reader(&self.0.path).inspect_err(|_| {
+        self.0.place.reader().inspect_err(|_| {
             self.0.state.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
             self.0.returned.notify_one();
         })

@@ -11,8 +11,8 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::prices::Book;
-use crate::store::Store;
 use crate::store::tokens::{self, Grant, Role};
+use crate::store::{Store, server};
 
 const NODES: &str = "[[node]]\nname = \"n*\"\ninstance_type = \"dgx\"\n";
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"4\"\nunit = \"gpu_hour\"\n";
@@ -46,7 +46,13 @@ mod explain;
 
 /// The slot is [0, 900 s); now is 1000 s.
 fn site() -> Site {
-    site_of(|store, _| store.writer().unwrap().execute_batch(&seed()).unwrap())
+    site_of(|store, _| {
+        let db = store.writer().unwrap();
+        for table in ["slot", "slot_state", "entry", "hour", "day"] {
+            server::make_room(&db, table, std::iter::once(0)).unwrap();
+        }
+        db.execute_batch(&seed()).unwrap();
+    })
 }
 
 /// A site whose ledger was filled in this way.

@@ -103,10 +103,10 @@ pub(super) fn batch(
     Ok(committed(Outcome::Quarantined, detail, kinds))
 }
 
-/// Journals a book that is not the one in force. True if slots must be priced again.
+/// Journals a book that is not the one in force, which is the last in the journal. True if slots must be priced again.
 pub(super) fn book(db: &Connection, book: &Book, now_ns: i64) -> Result<bool, CommitError> {
-    if write::applied_book(db)?.as_deref() == Some(book.text()) {
-        return Ok(false);
+    if write::newest_book(db)?.as_deref() == Some(book.text()) {
+        return Ok(write::applied_book(db)?.as_deref() != Some(book.text()));
     }
     let sha256 = book.sha256();
     let entry = JournalEntry {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection as Sqlite, OpenFlags};
 
 use super::write::{self, JournalEntry, JournalKind};
-use super::{FILE, Store, StoreError, embedded, identity, lock, meta, migrate, schema};
+use super::{Connection, FILE, Store, StoreError, embedded, identity, lock, meta, migrate, schema, transfer};
 
 /// A backup cannot be made or taken back; what was there before is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,12 @@ pub fn backup(store: &Store, file: &Path) -> Result<Done, BackupError> {
     }
     let text = partial.to_str().ok_or_else(|| bad("is not UTF-8"))?;
     // One read transaction: all of one moment. Writers go on beside it.
-    embedded::reader(&store.path)?.execute("VACUUM INTO ?1", [text]).map_err(StoreError::from)?;
+    let reader = store.reader()?;
+    if reader.is_server() {
+        transfer::copy(&reader, &embedded::create(&partial)?)?;
+    } else {
+        reader.execute("VACUUM INTO ?1", [text]).map_err(StoreError::from)?;
+    }
     let copy = open(&partial)?;
     let mut cursors = Vec::new();
     {
@@ -108,7 +113,7 @@ pub fn restore(file: &Path, data: &Path, replace: bool, now_ns: i64) -> Result<D
     }
     let partial = data.join(format!("{FILE}.restoring"));
     let bytes = std::fs::copy(file, &partial).map_err(io("the copy", &partial))?;
-    let batches = renew(&partial, now_ns)?;
+    let batches = renew(&embedded::writer(&partial)?, now_ns)?;
     std::fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(io("the copy", &partial))?;
     let mut aside = None;
     if target.exists() {
@@ -126,6 +131,24 @@ pub fn restore(file: &Path, data: &Path, replace: bool, now_ns: i64) -> Result<D
     std::fs::rename(&partial, &target).map_err(io("the ledger", &target))?;
     sync_folder(&target).map_err(io("data", data))?;
     Ok(Done { bytes, batches, aside })
+}
+
+/// Makes the ledger in an empty database go on from a backup.
+///
+/// # Errors
+/// If `file` is no sound ledger of this version, or the database holds one.
+pub fn restore_to_server(file: &Path, store: &Store, now_ns: i64) -> Result<Done, BackupError> {
+    let bad = |reason| BackupError::File { path: file.to_owned(), reason };
+    check(file).map_err(bad)?;
+    let version =
+        open(file).and_then(|db| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)));
+    if version.as_ref().ok() != Some(&schema::VERSION) {
+        return Err(bad("is of an earlier version: restore it to a folder, and migrate that".to_owned()));
+    }
+    let bytes = std::fs::metadata(file).map_or(0, |found| found.len());
+    let target = store.writer()?;
+    transfer::copy(&embedded::reader(file)?, &target)?;
+    Ok(Done { bytes, batches: renew(&target, now_ns)?, aside: None })
 }
 
 /// Is it a ledger, and whole?
@@ -152,8 +175,7 @@ fn check(file: &Path) -> Result<(), String> {
 }
 
 /// Gives the copy another incarnation. All that it holds is, after all, in a backup.
-fn renew(copy: &Path, now_ns: i64) -> Result<i64, StoreError> {
-    let db = embedded::writer(copy)?;
+fn renew(db: &Connection, now_ns: i64) -> Result<i64, StoreError> {
     let transaction = db.begin()?;
     let incarnation = i64::try_from(identity(&transaction)?.incarnation).unwrap_or(i64::MAX - 1);
     // Two restores of one backup are two incarnations.

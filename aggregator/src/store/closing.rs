@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{StoreError, wide};
+use super::{StoreError, server, wide};
 use crate::ledger::settle::{Key, Row, WHOLE};
 use crate::model::RowKind;
 use crate::store::sql::{self, Connection, OptionalExtension, params};
@@ -108,7 +108,8 @@ pub fn first_slot(db: &Connection, from_ns: i64) -> Result<Option<i64>> {
 pub fn is_incomplete(db: &Connection, until_ns: i64) -> Result<bool> {
     let found = db
         .prepare_cached(
-            "SELECT 1 FROM (SELECT device, MAX(from_ns) AS from_ns, covered_ns FROM stay GROUP BY device) s
+            // Stays of a device do not overlap: the last to begin is covered for the longest.
+            "SELECT 1 FROM (SELECT device, MAX(from_ns) AS from_ns, MAX(covered_ns) AS covered_ns FROM stay GROUP BY device) s
              WHERE s.from_ns < ?1 AND s.covered_ns < ?1 AND NOT EXISTS
                (SELECT 1 FROM retired r WHERE r.device = s.device AND r.at_ns >= s.covered_ns) LIMIT 1",
         )?
@@ -151,6 +152,7 @@ pub fn post(db: &Connection, start_ns: i64, tenure: i64, checkpoint: i64) -> Res
             posted.push(Posted { id: 0, checkpoint, start_ns, tenure, key, row: difference, corrects });
         }
     }
+    server::make_room(db, "entry", posted.iter().map(|entry| entry.start_ns))?;
     for entry in &mut posted {
         let Posted { row, key, .. } = *entry;
         let mut insert = db.prepare_cached(
@@ -311,13 +313,15 @@ pub fn balances(db: &Connection) -> Result<Vec<Balance>> {
 
 /// Takes or renews a lease. False if another holds it. The fence goes up with every change of hands.
 pub fn lease(db: &Connection, name: &str, holder: &str, now_ns: i64, until_ns: i64) -> Result<bool> {
+    // A lease that ends so late was taken by a clock that is wrong.
+    let nonsense_ns = now_ns.saturating_add(2 * until_ns.saturating_sub(now_ns));
     db.prepare_cached(
         "INSERT INTO lease VALUES (?1, ?2, 1, ?4) ON CONFLICT (name) DO UPDATE SET
          fence = lease.fence + CASE lease.holder WHEN excluded.holder THEN 0 ELSE 1 END,
          holder = excluded.holder, until_ns = excluded.until_ns
-         WHERE lease.holder = excluded.holder OR lease.until_ns <= ?3 OR lease.until_ns > ?3 + 2 * (?4 - ?3)",
+         WHERE lease.holder = excluded.holder OR lease.until_ns <= ?3 OR lease.until_ns > ?5",
     )?
-    .execute(params![name, holder, now_ns, until_ns])?;
+    .execute(params![name, holder, now_ns, until_ns, nonsense_ns])?;
     let held_by: String =
         db.prepare_cached("SELECT holder FROM lease WHERE name = ?1")?.query_row([name], |row| row.get(0))?;
     Ok(held_by == holder)

@@ -60,6 +60,24 @@ pub(super) fn open(folder: &Path) -> Result<PathBuf, StoreError> {
     Ok(path)
 }
 
+/// A new file for a copy of a ledger.
+pub(super) fn create(path: &Path) -> Result<Connection, StoreError> {
+    let open = || {
+        let connection = Sqlite::open(path)?;
+        // It is a copy: it is whole on disk, or it is made again.
+        connection.pragma_update(None, "journal_mode", "OFF")?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        connection.execute_batch(schema::CREATE)?;
+        connection.pragma_update(None, "user_version", schema::VERSION)?;
+        Ok(connection)
+    };
+    let connection = open().map_err(|source: rusqlite::Error| StoreError::Open {
+        path: path.to_owned(),
+        source: source.into(),
+    })?;
+    Ok(connection.into())
+}
+
 /// A connection that writes.
 pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
     Ok(open_writer(path)?.into())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::audit::{Buckets, sums_before};
 use super::opening::{Opening, OpeningDevice, OpeningTenure};
-use super::{StoreError, existence, opening, wide, write};
+use super::{StoreError, existence, opening, server, wide, write};
 use crate::store::sql::{self, Connection, OptionalExtension, params};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -123,6 +123,15 @@ fn claims(db: &Connection, tenure: i64) -> Result<Vec<(String, i64)>> {
 /// then says what is left of hours and days. Orders and restores stay in the journal: they are few.
 pub fn delete(db: &Connection, opening: &mut Opening, hours_from_ns: i64, days_from_ns: i64) -> Result<()> {
     let horizon_ns = opening.horizon_ns;
+    for (table, until_ns) in [
+        ("slot", horizon_ns),
+        ("slot_state", horizon_ns),
+        ("entry", horizon_ns),
+        ("hour", hours_from_ns),
+        ("day", days_from_ns),
+    ] {
+        server::drop_before(db, table, until_ns)?;
+    }
     for sql in [
         "DELETE FROM slot WHERE start < ?1",
         "DELETE FROM slot_state WHERE start < ?1",

@@ -145,7 +145,7 @@ pub fn list(
     limit: u32,
 ) -> Result<Vec<Record>> {
     let sql = format!(
-        "{RECORD} WHERE q.id > ?1 AND (?2 IS NULL OR q.device = ?2) AND (?3 IS NULL OR q.state = ?3)
+        "{RECORD} WHERE q.id > ?1 AND (CAST(?2 AS TEXT) IS NULL OR q.device = ?2) AND (CAST(?3 AS BIGINT) IS NULL OR q.state = ?3)
          ORDER BY q.id LIMIT ?4"
     );
     let mut statement = db.prepare_cached(&sql)?;

@@ -8,6 +8,9 @@
 
 use std::ops::Deref;
 
+use tokio_postgres::error::SqlState;
+
+mod postgres;
 mod sqlite;
 mod value;
 
@@ -18,6 +21,12 @@ pub use value::{FromSql, Params, ToSql, ValueRef};
 pub enum Error {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("PostgreSQL: {0}")]
+    Connect(String),
+    #[error("a statement of the transaction failed, so that nothing of it was done")]
+    Aborted,
     #[error("no row where there must be one")]
     NoRow,
     #[error("column {at} holds {found}, which it never should")]
@@ -30,13 +39,21 @@ impl Error {
     /// Was the statement given up because its time was over?
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
-        matches!(self, Self::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted))
+        match self {
+            Self::Sqlite(e) => e.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted),
+            Self::Postgres(e) => e.code() == Some(&SqlState::QUERY_CANCELED),
+            _ => false,
+        }
     }
 
     /// Is there such a row already?
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation))
+        match self {
+            Self::Sqlite(e) => e.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation),
+            Self::Postgres(e) => e.code() == Some(&SqlState::UNIQUE_VIOLATION),
+            _ => false,
+        }
     }
 
     /// A number that stands for nothing.
@@ -78,6 +95,7 @@ pub struct Connection(Engine);
 #[derive(Debug)]
 enum Engine {
     Sqlite(rusqlite::Connection),
+    Postgres(postgres::Session),
 }
 
 impl From<rusqlite::Connection> for Connection {
@@ -87,6 +105,28 @@ impl From<rusqlite::Connection> for Connection {
 }
 
 impl Connection {
+    /// Connects to a server.
+    ///
+    /// # Errors
+    /// If it cannot be reached, or does not let us in.
+    pub fn connect(config: tokio_postgres::Config) -> Result<Self> {
+        Ok(Self(Engine::Postgres(postgres::Session::new(config)?)))
+    }
+
+    /// Is it PostgreSQL?
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        matches!(self.0, Engine::Postgres(_))
+    }
+
+    /// Was this name never asked about in what was committed, or in this transaction? A server's partitions are looked for once.
+    pub(in crate::store) fn is_new(&self, name: &str) -> bool {
+        match &self.0 {
+            Engine::Sqlite(_) => false,
+            Engine::Postgres(session) => session.is_new(name),
+        }
+    }
+
     /// A statement, kept for the next time.
     ///
     /// # Errors
@@ -94,6 +134,7 @@ impl Connection {
     pub fn prepare_cached(&self, sql: &str) -> Result<Statement<'_>> {
         match &self.0 {
             Engine::Sqlite(db) => Ok(Statement::Sqlite(db.prepare_cached(sql)?)),
+            Engine::Postgres(session) => Ok(Statement::Postgres(session.prepare(sql)?)),
         }
     }
 
@@ -123,6 +164,7 @@ impl Connection {
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         match &self.0 {
             Engine::Sqlite(db) => Ok(db.execute_batch(sql)?),
+            Engine::Postgres(session) => session.batch(sql),
         }
     }
 
@@ -130,14 +172,10 @@ impl Connection {
     ///
     /// # Errors
     /// If SQL fails.
-    pub fn insert_all<const N: usize>(
-        &self,
-        table: &str,
-        conflict: &str,
-        rows: &[[Option<i64>; N]],
-    ) -> Result<()> {
+    pub fn insert_all<R: AsRef<[Option<i64>]>>(&self, table: &str, conflict: &str, rows: &[R]) -> Result<()> {
         match &self.0 {
             Engine::Sqlite(db) => sqlite::insert_all(db, table, conflict, rows),
+            Engine::Postgres(session) => session.insert_all(table, conflict, rows),
         }
     }
 
@@ -146,7 +184,7 @@ impl Connection {
     /// # Errors
     /// If SQL fails.
     pub fn begin(&self) -> Result<Transaction<'_>> {
-        self.begin_with("BEGIN IMMEDIATE")
+        self.begin_with(true)
     }
 
     /// Begins to read: all that is read until the end of the transaction is of one moment.
@@ -154,21 +192,29 @@ impl Connection {
     /// # Errors
     /// If SQL fails.
     pub fn begin_read(&self) -> Result<Transaction<'_>> {
-        self.begin_with("BEGIN")
+        self.begin_with(false)
     }
 
-    fn begin_with(&self, sql: &str) -> Result<Transaction<'_>> {
-        self.execute_batch(sql)?;
+    fn begin_with(&self, writes: bool) -> Result<Transaction<'_>> {
+        match &self.0 {
+            Engine::Sqlite(db) => db.execute_batch(if writes { "BEGIN IMMEDIATE" } else { "BEGIN" })?,
+            Engine::Postgres(session) => session.begin(writes)?,
+        }
         Ok(Transaction { db: self, open: true })
     }
 
-    /// From now on statements are given up once `expired` says so; `None`: never.
+    /// From now on statements are given up once `expired` says so; `None`: never. A server gives up on its own, after half
+    /// a minute.
     ///
     /// # Errors
     /// If the engine refuses.
     pub fn set_deadline(&mut self, expired: Option<impl FnMut() -> bool + Send + 'static>) -> Result<()> {
         match &mut self.0 {
             Engine::Sqlite(db) => Ok(db.progress_handler(sqlite::OPS_PER_LOOK, expired)?),
+            Engine::Postgres(session) => {
+                session.set_limited(expired.is_some());
+                Ok(())
+            }
         }
     }
 }
@@ -185,12 +231,19 @@ impl Transaction<'_> {
     /// If SQL fails: then whether it was done is not known.
     pub fn commit(mut self) -> Result<()> {
         self.open = false;
-        self.db.execute_batch("COMMIT").inspect_err(|_| self.roll_back())
+        let done = match &self.db.0 {
+            Engine::Sqlite(db) => db.execute_batch("COMMIT").map_err(Error::from),
+            Engine::Postgres(session) => session.commit(),
+        };
+        done.inspect_err(|_| self.roll_back())
     }
 
     fn roll_back(&self) {
-        // A transaction that failed may have been rolled back by the engine already.
-        drop(self.db.execute_batch("ROLLBACK"));
+        match &self.db.0 {
+            // A transaction that failed may have been rolled back by the engine already.
+            Engine::Sqlite(db) => drop(db.execute_batch("ROLLBACK")),
+            Engine::Postgres(session) => session.roll_back(),
+        }
     }
 }
 
@@ -213,6 +266,7 @@ impl Drop for Transaction<'_> {
 /// A prepared statement.
 pub enum Statement<'a> {
     Sqlite(rusqlite::CachedStatement<'a>),
+    Postgres(postgres::Prepared<'a>),
 }
 
 impl Statement<'_> {
@@ -223,6 +277,7 @@ impl Statement<'_> {
     pub fn execute(&mut self, params: impl Params) -> Result<usize> {
         match self {
             Self::Sqlite(statement) => Ok(statement.execute(sqlite::bound(&params.values()))?),
+            Self::Postgres(statement) => statement.execute(&params.values()),
         }
     }
 
@@ -233,7 +288,7 @@ impl Statement<'_> {
         params: impl Params,
         map: impl FnOnce(&Row<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut rows = self.query(params)?;
+        let mut rows = self.all(params)?;
         let row = rows.next()?.ok_or(Error::NoRow)?;
         map(&row)
     }
@@ -245,7 +300,15 @@ impl Statement<'_> {
         params: impl Params,
         map: F,
     ) -> Result<Mapped<'_, F>> {
-        Ok(Mapped { rows: self.query(params)?, map })
+        Ok(Mapped { rows: self.all(params)?, map })
+    }
+
+    /// Rows of an answer that is short.
+    fn all(&mut self, params: impl Params) -> Result<Rows<'_>> {
+        match self {
+            Self::Sqlite(statement) => Ok(Rows::Sqlite(statement.query(sqlite::bound(&params.values()))?)),
+            Self::Postgres(statement) => Ok(Rows::Postgres(statement.all(&params.values())?)),
+        }
     }
 
     /// Rows as they come: however many there are, few are in memory.
@@ -255,6 +318,7 @@ impl Statement<'_> {
     pub fn query(&mut self, params: impl Params) -> Result<Rows<'_>> {
         match self {
             Self::Sqlite(statement) => Ok(Rows::Sqlite(statement.query(sqlite::bound(&params.values()))?)),
+            Self::Postgres(statement) => Ok(Rows::Postgres(statement.rows(&params.values())?)),
         }
     }
 }
@@ -262,6 +326,7 @@ impl Statement<'_> {
 /// The rows of a query.
 pub enum Rows<'a> {
     Sqlite(rusqlite::Rows<'a>),
+    Postgres(postgres::Answer<'a>),
 }
 
 impl Rows<'_> {
@@ -274,6 +339,7 @@ impl Rows<'_> {
     pub fn next(&mut self) -> Result<Option<Row<'_>>> {
         match self {
             Self::Sqlite(rows) => Ok(rows.next()?.map(Row::Sqlite)),
+            Self::Postgres(rows) => Ok(rows.next()?.map(Row::Postgres)),
         }
     }
 }
@@ -298,6 +364,7 @@ impl<T, F: FnMut(&Row<'_>) -> Result<T>> Iterator for Mapped<'_, F> {
 /// One row.
 pub enum Row<'a> {
     Sqlite(&'a rusqlite::Row<'a>),
+    Postgres(tokio_postgres::Row),
 }
 
 impl Row<'_> {
@@ -322,9 +389,18 @@ impl Row<'_> {
         T::from_sql(value).ok_or_else(|| Error::Value { at, found: format!("{value:?}") })
     }
 
-    fn value(&self, at: usize) -> Result<ValueRef<'_>> {
+    /// How many columns it has.
+    pub(in crate::store) fn len(&self) -> usize {
+        match self {
+            Self::Sqlite(row) => row.as_ref().column_count(),
+            Self::Postgres(row) => row.len(),
+        }
+    }
+
+    pub(in crate::store) fn value(&self, at: usize) -> Result<ValueRef<'_>> {
         match self {
             Self::Sqlite(row) => sqlite::value(row, at),
+            Self::Postgres(row) => postgres::value(row, at),
         }
     }
 }

@@ -1,8 +1,40 @@
 //! What holds for all that is read.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex};
+
+use postgres_server::Server;
+
 use super::audit::{self, Buckets};
-use super::{Store, StoreError, closing, opening, purge, sql};
+use super::{Store, StoreError, closing, opening, purge, server, sql};
 use crate::model::RowKind;
+
+/// With `TONNAGE_TEST_STORE=postgres` every ledger of this crate's tests is a database of its own on a server that they
+/// share; the one of a folder is the same whenever it is opened.
+pub(super) fn on_a_server(folder: &Path) -> Result<Option<Store>, StoreError> {
+    static SERVER: LazyLock<(Server, Mutex<HashMap<PathBuf, String>>)> =
+        LazyLock::new(|| (shared(), Mutex::default()));
+    if std::env::var_os("TONNAGE_TEST_STORE").is_none_or(|engine| engine != "postgres") {
+        return Ok(None);
+    }
+    let (server, databases) = &*SERVER;
+    let mut databases = databases.lock().unwrap();
+    let url = databases.entry(folder.to_owned()).or_insert_with(|| server.database().unwrap());
+    Store::connect(server::parse(url)?).map(Some)
+}
+
+/// A server that ends with the process: the thread that starts it outlives all tests.
+fn shared() -> Server {
+    let (give, take) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        give.send(Server::start(&["fsync=off"]).unwrap()).unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    take.recv().unwrap()
+}
 
 #[test]
 fn all_that_one_query_reads_is_of_one_moment() {
@@ -28,6 +60,7 @@ fn sums_over_a_fleets_years_are_wider_than_64_bits() {
     let (most, least) = (i64::MAX - 1, i64::MIN + 2);
     for tenure in 1..=3 {
         for (table, time_ns, cost_nanos) in [("slot", most, least), ("hour", most, 1), ("day", least, most)] {
+            server::make_room(&db, table, std::iter::once(0)).unwrap();
             let row = format!(
                 "INSERT INTO {table} VALUES (0, {tenure}, 0, 7, 0, {time_ns}, 0, 0, 0, 0, {cost_nanos}, 1)"
             );

@@ -1,6 +1,6 @@
 //! What the commit thread reads and writes, one typed function per statement. All within its transaction.
 
-use super::{StoreError, meta};
+use super::{StoreError, meta, server};
 use crate::ledger::settle::{Extent, Key, Row, Rows};
 use crate::model::{Device, Id, Instance, NodeFacts, NodeName, Owner, RowKind};
 use crate::store::sql::{self, Connection, OptionalExtension, Row as SqlRow, params};
@@ -402,6 +402,7 @@ pub fn put_slot_states<'a>(
     let conflict = "ON CONFLICT (start, tenure) DO UPDATE SET existence_ns = excluded.existence_ns,
         covered_ns = excluded.covered_ns, facts = excluded.facts, facts_ns = excluded.facts_ns,
         price_nanos = excluded.price_nanos";
+    server::make_room(db, "slot_state", rows.iter().filter_map(|row| row[0]))?;
     Ok(db.insert_all("slot_state", conflict, &rows)?)
 }
 
@@ -411,6 +412,7 @@ pub fn put_rows(db: &Connection, rows: &[TableRow]) -> Result<()> {
         time_ns = excluded.time_ns, busy_ns = excluded.busy_ns, memory_byte_seconds = excluded.memory_byte_seconds,
         energy_uj = excluded.energy_uj, method = excluded.method, cost_nanos = excluded.cost_nanos,
         unpriced_ns = excluded.unpriced_ns";
+    server::make_room(db, "slot", rows.iter().filter_map(|row| row[0]))?;
     Ok(db.insert_all("slot", conflict, rows)?)
 }
 
@@ -437,6 +439,7 @@ pub fn add_to_rollup(db: &Connection, rollup: Rollup, differences: &[TableRow]) 
          cost_nanos = {table}.cost_nanos + excluded.cost_nanos,
          unpriced_ns = {table}.unpriced_ns + excluded.unpriced_ns"
     );
+    server::make_room(db, table, differences.iter().filter_map(|row| row[0]))?;
     Ok(db.insert_all(table, &conflict, differences)?)
 }
 
@@ -447,6 +450,27 @@ pub fn slots_after(db: &Connection, after: (i64, i64), limit: u32) -> Result<Vec
     )?;
     let rows = statement.query_map(params![after.0, after.1, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<sql::Result<_>>()?)
+}
+
+/// Takes the pen. False if another process wrote since this one did: what it remembers of the ledger may be old.
+pub fn take_pen(db: &Connection, holder: &str) -> Result<bool> {
+    if meta::get(db, "writer")?.as_deref() == Some(holder) {
+        return Ok(true);
+    }
+    meta::set(db, "writer", holder)?;
+    Ok(false)
+}
+
+/// Text of the newest price book in the journal; `None` before the first.
+pub fn newest_book(db: &Connection) -> Result<Option<String>> {
+    let mut statement =
+        db.prepare_cached("SELECT id, payload FROM journal WHERE kind = 2 ORDER BY id DESC LIMIT 1")?;
+    let stored =
+        statement.query_row([], |row| Ok((row.get::<i64>(0)?, row.get::<Vec<u8>>(1)?))).optional()?;
+    let Some((id, stored)) = stored else { return Ok(None) };
+    let text = String::from_utf8(super::decompress(id, &stored)?)
+        .map_err(|e| StoreError::Damaged { what: "price book in the journal", detail: e.to_string() })?;
+    Ok(Some(text))
 }
 
 /// Text of the price book by which every slot was priced last; `None` before the first.

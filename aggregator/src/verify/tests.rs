@@ -104,7 +104,7 @@ fn whatever_was_changed_behind_the_ledgers_back_is_found_and_measured() {
 fn sealed_bytes_that_were_changed_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut db = ledger(folder.path());
-    db.execute("UPDATE journal SET sha256 = zeroblob(32) WHERE kind = 1", []).unwrap();
+    db.execute("UPDATE journal SET sha256 = ?1 WHERE kind = 1", [&[0_u8; 32][..]]).unwrap();
     let error = verify(&mut db).unwrap_err().to_string();
     assert!(error.contains("not what its hash says"), "{error}");
 }

@@ -3,7 +3,7 @@
 use super::{none, root};
 
 /// Crate, its folder, and which of the project's crates it may depend on.
-const ALLOWED: [(&str, &str, &[&str]); 9] = [
+const ALLOWED: [(&str, &str, &[&str]); 10] = [
     ("tonnage-proto", "proto", &[]),
     ("tonnage-runtime", "runtime", &[]),
     ("tonnage-agent", "agent", &["tonnage-proto", "tonnage-runtime"]),
@@ -14,6 +14,8 @@ const ALLOWED: [(&str, &str, &[&str]); 9] = [
     ("nvml-sim", "tests/nvml-sim", &["tonnage-runtime"]),
     // Knows system calls, and nothing of what makes them.
     ("disk-trace", "tests/disk-trace", &[]),
+    // Knows a server of others.
+    ("postgres-server", "tests/postgres", &[]),
     // Its load has a clock; what it holds against the agent reads the ledger as scenarios do.
     ("tonnage-gpu", "tests/gpu", &["tonnage-runtime", "tonnage-aggregator", "tonnage-tests"]),
     (

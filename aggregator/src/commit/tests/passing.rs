@@ -121,13 +121,13 @@ fn a_price_that_changes_for_the_past_corrects_what_is_closed() {
 #[test]
 fn whatever_was_changed_in_what_is_posted_is_found() {
     for change in [
-        "UPDATE entry SET time_ns = time_ns + 1 WHERE id = 1",
-        "UPDATE entry SET cost_nanos = cost_nanos + 1 WHERE id = 2",
-        "DELETE FROM entry WHERE id = 1",
-        "UPDATE checkpoint SET hash = zeroblob(32) WHERE id = 1",
+        "UPDATE entry SET time_ns = time_ns + 1 WHERE id = (SELECT MIN(id) FROM entry)",
+        "UPDATE entry SET cost_nanos = cost_nanos + 1 WHERE id = (SELECT MAX(id) FROM entry)",
+        "DELETE FROM entry WHERE id = (SELECT MIN(id) FROM entry)",
+        "UPDATE checkpoint SET hash = (SELECT epoch FROM cursor LIMIT 1) WHERE id = 1",
         "UPDATE checkpoint SET at_ns = at_ns + 1 WHERE id = 1",
         "DELETE FROM checkpoint WHERE id = 1",
-        "UPDATE balance SET cost_nanos = cost_nanos + 1",
+        "UPDATE balance SET cost_nanos = '1' || cost_nanos",
         "DELETE FROM balance",
         "UPDATE quarantine SET state = 2",
         "DELETE FROM quarantine",

@@ -43,7 +43,7 @@ pub fn unobserved(
     let mut statement = db.prepare_cached(
         "SELECT s.device, d.uuid, t.node, n.cluster, n.name, s.from_ns, s.to_ns FROM stay s
          JOIN device d ON d.id = s.device JOIN tenure t ON t.id = s.tenure JOIN node n ON n.id = t.node
-         WHERE s.to_ns > ?1 AND s.from_ns < ?2 AND (?3 IS NULL OR d.uuid = ?3) ORDER BY d.uuid, s.from_ns",
+         WHERE s.to_ns > ?1 AND s.from_ns < ?2 AND (CAST(?3 AS TEXT) IS NULL OR d.uuid = ?3) ORDER BY d.uuid, s.from_ns",
     )?;
     let mut rows = statement.query(params![span.start_ns, span.end_ns, device])?;
     while let Some(row) = rows.next()? {

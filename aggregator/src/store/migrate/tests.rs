@@ -23,7 +23,7 @@ const VERSIONS: [(i64, &str); 2] = [(2, VERSION_2), (3, VERSION_3)];
 
 /// A ledger with closed slots, quarantined windows and a correction, as this version writes it.
 fn written(folder: &Path) {
-    let store = Store::open(folder).unwrap();
+    let store = Store::in_file(folder).unwrap();
     let clock = Clock::system();
     let start_ns = slot_start(clock.wall_ns() - 30 * HOUR_NS);
     let (node, epoch) = (NodeName { cluster: "c".into(), node: "n".into() }, [1; 16]);
@@ -71,7 +71,7 @@ fn written(folder: &Path) {
 
 /// The ledger in `folder`, brought up where it must be.
 fn opened(folder: &Path) -> Connection {
-    drop(Store::open(folder).unwrap());
+    drop(Store::in_file(folder).unwrap());
     Connection::open(folder.join(FILE)).unwrap()
 }
 
@@ -139,7 +139,7 @@ fn columns(db: &Connection, table: &str) -> Vec<String> {
 }
 
 fn verified(folder: &Path) {
-    let report = verify::verify(&Store::open(folder).unwrap().writer().unwrap()).unwrap();
+    let report = verify::verify(&Store::in_file(folder).unwrap().writer().unwrap()).unwrap();
     assert!(report.conserved() && report.entries > 0 && report.batches == 4, "{report:?}");
 }
 
@@ -188,7 +188,7 @@ fn nothing_is_brought_up_under_an_aggregator_that_runs() {
     written(&new);
     as_version(VERSIONS[1], &new, &old);
     let held = lock(&old).unwrap();
-    assert!(matches!(Store::open(&old), Err(StoreError::Taken { .. })));
+    assert!(matches!(Store::in_file(&old), Err(StoreError::Taken { .. })));
     drop(held);
     verified(&old);
 }
@@ -199,7 +199,7 @@ fn what_is_older_or_newer_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
         Connection::open(&file).unwrap().pragma_update(None, "user_version", version).unwrap();
-        let error = Store::open(folder.path()).unwrap_err().to_string();
+        let error = Store::in_file(folder.path()).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
         let error = backup::restore(&file, &folder.path().join("x"), false, 1).unwrap_err().to_string();
         assert!(error.contains(&format!("version {version}")), "{error}");

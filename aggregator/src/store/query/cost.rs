@@ -56,11 +56,11 @@ impl Filter {
 
     /// What rows `r` with their node `n`, device `d`, instance `i` and owner `o` must be like; an owner that is none is NULL and equals
     /// nothing.
-    pub(super) const SQL: &str = "(?3 IS NULL OR n.cluster = ?3) AND (?4 IS NULL OR n.name = ?4)
-           AND (?5 IS NULL OR o.namespace = ?5)
-           AND (?6 IS NULL OR ?6 IN (o.pod, o.pod_uid, o.container, o.job_id, o.unit, o.user))
-           AND (?7 IS NULL OR o.account = ?7) AND (?8 IS NULL OR o.partition = ?8)
-           AND (?9 IS NULL OR ?9 IN (d.uuid, i.uuid)) AND (?10 IS NULL OR i.profile = ?10)";
+    pub(super) const SQL: &str = "(CAST(?3 AS TEXT) IS NULL OR n.cluster = ?3) AND (CAST(?4 AS TEXT) IS NULL OR n.name = ?4)
+           AND (CAST(?5 AS TEXT) IS NULL OR o.namespace = ?5)
+           AND (CAST(?6 AS TEXT) IS NULL OR ?6 IN (o.pod, o.pod_uid, o.container, o.job_id, o.unit, o.user))
+           AND (CAST(?7 AS TEXT) IS NULL OR o.account = ?7) AND (CAST(?8 AS TEXT) IS NULL OR o.partition = ?8)
+           AND (CAST(?9 AS TEXT) IS NULL OR ?9 IN (d.uuid, i.uuid)) AND (CAST(?10 AS TEXT) IS NULL OR i.profile = ?10)";
 }
 
 /// Exact sums; units stand last in the names (docs/ledger.md).

@@ -123,7 +123,7 @@ pub fn tenures(db: &Connection, who: &Who, start_ns: i64, cluster: Option<&str>)
     };
     let mut statement = db.prepare_cached(&format!(
         "SELECT t.id FROM tenure t JOIN node n ON n.id = t.node JOIN device d ON d.id = t.device
-         WHERE t.id IN ({found}) AND (?3 IS NULL OR n.cluster = ?3) ORDER BY n.cluster, n.name, d.uuid, t.id"
+         WHERE t.id IN ({found}) AND (CAST(?3 AS TEXT) IS NULL OR n.cluster = ?3) ORDER BY n.cluster, n.name, d.uuid, t.id"
     ))?;
     let rows = statement.query_map(params![start_ns, who.json(), cluster], |row| row.get(0))?;
     Ok(rows.collect::<sql::Result<_>>()?)
@@ -150,7 +150,7 @@ pub fn nearest(
         let sql = format!(
             "SELECT r.start FROM {table} r JOIN tenure t ON t.id = r.tenure JOIN node n ON n.id = t.node
              WHERE {column} IN (SELECT CAST(value AS BIGINT) FROM json_each(?2)) AND r.start >= ?3 AND r.start < ?4
-             AND (?5 IS NULL OR n.cluster = ?5) ORDER BY abs(r.start - ?1) LIMIT 1"
+             AND (CAST(?5 AS TEXT) IS NULL OR n.cluster = ?5) ORDER BY abs(r.start - ?1) LIMIT 1"
         );
         let first_ns = start_ns.saturating_sub(days * DAY_NS).max(from_ns);
         let end_ns = start_ns.saturating_add(days * DAY_NS);

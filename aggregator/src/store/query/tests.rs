@@ -9,6 +9,7 @@ use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS};
 use super::*;
 use crate::model::{GpuTime, RowKind};
 use crate::store::Store;
+use crate::store::server;
 use crate::store::sql::{Connection, params};
 
 mod idle;
@@ -34,19 +35,26 @@ fn ledger() -> (tempfile::TempDir, Connection) {
             .unwrap();
     }
     for id in 1..=4_i64 {
-        db.execute("INSERT INTO device VALUES (?1, 'GPU-' || ?1, 'H100', 80, 0, '', '')", [id]).unwrap();
+        let uuid = format!("GPU-{id}");
+        db.execute("INSERT INTO device VALUES (?1, ?2, 'H100', 80, 0, '', '')", params![id, uuid]).unwrap();
         db.execute(
             "INSERT INTO tenure (id, device, node, life, slices, claimed_ns, to_ns, covered_until_ns)
-             VALUES (?1, ?1, 1 + ?1 % 2, '', ?3, 0, ?2, ?2)",
-            params![id, id * SLOT_NS, slices(id)],
+             VALUES (?1, ?1, ?4, '', ?3, 0, ?2, ?2)",
+            params![id, id * SLOT_NS, slices(id), 1 + id % 2],
         )
         .unwrap();
     }
     for (id, kind, namespace, pod, job) in OWNERS {
-        let insert = "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, iif(?2 = 2, 'uid-' || ?1, ''), '', '', ?5, '', '', '', '', '')";
-        db.execute(insert, params![id, kind, namespace, pod, job]).unwrap();
+        let insert = "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, ?6, '', '', ?5, '', '', '', '', '')";
+        let uid = if kind == 2 { format!("uid-{id}") } else { String::new() };
+        db.execute(insert, params![id, kind, namespace, pod, job, uid]).unwrap();
     }
     (folder, db)
+}
+
+/// Makes the partition of a table that a row goes to.
+fn room(db: &Connection, table: &str, start: i64) {
+    server::make_room(db, table, std::iter::once(start)).unwrap();
 }
 
 /// Into how many the device of each tenure is cut.
@@ -78,11 +86,14 @@ fn random_facts(rng: &mut StdRng, db: &Connection) -> Vec<Fact> {
             let sql = format!(
                 "INSERT INTO {table} (start, tenure, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj,
                     method, cost_nanos, unpriced_ns, instance) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,0)
-                 ON CONFLICT DO UPDATE SET time_ns = time_ns + ?5, busy_ns = busy_ns + ?6,
-                    memory_byte_seconds = memory_byte_seconds + ?7, energy_uj = energy_uj + ?8,
-                    method = method | ?9, cost_nanos = cost_nanos + ?10, unpriced_ns = unpriced_ns + ?11"
+                 ON CONFLICT (start, tenure, instance, owner, kind) DO UPDATE SET
+                    time_ns = {table}.time_ns + ?5, busy_ns = {table}.busy_ns + ?6,
+                    memory_byte_seconds = {table}.memory_byte_seconds + ?7, energy_uj = {table}.energy_uj + ?8,
+                    method = {table}.method | ?9, cost_nanos = {table}.cost_nanos + ?10,
+                    unpriced_ns = {table}.unpriced_ns + ?11"
             );
             let start = start - start % width;
+            room(db, table, start);
             db.execute(
                 &sql,
                 params![start, tenure, owner, kind, time, busy, memory, energy, method, cost, unpriced],
@@ -183,6 +194,7 @@ fn keys(db: &Connection, query: &CostQuery) -> Vec<(Vec<String>, bool)> {
 
 fn one_of_each(db: &Connection) {
     for (owner, kind) in [(1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (0, 3)] {
+        room(db, "slot", 0);
         db.execute("INSERT INTO slot VALUES (0, 1, 0, ?1, ?2, 5, 0, 0, 0, 0, 7, 0)", [owner, kind]).unwrap();
     }
 }
@@ -237,6 +249,7 @@ fn nodes_and_devices_are_told_by_their_newest_tenure() {
     )
     .unwrap();
     db.execute("INSERT INTO facts VALUES (1, '{\"instance_type\":\"\",\"region\":\"r\",\"zone\":\"\",\"capacity_type\":\"\",\"labels\":{}}')", []).unwrap();
+    room(&db, "slot_state", 8 * SLOT_NS);
     db.execute("INSERT INTO slot_state VALUES (?1, 9, 1, 1, 1, 0, NULL)", [8 * SLOT_NS]).unwrap();
     let nodes = nodes(&db).unwrap();
     assert_eq!((nodes[0].devices, nodes[1].devices), (3, 1));

@@ -35,17 +35,18 @@ pub(super) fn value<'a>(row: &'a Row<'_>, at: usize) -> Result<ValueRef<'a>> {
     }
 }
 
-pub(super) fn insert_all<const N: usize>(
+pub(super) fn insert_all<R: AsRef<[Option<i64>]>>(
     db: &Connection,
     table: &str,
     conflict: &str,
-    rows: &[[Option<i64>; N]],
+    rows: &[R],
 ) -> Result<()> {
-    let values: Vec<String> = (1..=N).map(|at| format!("?{at}")).collect();
+    let Some(first) = rows.first() else { return Ok(()) };
+    let values: Vec<String> = (1..=first.as_ref().len()).map(|at| format!("?{at}")).collect();
     let sql = format!("INSERT INTO {table} VALUES ({}) {conflict}", values.join(", "));
     let mut statement = db.prepare_cached(&sql)?;
     for row in rows {
-        statement.execute(rusqlite::params_from_iter(row))?;
+        statement.execute(rusqlite::params_from_iter(row.as_ref()))?;
     }
     Ok(())
 }

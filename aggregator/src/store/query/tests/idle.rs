@@ -14,6 +14,7 @@ fn report(db: &Connection, (start, end): (i64, i64), filter: &Filter, limit: usi
 /// A slot's row: device and tenure have one number.
 fn row(db: &Connection, slot: i64, tenure: i64, owner: i64, kind: i64, figures: [i64; 3], method: u32) {
     let [time, busy, cost] = figures;
+    room(db, "slot", slot * SLOT_NS);
     db.execute(
         "INSERT INTO slot VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, 0, 9, ?7, ?8, 0)",
         params![slot * SLOT_NS, tenure, owner, kind, time, busy, method, cost],

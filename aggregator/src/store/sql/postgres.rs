@@ -1,0 +1,334 @@
+//! PostgreSQL's side of [`super`].
+//!
+//! The store asks from threads that may block; the connection itself is tended by one runtime of this file, so that a
+//! thread only waits for answers. A connection that broke is made anew at the next transaction.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Write as _;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio_postgres::types::private::BytesMut;
+use tokio_postgres::types::{IsNull, ToSql, Type};
+use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+
+use super::{Error, Result, ValueRef};
+
+/// Prepared statements that a connection keeps.
+const STATEMENTS_MAX: usize = 256;
+/// Rows of a long answer that are fetched at once.
+const FETCHED: usize = 2_048;
+/// Rows of numbers in one statement.
+const INSERTED: usize = 8_192;
+/// What a query with a deadline may take.
+const LIMITED_MS: u32 = 30_000;
+/// Whoever holds this lock for a transaction writes the ledger.
+const WRITER_LOCK: i64 = 0x746f_6e6e_6167_65;
+
+/// A connection, made again when it breaks.
+pub(super) struct Session {
+    config: Arc<Config>,
+    client: RefCell<Client>,
+    statements: RefCell<HashMap<String, Statement>>,
+    /// In a transaction, and whether one of its statements failed: then it can no longer be committed.
+    open: Cell<bool>,
+    failed: Cell<bool>,
+    limited: Cell<bool>,
+    cursors: Cell<u64>,
+    /// Names that were asked about, see [`Session::is_new`].
+    seen: RefCell<HashSet<String>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Runs the connections' own side.
+fn runtime() -> Result<&'static Runtime> {
+    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
+    let made = RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("postgres")
+            .enable_all()
+            .build()
+    });
+    made.as_ref().map_err(|e| Error::Connect(e.to_string()))
+}
+
+fn connect(config: &Arc<Config>) -> Result<Client> {
+    let config = Arc::clone(config);
+    let task = runtime()?.spawn(async move {
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::warn!(%error, "A connection to PostgreSQL broke.");
+            }
+        });
+        Ok::<_, tokio_postgres::Error>(client)
+    });
+    pollster::block_on(task).map_err(|e| Error::Connect(e.to_string()))?.map_err(Error::Postgres)
+}
+
+impl Session {
+    pub(super) fn new(mut config: Config) -> Result<Self> {
+        config.connect_timeout(Duration::from_secs(10));
+        config.tcp_user_timeout(Duration::from_secs(60));
+        let config = Arc::new(config);
+        Ok(Self {
+            client: RefCell::new(connect(&config)?),
+            config,
+            statements: RefCell::default(),
+            open: Cell::new(false),
+            failed: Cell::new(false),
+            limited: Cell::new(false),
+            cursors: Cell::new(0),
+            seen: RefCell::default(),
+        })
+    }
+
+    pub(super) fn set_limited(&self, limited: bool) {
+        self.limited.set(limited);
+    }
+
+    /// `writes`: nobody else writes the ledger until the end of the transaction.
+    pub(super) fn begin(&self, writes: bool) -> Result<()> {
+        if self.client.borrow().is_closed() {
+            self.statements.borrow_mut().clear();
+            *self.client.borrow_mut() = connect(&self.config)?;
+        }
+        let mut sql = if writes {
+            format!("BEGIN; SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+        } else {
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned()
+        };
+        if self.limited.get() {
+            let _ = write!(sql, "; SET LOCAL statement_timeout = {LIMITED_MS}");
+        }
+        self.failed.set(false);
+        self.batch(&sql)?;
+        self.open.set(true);
+        Ok(())
+    }
+
+    pub(super) fn commit(&self) -> Result<()> {
+        if self.failed.get() {
+            return Err(Error::Aborted);
+        }
+        self.open.set(false);
+        self.batch("COMMIT")
+    }
+
+    pub(super) fn is_new(&self, name: &str) -> bool {
+        self.seen.borrow_mut().insert(name.to_owned())
+    }
+
+    pub(super) fn roll_back(&self) {
+        // Tables that were made go with it.
+        self.seen.borrow_mut().clear();
+        self.open.set(false);
+        // One that broke is rolled back by the server.
+        drop(self.batch("ROLLBACK"));
+    }
+
+    pub(super) fn batch(&self, sql: &str) -> Result<()> {
+        let client = self.client.borrow();
+        self.noted(pollster::block_on(client.batch_execute(sql)))
+    }
+
+    pub(super) fn prepare(&self, sql: &str) -> Result<Prepared<'_>> {
+        let sql = translated(sql);
+        let known = self.statements.borrow().get(&sql).cloned();
+        let statement = if let Some(statement) = known {
+            statement
+        } else {
+            let statement = self.noted(pollster::block_on(self.client.borrow().prepare(&sql)))?;
+            let mut statements = self.statements.borrow_mut();
+            if statements.len() >= STATEMENTS_MAX {
+                statements.clear();
+            }
+            statements.insert(sql.clone(), statement.clone());
+            statement
+        };
+        Ok(Prepared { session: self, sql, statement })
+    }
+
+    pub(super) fn insert_all<R: AsRef<[Option<i64>]>>(
+        &self,
+        table: &str,
+        conflict: &str,
+        rows: &[R],
+    ) -> Result<()> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        let width = first.as_ref().len();
+        let arrays: Vec<String> = (1..=width).map(|at| format!("CAST(${at} AS BIGINT[])")).collect();
+        let sql = format!("INSERT INTO {table} SELECT * FROM UNNEST({}) {conflict}", arrays.join(", "));
+        for rows in rows.chunks(INSERTED) {
+            let columns: Vec<Vec<Option<i64>>> =
+                (0..width).map(|at| rows.iter().map(|row| row.as_ref()[at]).collect()).collect();
+            let values: Vec<&(dyn ToSql + Sync)> =
+                columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+            let prepared = self.prepare(&sql)?;
+            self.noted(pollster::block_on(self.client.borrow().execute(&prepared.statement, &values)))?;
+        }
+        Ok(())
+    }
+
+    fn noted<T>(&self, result: std::result::Result<T, tokio_postgres::Error>) -> Result<T> {
+        result.map_err(|error| {
+            self.failed.set(true);
+            Error::Postgres(error)
+        })
+    }
+}
+
+/// A statement of a session.
+pub struct Prepared<'a> {
+    session: &'a Session,
+    sql: String,
+    statement: Statement,
+}
+
+impl<'a> Prepared<'a> {
+    pub(super) fn execute(&self, values: &[ValueRef<'_>]) -> Result<usize> {
+        let client = self.session.client.borrow();
+        let changed = pollster::block_on(client.execute(&self.statement, &bound(values)));
+        Ok(usize::try_from(self.session.noted(changed)?).unwrap_or(usize::MAX))
+    }
+
+    /// All rows at once.
+    pub(super) fn all(&self, values: &[ValueRef<'_>]) -> Result<Answer<'a>> {
+        let client = self.session.client.borrow();
+        let rows = pollster::block_on(client.query(&self.statement, &bound(values)));
+        Ok(Answer { rows: self.session.noted(rows)?.into(), cursor: None })
+    }
+
+    /// Rows as they are asked for, in a transaction; else all at once.
+    pub(super) fn rows(&self, values: &[ValueRef<'_>]) -> Result<Answer<'a>> {
+        if !self.session.open.get() {
+            return self.all(values);
+        }
+        let name = format!("c{}", self.session.cursors.replace(self.session.cursors.get() + 1));
+        let sql = format!("DECLARE {name} NO SCROLL CURSOR FOR {}", self.sql);
+        let client = self.session.client.borrow();
+        self.session.noted(pollster::block_on(client.execute(&sql, &bound(values))))?;
+        let cursor = Cursor { session: self.session, name, done: false };
+        Ok(Answer { rows: VecDeque::new(), cursor: Some(cursor) })
+    }
+}
+
+/// The rows of an answer.
+pub struct Answer<'a> {
+    rows: VecDeque<Row>,
+    cursor: Option<Cursor<'a>>,
+}
+
+struct Cursor<'a> {
+    session: &'a Session,
+    name: String,
+    done: bool,
+}
+
+impl Answer<'_> {
+    pub(super) fn next(&mut self) -> Result<Option<Row>> {
+        if let Some(cursor) = self.cursor.as_mut().filter(|cursor| self.rows.is_empty() && !cursor.done) {
+            let sql = format!("FETCH {FETCHED} FROM {}", cursor.name);
+            let rows = pollster::block_on(cursor.session.client.borrow().query(&sql, &[]));
+            let rows = cursor.session.noted(rows)?;
+            cursor.done = rows.len() < FETCHED;
+            self.rows = rows.into();
+        }
+        Ok(self.rows.pop_front())
+    }
+}
+
+impl Drop for Cursor<'_> {
+    fn drop(&mut self) {
+        // What is left open ends with the transaction.
+        if self.session.open.get() && !self.session.failed.get() {
+            drop(self.session.batch(&format!("CLOSE {}", self.name)));
+        }
+    }
+}
+
+fn bound<'a>(values: &'a [ValueRef<'a>]) -> Vec<&'a (dyn ToSql + Sync)> {
+    values.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
+}
+
+type AnyError = Box<dyn std::error::Error + Sync + Send>;
+
+impl ToSql for ValueRef<'_> {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> std::result::Result<IsNull, AnyError> {
+        match (self, ty) {
+            (Self::Null, _) => Ok(IsNull::Yes),
+            (Self::Integer(number), &Type::INT4) => i32::try_from(*number)?.to_sql(ty, out),
+            (Self::Integer(number), &Type::INT8) => number.to_sql(ty, out),
+            (Self::Text(text), &Type::JSON) => text.to_sql(&Type::TEXT, out),
+            (Self::Text(text), ty) if <&str as ToSql>::accepts(ty) => text.to_sql(ty, out),
+            (Self::Blob(bytes), &Type::BYTEA) => bytes.to_sql(ty, out),
+            _ => Err(format!("{self:?} is given where {ty} is wanted").into()),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn to_sql_checked(&self, ty: &Type, out: &mut BytesMut) -> std::result::Result<IsNull, AnyError> {
+        self.to_sql(ty, out)
+    }
+}
+
+pub(super) fn value(row: &Row, at: usize) -> Result<ValueRef<'_>> {
+    let column = row.columns().get(at);
+    let ty = column.map(tokio_postgres::Column::type_);
+    let found = match ty {
+        Some(&Type::INT8) => row.try_get::<_, Option<i64>>(at)?.map(ValueRef::Integer),
+        Some(&Type::INT4) => {
+            row.try_get::<_, Option<i32>>(at)?.map(|number| ValueRef::Integer(i64::from(number)))
+        }
+        Some(&Type::BOOL) => {
+            row.try_get::<_, Option<bool>>(at)?.map(|truth| ValueRef::Integer(i64::from(truth)))
+        }
+        Some(&Type::BYTEA) => row.try_get::<_, Option<&[u8]>>(at)?.map(ValueRef::Blob),
+        Some(_) => row.try_get::<_, Option<&str>>(at)?.map(ValueRef::Text),
+        None => return Err(Error::Value { at, found: "no column".to_owned() }),
+    };
+    Ok(found.unwrap_or(ValueRef::Null))
+}
+
+/// What of a statement is said otherwise here: parameters, and lists of numbers.
+fn translated(sql: &str) -> String {
+    let mut text = String::with_capacity(sql.len() + 16);
+    let mut rest = sql;
+    while let Some(at) = rest.find("json_each(?") {
+        let (before, list) = rest.split_at(at);
+        let number: String = list["json_each(?".len()..].chars().take_while(char::is_ascii_digit).collect();
+        text.push_str(before);
+        let _ = write!(text, "json_array_elements_text(CAST(?{number} AS JSON))");
+        rest = list["json_each(?".len() + number.len()..].strip_prefix(')').unwrap_or_default();
+    }
+    text.push_str(rest);
+    text.replace('?', "$")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::translated;
+
+    #[test]
+    fn parameters_and_lists_are_said_as_postgresql_has_them() {
+        assert_eq!(
+            translated("SELECT a FROM b WHERE c = ?1 AND d = ?12"),
+            "SELECT a FROM b WHERE c = $1 AND d = $12"
+        );
+        assert_eq!(
+            translated("x IN (SELECT CAST(value AS BIGINT) FROM json_each(?10)) AND y = ?2"),
+            "x IN (SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST($10 AS JSON))) AND y = $2"
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! A real PostgreSQL on loopback, from Debian's package: started, killed, started again, and gone with whoever started
+//! it.
+//!
+//! It runs as the user `postgres` where root starts it, since it refuses root. Its files are those of a temporary folder.
+//! It ends with the thread that started it, however that ends; what a process left behind that was killed goes with
+//! the next start.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+const PREFIX: &str = "tonnage-postgres-";
+/// Whose files and process they are, where root may not be.
+const USER: &str = "postgres";
+/// What a server of tests is told beyond its defaults.
+const SETTINGS: [&str; 6] = [
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "max_connections=200",
+    "shared_buffers=64MB",
+    "autovacuum_naptime=10s",
+    "log_min_messages=warning",
+];
+
+/// A server with its own folder. Dropping it stops it.
+#[derive(Debug)]
+pub struct Server {
+    programs: PathBuf,
+    folder: tempfile::TempDir,
+    port: u16,
+    settings: Vec<String>,
+    running: Mutex<Option<Child>>,
+    databases: AtomicU32,
+}
+
+/// Where PostgreSQL's own programs are; `None` if it is not installed.
+#[must_use]
+pub fn programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let mut found: Vec<PathBuf> = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
+    found.retain(|bin| bin.join("initdb").exists());
+    found.sort();
+    found.pop()
+}
+
+impl Server {
+    /// Starts a server with these `key=value` besides [`SETTINGS`].
+    ///
+    /// # Errors
+    /// If PostgreSQL is not installed, or does not start.
+    pub fn start(settings: &[&str]) -> anyhow::Result<Self> {
+        let programs = programs().context("PostgreSQL is not installed: apt-get install postgresql")?;
+        remove_leftovers();
+        let folder =
+            tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir()?;
+        if rustix::process::getuid().is_root() {
+            run(Command::new("chown").arg(USER).arg(folder.path()))?;
+        }
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let server = Self {
+            programs,
+            folder,
+            port,
+            settings,
+            running: Mutex::default(),
+            databases: AtomicU32::new(0),
+        };
+        let mut initdb = server.as_user("initdb");
+        initdb.args(["--auth=trust", "--username=postgres", "--no-locale", "--encoding=UTF8", "--no-sync"]);
+        run(initdb.arg("-D").arg(server.data()))?;
+        server.run()?;
+        Ok(server)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A program of PostgreSQL, as a user that may run it, interrupted when the thread is gone that starts it.
+    fn as_user(&self, program: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "INT"]);
+        if rustix::process::getuid().is_root() {
+            command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]);
+        }
+        command.arg(self.programs.join(program)).current_dir("/");
+        command
+    }
+
+    /// Starts it again, on the same port and files, and waits until it answers.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn run(&self) -> anyhow::Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(running.is_none(), "PostgreSQL runs already");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
+        let mut server = self.as_user("postgres");
+        server.arg("-D").arg(self.data()).arg("-p").arg(self.port.to_string());
+        for setting in SETTINGS.into_iter().map(str::to_owned).chain(self.settings.iter().cloned()) {
+            server.args(["-c", &setting]);
+        }
+        server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut child = server.spawn().context("cannot start postgres")?;
+        loop {
+            let ready = Command::new(self.programs.join("pg_isready"))
+                .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
+                .status()?;
+            if ready.success() {
+                break;
+            }
+            if let Some(status) = child.try_wait()? {
+                bail!("postgres ended with {status}: {}", std::fs::read_to_string(self.log())?);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        *running = Some(child);
+        Ok(())
+    }
+
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// SIGKILL to the postmaster: its backends notice and end, and what it promised must still be there.
+    ///
+    /// # Errors
+    /// If it cannot be killed.
+    pub fn kill9(&self) -> anyhow::Result<()> {
+        self.end(Signal::KILL)
+    }
+
+    /// Stops it at once, cutting its connections.
+    ///
+    /// # Errors
+    /// If it cannot be stopped.
+    pub fn stop(&self) -> anyhow::Result<()> {
+        self.end(Signal::INT)
+    }
+
+    fn end(&self, signal: Signal) -> anyhow::Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut child) = running.take() else { return Ok(()) };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid")?;
+        kill_process(pid, signal)?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Makes a database, and gives its URL.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn database(&self) -> anyhow::Result<String> {
+        let name = format!("ledger{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        run(Command::new(self.programs.join("createdb")).args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-T",
+            "template0",
+            &name,
+        ]))?;
+        Ok(format!("postgres://postgres@127.0.0.1:{}/{name}", self.port))
+    }
+
+    /// Runs SQL in a database by `psql`, and gives what it prints.
+    ///
+    /// # Errors
+    /// If a statement fails.
+    pub fn sql(&self, url: &str, sql: &str) -> anyhow::Result<String> {
+        let output = run(Command::new(self.programs.join("psql")).args([
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            url,
+            "-c",
+            sql,
+        ]))?;
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// A folder that a copy of its files can be kept beside.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.end(Signal::INT));
+    }
+}
+
+fn remove_leftovers() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            drop(std::fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
+fn run(command: &mut Command) -> anyhow::Result<Output> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output)
+}
