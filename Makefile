@@ -12,6 +12,9 @@ demo: needs ## Meter two simulated nodes on this machine; Ctrl-C ends it, FOR=30
 test: test-needs ## Install what the tests need, build everything, run every test
 	cargo build --workspace
 	cargo test --workspace
+	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+		TONNAGE_TEST_STORE=postgres cargo test -p tonnage-aggregator --lib -- --skip churn; \
+	else echo "the aggregator's tests over PostgreSQL: SKIPPED, it is not installed"; fi
 
 test-gpu: needs ## The agent on this machine's NVIDIA GPU, under loads that measure themselves (some minutes)
 	cargo build --workspace
@@ -28,7 +31,7 @@ fuzz: ## Feed every parser of outside bytes for SECONDS=300, from SEED=n, TARGET
 needs: # What a build needs and cargo does not bring
 	@tests/install-needs build
 
-test-needs: # The same, and real systems that tests run against (Slurm)
+test-needs: # The same, and real systems that tests run against (Slurm, PostgreSQL)
 	@tests/install-needs
 
 bench: needs ## Measure the agent and the aggregator (release build, some minutes)

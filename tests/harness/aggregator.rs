@@ -1,11 +1,13 @@
 //! The aggregator under test: its folder, its ports (the same through restarts), its process.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use tonnage_aggregator::store::{Location, Store};
 
 use crate::binaries::Binaries;
 use crate::http::{get, http};
@@ -32,6 +34,8 @@ pub struct Aggregator {
     grpc_port: u16,
     process: Option<Process>,
     http: ureq::Agent,
+    /// URL of the database that its ledger is in; `None`: it is in its folder.
+    pub database: Option<String>,
     /// Asks nobody for a token. Set it to false before the start to have tokens asked for.
     pub insecure: bool,
     /// Sent with every request of [`Aggregator::get`].
@@ -59,6 +63,7 @@ impl Aggregator {
             grpc_port,
             process: None,
             http: http(),
+            database: None,
             insecure: true,
             token: None,
             extra_args: Vec::new(),
@@ -72,8 +77,7 @@ impl Aggregator {
         let mut command = Command::new(&self.binary);
         command
             .arg("serve")
-            .arg("--data")
-            .arg(self.data_dir())
+            .args(self.place())
             .args(["--listen-http", &format!("127.0.0.1:{}", self.http_port)])
             .args(["--listen-grpc", &format!("127.0.0.1:{}", self.grpc_port)])
             .arg("--prices")
@@ -137,7 +141,7 @@ impl Aggregator {
     /// # Errors
     /// If it cannot be started, or fails: then with what it said.
     pub fn admin(&self, command: &[&str]) -> anyhow::Result<String> {
-        let output = Command::new(&self.binary).args(command).arg("--data").arg(self.data_dir()).output()?;
+        let output = Command::new(&self.binary).args(command).args(self.place()).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "{command:?} ended with {}: {text}{errors}", output.status);
@@ -177,6 +181,25 @@ impl Aggregator {
     #[must_use]
     pub fn uplink(&self) -> String {
         format!("http://127.0.0.1:{}", self.grpc_port)
+    }
+
+    /// Where its ledger is, as arguments.
+    fn place(&self) -> [OsString; 2] {
+        match &self.database {
+            Some(url) => ["--database-url".into(), url.into()],
+            None => ["--data".into(), self.data_dir().into()],
+        }
+    }
+
+    /// Its ledger, whether it runs or not.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn store(&self) -> anyhow::Result<Store> {
+        Ok(match &self.database {
+            Some(url) => Location::database(url, false)?.open()?,
+            None => Store::open(&self.data_dir())?,
+        })
     }
 
     #[must_use]

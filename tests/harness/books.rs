@@ -59,7 +59,15 @@ impl Books {
     /// # Errors
     /// If it cannot be read.
     pub fn read(data: &Path) -> anyhow::Result<Self> {
-        let readers = Store::open(data)?.readers();
+        Self::of(&Store::open(data)?)
+    }
+
+    /// Reads a ledger wherever it is.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of(store: &Store) -> anyhow::Result<Self> {
+        let readers = store.readers();
         let mut books = Self::default();
         readers.with(|db| {
             audit::journal(db, |entry| {

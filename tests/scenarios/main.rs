@@ -36,6 +36,9 @@ mod partitions;
 /// Units and manifests as they are installed.
 mod packaging;
 
+/// Several aggregators over one PostgreSQL.
+mod replicas;
+
 /// A real Slurm, the hooks that it runs, and what is billed for its jobs.
 mod slurm;
 

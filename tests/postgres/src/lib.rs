@@ -17,6 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 const PREFIX: &str = "tonnage-postgres-";
 /// Whose files and process they are, where root may not be.
 const USER: &str = "postgres";
+/// How often a start is tried, and looked at.
+const ATTEMPTS_MAX: u32 = 100;
+const POLL: std::time::Duration = std::time::Duration::from_millis(50);
 /// What a server of tests is told beyond its defaults.
 const SETTINGS: [&str; 6] = [
     "listen_addresses=127.0.0.1",
@@ -108,6 +111,7 @@ impl Server {
         }
         server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut child = server.spawn().context("cannot start postgres")?;
+        let mut attempts = 0;
         loop {
             let ready = Command::new(self.programs.join("pg_isready"))
                 .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
@@ -116,9 +120,14 @@ impl Server {
                 break;
             }
             if let Some(status) = child.try_wait()? {
-                bail!("postgres ended with {status}: {}", std::fs::read_to_string(self.log())?);
+                // Backends of a postmaster that was killed hold its memory until they have noticed.
+                attempts += 1;
+                if attempts == ATTEMPTS_MAX {
+                    bail!("postgres ended with {status}: {}", std::fs::read_to_string(self.log())?);
+                }
+                child = server.spawn().context("cannot start postgres")?;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(POLL);
         }
         *running = Some(child);
         Ok(())

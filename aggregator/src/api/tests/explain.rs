@@ -8,6 +8,7 @@ use tonnage_proto::rest::explain::{ExplainAnswer, ExplainedDevice};
 use super::*;
 use crate::commit::{Committer, Sealed, Submission};
 use crate::model::NodeName;
+use crate::store::write::{self, Mark};
 use crate::wire;
 
 const PRICES: &str =
@@ -193,8 +194,7 @@ async fn what_cannot_be_explained_is_told_with_what_would_be_right() {
 async fn a_slot_whose_detail_is_purged_is_told_to_be() {
     let site = site_of(|store, clock| {
         partitioned(store, clock);
-        let purged = "INSERT OR REPLACE INTO meta VALUES ('purged_until_ns', 900000000000)";
-        store.writer().unwrap().execute(purged, []).unwrap();
+        write::set_mark(&store.writer().unwrap(), Mark::PurgedUntil, 900_000_000_000).unwrap();
     });
     let (status, _, field, message) = site.get("/api/v1/explain?device=GPU-1&at=5").await.error();
     assert_eq!((status, field.as_deref()), (400, Some("at")));
