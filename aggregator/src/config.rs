@@ -16,6 +16,11 @@ use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
 use tracing::level_filters::LevelFilter;
 
+mod opencost;
+
+pub use opencost::OpenCost;
+use opencost::OpenCostArgs;
+
 /// Takes in what agents sealed, keeps the ledger, prices it, and answers over REST.
 #[derive(Debug, Parser)]
 #[command(name = "tonnage-aggregator", version)]
@@ -150,7 +155,9 @@ pub struct ServeArgs {
     /// Days for which sums of days are kept, at least as long as hours; 0 = for ever [default: 0]
     #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_DAYS_DAYS")]
     keep_days_days: Option<u32>,
-    /// Ask nobody for a token. Only with both listeners on loopback.
+    #[command(flatten)]
+    opencost: OpenCostArgs,
+    /// Ask nobody for a token. Only with all listeners on loopback.
     #[arg(long)]
     insecure_loopback: bool,
     /// off, error, warn, info, debug or trace [default: info]
@@ -199,6 +206,10 @@ struct File {
     keep_detail_days: Option<u32>,
     keep_hours_days: Option<u32>,
     keep_days_days: Option<u32>,
+    opencost_listen: Option<SocketAddr>,
+    opencost_upstream: Option<String>,
+    opencost_anonymous: Option<bool>,
+    opencost_metrics: Option<bool>,
     insecure_loopback: Option<bool>,
     log_level: Option<String>,
     log_format: Option<String>,
@@ -220,6 +231,8 @@ pub struct Config {
     pub keep_detail_days: u32,
     pub keep_hours_days: u32,
     pub keep_days_days: u32,
+    /// `None` = not served.
+    pub opencost: Option<OpenCost>,
     pub insecure_loopback: bool,
     pub log_level: LevelFilter,
     pub log_format: Format,
@@ -234,9 +247,12 @@ impl ServeArgs {
     /// If the file cannot be used, or a setting is wrong.
     pub fn resolve(self) -> Result<Config, SettingsError> {
         let file: File = settings::read(self.config.as_deref())?;
+        let insecure_loopback = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
+        let opencost = self.opencost.resolve(&file, insecure_loopback)?;
         let log_level = parsed("log_level", file.log_level)?;
         let log_format = parsed("log_format", file.log_format)?;
         let config = Config {
+            opencost,
             data: self.data.or(file.data).unwrap_or_else(|| DATA.into()),
             listen_http: self.listen_http.or(file.listen_http).unwrap_or(([127, 0, 0, 1], 7788).into()),
             listen_grpc: self.listen_grpc.or(file.listen_grpc).unwrap_or(([127, 0, 0, 1], 7787).into()),
@@ -251,7 +267,7 @@ impl ServeArgs {
             keep_detail_days: self.keep_detail_days.or(file.keep_detail_days).unwrap_or(0),
             keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
             keep_days_days: self.keep_days_days.or(file.keep_days_days).unwrap_or(0),
-            insecure_loopback: self.insecure_loopback || file.insecure_loopback.unwrap_or(false),
+            insecure_loopback,
             log_level: self.log_level.or(log_level).unwrap_or(LevelFilter::INFO),
             log_format: self.log_format.or(log_format).unwrap_or(Format::Text),
             simulated_clock: self.simulated_clock,
@@ -378,6 +394,31 @@ mod tests {
         let tls =
             resolve(&["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"]).unwrap().tls.unwrap();
         assert_eq!((tls.client_ca.as_deref(), tls.require_client_cert), (Some(Path::new("a")), false));
+    }
+
+    #[test]
+    fn opencost_is_off_unless_it_has_an_address_and_open_on_loopback_or_by_a_flag() {
+        assert_eq!(resolve(&[]).unwrap().opencost, None);
+        for (args, open) in [
+            (&["--opencost-listen", "127.0.0.1:9003"][..], true),
+            (&["--opencost-listen", "[::1]:9003"], true),
+            (&["--opencost-listen", "0.0.0.0:9003"], false),
+            (&["--opencost-listen", "0.0.0.0:9003", "--opencost-anonymous"], true),
+        ] {
+            assert_eq!(resolve(args).unwrap().opencost.unwrap().open, open, "{args:?}");
+        }
+        for (args, said) in [
+            (&["--opencost-upstream", "http://a"][..], "opencost_upstream: \"http://a:9003\": has no effect"),
+            (&["--opencost-metrics"], "opencost_metrics"),
+            (
+                &["--opencost-listen", "127.0.0.1:9003", "--opencost-upstream", "https://a"],
+                "opencost_upstream: \"https://a\": use http://",
+            ),
+            (&["--insecure-loopback", "--opencost-listen", "0.0.0.0:9003"], "opencost_listen"),
+        ] {
+            let error = resolve(args).unwrap_err().to_string();
+            assert!(error.starts_with(said), "{error}");
+        }
     }
 
     #[test]
