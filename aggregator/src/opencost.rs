@@ -7,7 +7,7 @@
 //! ```
 //!
 //! GPU figures are the ledger's and nobody else's. docs/opencost.md says what differs from OpenCost, and why.
-//! Limits: those of [`Queries`], [`params::SETS_MAX`] sets and [`ALLOCATIONS_MAX`] allocations in an answer.
+//! Limits: those of [`Queries`], `params::SETS_MAX` sets and [`ALLOCATIONS_MAX`] allocations in an answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

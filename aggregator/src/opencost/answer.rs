@@ -326,3 +326,93 @@ pub(super) struct SummarySet<'a> {
     pub(super) allocations: Merged<'a>,
     pub(super) window: Span,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tonnage_proto::method::BUSY_PROCESS;
+
+    use super::super::allocation::fold;
+    use super::super::figures;
+    use super::super::params::Request;
+    use super::*;
+    use crate::store::query::{Group, Sums};
+
+    const HOUR: i64 = 3_600_000_000_000;
+
+    /// An hour of `gpus` in a pod, busy for half of it if anybody knows.
+    fn pod(gpus: usize, method: u32) -> Vec<Group> {
+        let key =
+            |gpu: usize| ["c", "n", "ml", "a", "main", &format!("GPU-{gpu}"), "H100", ""].map(str::to_owned);
+        let [held, busy] = [HOUR, HOUR / 2].map(|ns| GpuTime::of_slices(ns.into(), 1));
+        let sums = Sums { held, busy, method, held_cost_nanos: 3_000_000_001, ..Sums::default() };
+        (0..gpus).map(|gpu| Group { key: key(gpu).to_vec(), sentinel: false, sums }).collect()
+    }
+
+    /// The set's JSON, an hour after the window of an hour began.
+    fn written(groups: Vec<Group>, upstream: Option<&str>, summary: bool) -> Value {
+        let request = Request::read(&"http://x/?window=1h&aggregate=pod".parse().unwrap()).unwrap();
+        let allocations = fold(groups, &request.by, request.idle);
+        let said = upstream.map(|set| {
+            let body = format!(r#"{{"code":200,"data":[{set}]}}"#);
+            figures::parse(body.as_bytes(), 1).unwrap().sets.remove(0)
+        });
+        let frame = Frame::new((0, HOUR), HOUR);
+        let merged = Merged { frame, allocations: &allocations, upstream: said.as_ref(), summary };
+        serde_json::from_slice(&Envelope::bytes([merged], &[]).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_name_that_clients_read_is_there() {
+        let answer = written(pod(1, BUSY_PROCESS), None, false);
+        assert_eq!((&answer["code"], &answer["status"]), (&json!(200), &json!("success")));
+        let names = "name properties window start end minutes cpuCores cpuCoreRequestAverage cpuCoreUsageAverage \
+            cpuCoreHours cpuCost cpuCostAdjustment cpuCostIdle cpuEfficiency gpuCount gpuRequestAverage \
+            gpuUsageAverage gpuHours gpuCost gpuCostAdjustment gpuCostIdle gpuEfficiency networkTransferBytes \
+            networkReceiveBytes networkCost networkCrossZoneCost networkCrossRegionCost networkInternetCost \
+            networkCostAdjustment loadBalancerCost loadBalancerCostAdjustment pvBytes pvByteHours pvCost pvs \
+            pvCostAdjustment ramBytes ramByteRequestAverage ramByteUsageAverage ramByteHours ramCost \
+            ramCostAdjustment ramCostIdle ramEfficiency externalCost sharedCost totalCost totalEfficiency \
+            lbAllocations gpuAllocation";
+        let allocation = answer["data"][0]["a"].as_object().unwrap();
+        for name in names.split_whitespace() {
+            assert!(allocation.contains_key(name), "{name}");
+        }
+        let gpu = json!({
+            "gpuDevice": "", "gpuModel": "H100", "gpuUUID": "GPU-0", "isGPUShared": false,
+            "gpuUsageAverage": 0.5, "gpuRequestAverage": 1.0,
+        });
+        assert_eq!(allocation["gpuAllocation"], gpu);
+        assert_eq!(
+            allocation["window"],
+            json!({"start": "1970-01-01T00:00:00Z", "end": "1970-01-01T01:00:00Z"})
+        );
+        let summary = written(pod(1, BUSY_PROCESS), None, true);
+        assert_eq!(summary["data"][0]["a"]["totalCost"], json!(3.000_000_001));
+    }
+
+    #[test]
+    fn efficiency_is_of_what_was_held_and_null_where_nobody_knows_the_use() {
+        let a = &written(pod(4, BUSY_PROCESS), None, false)["data"][0]["a"];
+        assert_eq!((&a["gpuCount"], &a["gpuUsageAverage"]), (&json!(4.0), &json!(2.0)));
+        assert_eq!((&a["gpuEfficiency"], &a["totalEfficiency"]), (&json!(0.5), &json!(0.5)));
+        let a = &written(pod(4, 0), None, false)["data"][0]["a"];
+        assert!(a["gpuEfficiency"].is_null() && a["gpuUsageAverage"].is_null(), "{a}");
+        assert_eq!(a["gpuAllocation"]["gpuUUID"], "GPU-0,GPU-1,GPU-2,GPU-3");
+        assert_eq!(written(pod(17, 0), None, false)["data"][0]["a"]["gpuAllocation"]["gpuUUID"], "");
+    }
+
+    #[test]
+    fn what_the_upstream_says_is_put_beside_what_the_ledger_says() {
+        let said = r#"{"a":{"cpuCost":1,"cpuCoreUsageAverage":1,"cpuCoreRequestAverage":4,"pvCostAdjustment":-0.5,
+            "gpuCost":9},"web":{"ramCost":2,"ramByteUsageAverage":7}}"#;
+        let set = &written(pod(1, 0), Some(said), false)["data"][0];
+        assert_eq!(
+            (&set["a"]["gpuCost"], &set["a"]["totalCost"]),
+            (&json!(3.000_000_001), &json!(3.500_000_001))
+        );
+        assert_eq!((&set["a"]["cpuEfficiency"], &set["a"]["totalEfficiency"]), (&json!(0.25), &json!(0.25)));
+        assert_eq!((&set["web"]["gpuCost"], &set["web"]["totalCost"]), (&json!(0.0), &json!(2.0)));
+        assert!(set["web"]["gpuAllocation"].is_null() && set["web"]["ramEfficiency"] == json!(1.0), "{set}");
+    }
+}

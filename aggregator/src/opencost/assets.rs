@@ -156,3 +156,41 @@ fn asset(name: NodeName, sums: (GpuTime, i128, Vec<Gpu>), facts: &NodeFacts, fra
         end: passed.end,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::query::Sums;
+
+    #[test]
+    fn a_node_has_the_price_of_all_its_gpus_existence() {
+        let hour = i128::from(tonnage_proto::limits::HOUR_NS);
+        let group = |gpu: &str, slices| Group {
+            key: ["c", "n", gpu, "H100"].map(str::to_owned).to_vec(),
+            sentinel: false,
+            sums: Sums {
+                held: GpuTime::of_slices(hour, slices),
+                unobserved: GpuTime::of_slices(hour, 1),
+                held_cost_nanos: 5,
+                unobserved_cost_nanos: 2,
+                rounding_cost_nanos: 1,
+                ..Sums::default()
+            },
+        };
+        let name = NodeName { cluster: "c".into(), node: "n".into() };
+        let facts = NodeFacts { capacity_type: "spot".into(), region: "eu".into(), ..NodeFacts::default() };
+        let frame = Frame::new((0, 3_600_000_000_000), 0);
+        let found =
+            assets(vec![group("GPU-2", 2), group("GPU-1", 1)], &BTreeMap::from([(name, facts)]), frame);
+        let found = serde_json::to_value(found).unwrap();
+        let key = "__undefined__/__undefined__/__undefined__/Compute/c/Node/Kubernetes/__undefined__/n";
+        let node = &found[key];
+        assert_eq!((&node["gpuCost"], &node["totalCost"]), (&json!(0.000_000_016), &json!(0.000_000_016)));
+        assert_eq!((&node["GPUHours"], &node["gpuCount"]), (&json!(3.5), &json!(2)));
+        assert_eq!((&node["preemptible"], &node["minutes"]), (&json!(1), &json!(0.0)));
+        assert_eq!(node["labels"], json!({"topology.kubernetes.io/region": "eu"}));
+        assert_eq!((&node["gpus"][0]["uuid"], &node["gpus"][1]["hours"]), (&json!("GPU-1"), &json!(1.5)));
+    }
+}
