@@ -16,6 +16,14 @@ use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
 use tracing::level_filters::LevelFilter;
 
+mod opencost;
+
+mod store;
+
+pub use opencost::OpenCost;
+use opencost::OpenCostArgs;
+pub use store::{StoreArgs, place};
+
 use crate::store::Location;
 
 /// Takes in what agents sealed, keeps the ledger, prices it, and answers over REST.
@@ -111,62 +119,6 @@ pub enum TokenCommand {
     },
 }
 
-/// A place by one word: the URL of a database, a file with such a URL, or else a folder.
-///
-/// # Errors
-/// If it looks like a URL and is none.
-pub fn place(field: &'static str, word: &str) -> Result<Location, SettingsError> {
-    let (data, database_url, database_url_file) = if word.contains("://") {
-        (None, Some(word.to_owned()), None)
-    } else if PathBuf::from(word).is_file() {
-        (None, None, Some(word.into()))
-    } else {
-        (Some(word.into()), None, None)
-    };
-    StoreArgs { data, database_url, database_url_file }.resolve().map_err(|e| wrong(field, "", e.to_string()))
-}
-
-/// Where the ledger is: a folder, or a database.
-#[derive(Debug, Clone, Args)]
-pub struct StoreArgs {
-    /// Folder of the ledger [default: /var/lib/tonnage-aggregator]
-    #[arg(long, value_name = "DIR", env = "TONNAGE_DATA")]
-    data: Option<PathBuf>,
-    /// A database of PostgreSQL for the ledger instead of a folder: postgres://USER@HOST:PORT/NAME, without a password
-    #[arg(long, value_name = "URL", env = "TONNAGE_DATABASE_URL")]
-    database_url: Option<String>,
-    /// File with such a URL, which may have a password
-    #[arg(long, value_name = "FILE", env = "TONNAGE_DATABASE_URL_FILE")]
-    database_url_file: Option<PathBuf>,
-}
-
-impl StoreArgs {
-    /// # Errors
-    /// If more than one place is named, or a URL is none.
-    pub fn resolve(self) -> Result<Location, SettingsError> {
-        let Self { data, database_url, database_url_file } = self;
-        let url = match (database_url, database_url_file) {
-            (None, None) => return Ok(Location::Folder(data.unwrap_or_else(|| DATA.into()))),
-            (Some(_), Some(_)) => {
-                return Err(wrong("database_url", "", "use either it or database_url_file"));
-            }
-            (Some(url), None) => ("database_url", Location::database(&url, false)),
-            (None, Some(path)) => {
-                let text = std::fs::read_to_string(&path).map_err(|e| {
-                    wrong("database_url_file", path.display(), format!("cannot be read: {e}"))
-                })?;
-                ("database_url_file", Location::database(text.trim(), true))
-            }
-        };
-        let (field, location) = url;
-        if data.is_some() {
-            return Err(wrong("data", "", format!("use either it or {field}")));
-        }
-        // The URL may hold a secret, so it is not shown.
-        location.map_err(|e| wrong(field, "", e.to_string()))
-    }
-}
-
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// TOML file with any of these settings under their names (with underscores).
@@ -208,7 +160,9 @@ pub struct ServeArgs {
     /// Days for which sums of days are kept, at least as long as hours; 0 = for ever [default: 0]
     #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_DAYS_DAYS")]
     keep_days_days: Option<u32>,
-    /// Ask nobody for a token. Only with both listeners on loopback.
+    #[command(flatten)]
+    opencost: OpenCostArgs,
+    /// Ask nobody for a token. Only with all listeners on loopback.
     #[arg(long)]
     insecure_loopback: bool,
     /// off, error, warn, info, debug or trace [default: info]
@@ -259,12 +213,14 @@ struct File {
     keep_detail_days: Option<u32>,
     keep_hours_days: Option<u32>,
     keep_days_days: Option<u32>,
+    opencost_listen: Option<SocketAddr>,
+    opencost_upstream: Option<String>,
+    opencost_anonymous: Option<bool>,
+    opencost_metrics: Option<bool>,
     insecure_loopback: Option<bool>,
     log_level: Option<String>,
     log_format: Option<String>,
 }
-
-const DATA: &str = "/var/lib/tonnage-aggregator";
 
 /// Validated settings of `serve`.
 #[derive(Debug, Clone)]
@@ -280,6 +236,8 @@ pub struct Config {
     pub keep_detail_days: u32,
     pub keep_hours_days: u32,
     pub keep_days_days: u32,
+    /// `None` = not served.
+    pub opencost: Option<OpenCost>,
     pub insecure_loopback: bool,
     pub log_level: LevelFilter,
     pub log_format: Format,
@@ -304,9 +262,12 @@ impl ServeArgs {
             let (data, database_url_file) = (data.clone(), database_url_file.clone());
             StoreArgs { data, database_url: database_url.clone(), database_url_file }
         };
+        let insecure_loopback = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
+        let opencost = self.opencost.resolve(&file, insecure_loopback)?;
         let log_level = parsed("log_level", file.log_level)?;
         let log_format = parsed("log_format", file.log_format)?;
         let config = Config {
+            opencost,
             store: store.resolve()?,
             listen_http: self.listen_http.or(file.listen_http).unwrap_or(([127, 0, 0, 1], 7788).into()),
             listen_grpc: self.listen_grpc.or(file.listen_grpc).unwrap_or(([127, 0, 0, 1], 7787).into()),
@@ -321,7 +282,7 @@ impl ServeArgs {
             keep_detail_days: self.keep_detail_days.or(file.keep_detail_days).unwrap_or(0),
             keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
             keep_days_days: self.keep_days_days.or(file.keep_days_days).unwrap_or(0),
-            insecure_loopback: self.insecure_loopback || file.insecure_loopback.unwrap_or(false),
+            insecure_loopback,
             log_level: self.log_level.or(log_level).unwrap_or(LevelFilter::INFO),
             log_format: self.log_format.or(log_format).unwrap_or(Format::Text),
             simulated_clock: self.simulated_clock,
@@ -387,7 +348,7 @@ mod tests {
 
     use super::*;
 
-    fn resolve(args: &[&str]) -> Result<Config, SettingsError> {
+    pub(super) fn resolve(args: &[&str]) -> Result<Config, SettingsError> {
         let args = ["tonnage-aggregator", "serve"].iter().chain(args);
         match Cli::try_parse_from(args).unwrap().command {
             Command::Serve(args) => args.resolve(),
@@ -395,7 +356,7 @@ mod tests {
         }
     }
 
-    fn file(text: &str) -> tempfile::NamedTempFile {
+    pub(super) fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         file
@@ -455,26 +416,28 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_is_in_one_place_and_its_password_in_a_file() {
-        let secret = file("postgres://t:s3cret@db/tonnage\n");
-        let path = secret.path().to_str().unwrap();
+    fn opencost_is_off_unless_it_has_an_address_and_open_on_loopback_or_by_a_flag() {
+        assert_eq!(resolve(&[]).unwrap().opencost, None);
+        for (args, open) in [
+            (&["--opencost-listen", "127.0.0.1:9003"][..], true),
+            (&["--opencost-listen", "[::1]:9003"], true),
+            (&["--opencost-listen", "0.0.0.0:9003"], false),
+            (&["--opencost-listen", "0.0.0.0:9003", "--opencost-anonymous"], true),
+        ] {
+            assert_eq!(resolve(args).unwrap().opencost.unwrap().open, open, "{args:?}");
+        }
         for (args, said) in [
-            (&["--database-url", "postgres://t@db/tonnage", "--data", "/a"][..], "data: "),
-            (&["--database-url", "postgres://t@db/x", "--database-url-file", "/a"], "database_url: "),
-            (&["--database-url", "postgres://t:s3cret@db/tonnage"], "database_url_file"),
-            (&["--database-url", "mysql://t@db/tonnage"], "postgres://"),
-            (&["--database-url", "postgres://t@db"], "names no database"),
-            (&["--database-url-file", "/nowhere"], "database_url_file"),
+            (&["--opencost-upstream", "http://a"][..], "opencost_upstream: \"http://a:9003\": has no effect"),
+            (&["--opencost-metrics"], "opencost_metrics"),
+            (
+                &["--opencost-listen", "127.0.0.1:9003", "--opencost-upstream", "https://a"],
+                "opencost_upstream: \"https://a\": use http://",
+            ),
+            (&["--insecure-loopback", "--opencost-listen", "0.0.0.0:9003"], "opencost_listen"),
         ] {
             let error = resolve(args).unwrap_err().to_string();
-            assert!(error.contains(said) && !error.contains("s3cret"), "{args:?}: {error}");
+            assert!(error.starts_with(said), "{error}");
         }
-        let config = resolve(&["--database-url-file", path]).unwrap();
-        assert!(matches!(&config.store, Location::Database(_)));
-        assert!(!format!("{config:?}").contains("s3cret"));
-        let file = file("data = '/a'\n");
-        let args = ["--config", file.path().to_str().unwrap(), "--database-url", "postgres://t@db/x"];
-        assert!(matches!(resolve(&args).unwrap().store, Location::Database(_)), "a flag beats the file");
     }
 
     #[test]

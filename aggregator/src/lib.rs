@@ -20,6 +20,7 @@ pub mod store;
 pub mod api;
 pub mod live;
 pub mod metrics;
+pub mod opencost;
 pub mod verify;
 
 pub mod commit;

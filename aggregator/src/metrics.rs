@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
     TextEncoder,
@@ -17,6 +18,7 @@ use tonnage_proto::rest::sentinel;
 
 use crate::model::{GpuTime, UsageBatch};
 
+pub mod opencost;
 pub mod scrape;
 
 /// Sub-second work.
@@ -203,13 +205,17 @@ impl Metrics {
         families.extend(scrape::registry(facts).gather());
         families.extend(self.held_idle_now().gather());
         families.sort_by(|a, b| a.name().cmp(b.name()));
-        let mut text = Vec::new();
-        // Writing to memory fails only where a family has no metrics, and gather leaves those out.
-        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
-            tracing::error!(%error, "Metrics could not be written.");
-        }
-        String::from_utf8_lossy(&text).into_owned()
+        text(&families)
     }
+}
+
+fn text(families: &[MetricFamily]) -> String {
+    let mut text = Vec::new();
+    // Writing to memory fails only where a family has no metrics, and gather leaves those out.
+    if let Err(error) = TextEncoder::new().encode(families, &mut text) {
+        tracing::error!(%error, "Metrics could not be written.");
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Registers a collector. Names and labels are constants of this module, so a failure is a slip in the code that

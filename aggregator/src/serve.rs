@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Server;
@@ -16,15 +17,17 @@ use tonnage_runtime::telemetry::chain;
 use tonnage_runtime::tls::TlsError;
 
 use crate::api::auth::{Authenticator, Identity};
-use crate::api::{self, ApiState, Check, Orders};
+use crate::api::{self, ApiState, Check, Orders, Verify};
 use crate::commit::{Committer, QUEUE_MAX, Retention, Submission};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::ingest::accept::Acceptor;
 use crate::ingest::tls::Tls;
 use crate::ingest::{Authenticate, Credential, Ingest};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::OrderError;
+use crate::opencost::upstream::Upstream;
+use crate::opencost::{self, OpenCost};
 use crate::prices::Book;
 use crate::prices::watch::{self, Files, LoadError, Prices, Watcher};
 use crate::store::{self, Store, StoreError, write};
@@ -78,6 +81,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let tls = config.tls.clone().map(|files| Tls::load(files, &clock)).transpose()?.map(Arc::new);
     let http = listen("listen_http", config.listen_http).await?;
     let grpc = listen("listen_grpc", config.listen_grpc).await?;
+    let opencost = listen_opencost(config.opencost.clone()).await?;
     let store = config.store.open()?;
     let _alone = config.store.lock()?;
     let readers = store.readers();
@@ -121,10 +125,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         live,
         metrics,
         orders: orders(queue.downgrade()),
-        verify: {
-            let store = store.clone();
-            Arc::new(move || Ok(verify::verify(&store.reader()?)?.answer()))
-        },
+        verify: verified(store.clone()),
         health: Arc::clone(&healthy),
         ready: Arc::clone(&healthy),
     };
@@ -132,7 +133,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
     let uplinks = tokio::spawn(serve_grpc(grpc, acceptor, ingest, stop.clone()));
     let api_stop = Shutdown::new();
-    let rest = tokio::spawn(serve_http(http, state, api_stop.clone()));
+    serve_opencost(opencost, &state, &stop, &api_stop);
+    let rest = tokio::spawn(serve_http(http, api::router(state), api_stop.clone()));
     tokio::spawn(config.supervisor.tend(|| true, move || healthy(), stop.clone()));
 
     let bug = tokio::select! {
@@ -286,8 +288,49 @@ async fn serve_grpc(listener: TcpListener, acceptor: Acceptor, ingest: Ingest, s
     }
 }
 
-async fn serve_http(listener: TcpListener, state: ApiState, stop: Shutdown) {
-    let router = api::router(state);
+/// Recomputes the ledger and compares.
+fn verified(store: Store) -> Verify {
+    Arc::new(move || Ok(verify::verify(&store.reader()?)?.answer()))
+}
+
+async fn listen_opencost(
+    settings: Option<config::OpenCost>,
+) -> Result<Option<(config::OpenCost, TcpListener)>, RunError> {
+    let Some(settings) = settings else { return Ok(None) };
+    let listener = listen("opencost_listen", settings.listen).await?;
+    Ok(Some((settings, listener)))
+}
+
+/// Serves clients of OpenCost from what the REST API reads, if there is a listener for them; its upstream is looked after
+/// until `stop`.
+fn serve_opencost(
+    listening: Option<(config::OpenCost, TcpListener)>,
+    state: &ApiState,
+    stop: &Shutdown,
+    api_stop: &Shutdown,
+) {
+    let Some((settings, listener)) = listening else { return };
+    let upstream = settings.upstream.map(|address| {
+        let upstream = Arc::new(Upstream::new(address, state.clock.clone()));
+        tokio::spawn(Arc::clone(&upstream).tend(stop.clone()));
+        upstream
+    });
+    tracing::info!(address = %settings.listen, "Serving clients of OpenCost.");
+    let router = opencost::router(OpenCost {
+        clock: state.clock.clone(),
+        readers: state.readers.clone(),
+        authenticator: (!settings.open).then(|| Arc::clone(&state.authenticator)),
+        prices: state.prices.clone(),
+        live: Arc::clone(&state.live),
+        metrics: Arc::clone(&state.metrics),
+        upstream,
+        health: Arc::clone(&state.health),
+        export: settings.metrics,
+    });
+    tokio::spawn(serve_http(listener, router, api_stop.clone()));
+}
+
+async fn serve_http(listener: TcpListener, router: Router, stop: Shutdown) {
     let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.wait().await }).await;
     if let Err(error) = served {
         tracing::error!(%error, "The API ended.");

@@ -33,6 +33,9 @@ mod model;
 /// MIG, GPM, events and signals, as the driver shows them.
 mod partitions;
 
+/// What clients of OpenCost read.
+mod opencost;
+
 /// Units and manifests as they are installed.
 mod packaging;
 

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tonnage_runtime::clock::Clock;
@@ -17,6 +17,7 @@ use tonnage_runtime::telemetry::chain;
 
 use super::Api;
 use super::error::ApiError;
+use crate::metrics::Metrics;
 use crate::model::NodeName;
 use crate::store::tokens::{self, Grant, PREFIX, Role};
 use crate::store::{Readers, Store, StoreError};
@@ -149,25 +150,40 @@ pub(super) async fn require_reader(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let header = request.headers().get(header::AUTHORIZATION);
-    // A header that is no text is no token either.
-    let authorization = header.map(|value| value.to_str().unwrap_or_default());
-    match api.state.authenticator.authenticate(authorization) {
-        Ok(identity) if identity.may(Role::Reader) => {
+    match reader(&api.state.authenticator, &api.state.metrics, "api", request.headers()) {
+        Ok(identity) => {
             request.extensions_mut().insert(identity);
             next.run(request).await
         }
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Who sent a request with these headers, if they may read. `surface` is what they asked, for the metrics.
+///
+/// # Errors
+/// If they may not, or it cannot be told.
+pub fn reader(
+    authenticator: &Authenticator,
+    metrics: &Metrics,
+    surface: &'static str,
+    headers: &HeaderMap,
+) -> Result<Identity, ApiError> {
+    let header = headers.get(header::AUTHORIZATION);
+    // A header that is no text is no token either.
+    let authorization = header.map(|value| value.to_str().unwrap_or_default());
+    match authenticator.authenticate(authorization) {
+        Ok(identity) if identity.may(Role::Reader) => Ok(identity),
         Ok(identity) => {
-            ApiError::forbidden(format!("{identity} may not read; use a token with the role reader"))
-                .into_response()
+            Err(ApiError::forbidden(format!("{identity} may not read; use a token with the role reader")))
         }
         Err(error @ AuthError::Store(_)) => {
             tracing::error!(error = chain(&error), "Could not authenticate a request.");
-            ApiError::unavailable(error.to_string()).into_response()
+            Err(ApiError::unavailable(error.to_string()))
         }
         Err(error) => {
-            api.state.metrics.unauthenticated("api");
-            ApiError::unauthenticated(error.to_string()).into_response()
+            metrics.unauthenticated(surface);
+            Err(ApiError::unauthenticated(error.to_string()))
         }
     }
 }

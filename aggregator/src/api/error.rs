@@ -23,7 +23,7 @@ impl ApiError {
     }
 
     /// `message` names the value and what would be right.
-    pub(super) fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+    pub fn invalid(field: &'static str, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message);
         Self { field: Some(field), ..error }
     }
@@ -58,7 +58,7 @@ impl ApiError {
     }
 
     /// A thing that is named in the path and is not there.
-    pub(super) fn missing(message: impl Into<String>) -> Self {
+    pub fn missing(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
@@ -67,7 +67,8 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
-    pub(super) fn method_not_allowed() -> Self {
+    #[must_use]
+    pub fn method_not_allowed() -> Self {
         let message = "this endpoint has no such method; the allow header lists those it has";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
@@ -77,21 +78,34 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
 
-    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+    pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
     /// What happened is for the log; the client learns the id to look for.
-    pub(super) fn internal() -> Self {
+    #[must_use]
+    pub fn internal() -> Self {
         let message = "something went wrong here; the log has it under this request_id";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
+    /// The status that it is answered with.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// For people, without anything that looks like a token.
+    #[must_use]
+    pub fn message(&self) -> String {
+        masked(&self.message)
     }
 
     pub(super) fn answer(&self, request_id: &str) -> ErrorAnswer {
         ErrorAnswer {
             error: ErrorBody {
                 code: self.code.to_owned(),
-                message: masked(&self.message),
+                message: self.message(),
                 field: self.field.map(str::to_owned),
                 request_id: request_id.to_owned(),
             },
@@ -111,6 +125,7 @@ impl IntoResponse for ApiError {
 }
 
 /// The beginning of what a stranger sent, to show it to them.
-pub(super) fn quoted(text: &str) -> String {
+#[must_use]
+pub fn quoted(text: &str) -> String {
     text.chars().take(QUOTED_CHARS_MAX).collect()
 }

@@ -112,6 +112,7 @@ fn device(record: DeviceRecord, book: &Book, now_ns: i64) -> DeviceRow {
 }
 
 /// RFC 3339 in UTC. Every i64 of nanoseconds is a time.
-pub(super) fn time(at_ns: i64) -> String {
+#[must_use]
+pub fn time(at_ns: i64) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(at_ns)).map_or_else(|_| String::new(), |at| at.to_string())
 }

@@ -12,22 +12,27 @@ use crate::store::Readers;
 use crate::store::query::QueryError;
 
 /// Queries at once; one more is answered `unavailable`.
-pub(super) const QUERIES_MAX: usize = 8;
+pub const QUERIES_MAX: usize = 8;
 const TIMEOUT_NS: i64 = 30_000_000_000;
 
-pub(super) struct Queries {
+/// A gate to the ledger: at most [`QUERIES_MAX`] queries pass it at once.
+pub struct Queries {
     clock: Clock,
     readers: Readers,
     permits: Arc<Semaphore>,
 }
 
 impl Queries {
-    pub(super) fn new(clock: Clock, readers: Readers) -> Self {
+    #[must_use]
+    pub fn new(clock: Clock, readers: Readers) -> Self {
         Self { clock, readers, permits: Arc::new(Semaphore::new(QUERIES_MAX)) }
     }
 
     /// Runs `query`, which asks its second argument now and then whether to give up.
-    pub(super) async fn run<T: Send + 'static>(
+    ///
+    /// # Errors
+    /// If too many run already, it is given up, or the store fails.
+    pub async fn run<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection, &dyn Fn() -> bool) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, ApiError> {

@@ -55,8 +55,13 @@ const AGGREGATOR: &[Rule] = &[
         &["ledger", "live", "metrics", "model", "prices", "store", "wire"],
         "reads, and explains what it read",
     ),
+    (
+        "opencost",
+        &["api", "live", "metrics", "model", "prices", "store"],
+        "another face of what the API reads, by the same tokens, windows and limits",
+    ),
     ("verify", &["model", "prices", "store"], "shares no code with folding: that is what it is for"),
-    ("config", &["model"], ""),
+    ("config", &["model", "opencost"], "knows what the address of an upstream is like"),
 ];
 const AGGREGATOR_WIRING: [&str; 4] = ["lib", "main", "serve", "admin"];
 
