@@ -38,9 +38,9 @@ bench: needs ## Measure the agent and the aggregator (release build, some minute
 	cargo build --release --workspace
 	./target/release/tonnage-bench
 
-crash: needs ## A storm of kills and cuts over real processes; SEED=n brings one back, KILLS=k NODES=n say how hard
+crash: needs ## A storm of kills and cuts over real processes; SEED=n brings one back, KILLS=k NODES=n say how hard, STORE=postgres
 	cargo build --workspace
-	@./target/debug/tonnage-crash --kills $(or $(KILLS),200) --nodes $(or $(NODES),4) $(if $(SEED),--seed $(SEED))
+	@./target/debug/tonnage-crash --kills $(or $(KILLS),200) --nodes $(or $(NODES),4) --store $(or $(STORE),sqlite) $(if $(SEED),--seed $(SEED))
 
 lint: ## Format and clippy, warnings denied
 	cargo fmt --all --check

@@ -12,8 +12,9 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use harness::sim_clock::BEGIN_NS;
+use postgres_server::Server;
 use tonnage_runtime::clock::Clock;
 
 mod plan;
@@ -35,12 +36,21 @@ struct Cli {
     /// How many agents there are
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     nodes: u8,
+    /// Where the ledger is: in a folder, or in a PostgreSQL that is killed too
+    #[arg(long, default_value = "sqlite")]
+    store: Engine,
     /// Only say what would happen
     #[arg(long)]
     plan: bool,
     /// So many short histories in this process instead, on a simulated disk, network and clock
     #[arg(long, value_name = "HISTORIES")]
     simulated: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    Sqlite,
+    Postgres,
 }
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to people")]
@@ -55,10 +65,12 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(histories) = cli.simulated {
         return simulate(seed, histories);
     }
-    let mut storm = storm::Storm::new(seed, nodes, cli.kills)?;
+    let database = if cli.store == Engine::Postgres { Some(Server::start(&[])?) } else { None };
+    let mut storm = storm::Storm::new(seed, nodes, cli.kills, database)?;
     let judged = storm.blow().context("the storm could not go on").and_then(|()| verdict::judge(&mut storm));
     eprint!("{}", storm.story.lines().last().map(|line| format!("{line}\n")).unwrap_or_default());
     eprintln!("backups {}\nrestores {}\nfull disks {}", storm.backups, storm.restores, storm.full.len());
+    eprintln!("kills of the database {}", storm.kills_of_database);
     for (what, count) in storm.network.counts().named() {
         eprintln!("{what} {count}");
     }

@@ -10,6 +10,7 @@ use harness::network::Network;
 use harness::scenario;
 use harness::tmpfs::Tmpfs;
 use harness::world::{DEADLINE, World};
+use postgres_server::Server;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tonnage_runtime::clock::Clock;
@@ -36,6 +37,9 @@ pub(crate) struct Storm {
     pub(crate) restores: u32,
     /// Nodes, and when their disks were full.
     pub(crate) full: Vec<(usize, Stretch)>,
+    pub(crate) kills_of_database: u32,
+    /// Where the ledger is, if not in a folder.
+    database: Option<Server>,
     /// Small disks by node, and whether they are full.
     disks: BTreeMap<usize, (Tmpfs, bool)>,
     /// What happened, in words.
@@ -44,8 +48,9 @@ pub(crate) struct Storm {
 
 impl Storm {
     /// Sets up the nodes of a storm; starts nothing.
-    pub(crate) fn new(seed: u64, nodes: usize, kills: u32) -> anyhow::Result<Self> {
+    pub(crate) fn new(seed: u64, nodes: usize, kills: u32, database: Option<Server>) -> anyhow::Result<Self> {
         let mut world = World::new(seed)?;
+        world.aggregator.database = database.as_ref().map(Server::database).transpose()?;
         let network = Network::new(seed)?;
         let plan = Plan::new(seed, nodes, kills, world.now().wall_ns);
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5ce0);
@@ -78,6 +83,8 @@ impl Storm {
             plan,
             kills,
             kills_of_aggregator: 0,
+            kills_of_database: 0,
+            database,
             backups: 0,
             restores: 0,
             full: Vec::new(),
@@ -165,6 +172,12 @@ impl Storm {
             now_ns = self.world.nodes[node].now(self.world.now()).wall_ns;
         }
         writeln!(self.story, "step {at} at {now_ns}: kill -9 {who:?}, {moment:?}")?;
+        if let Some(database) = &self.database {
+            // Whoever is killed, the database goes with them, and with it what the ledger was about to commit.
+            database.kill9()?;
+            database.run()?;
+            self.kills_of_database += 1;
+        }
         match who {
             Who::Aggregator => {
                 self.kills_of_aggregator += 1;
@@ -222,7 +235,13 @@ impl Storm {
         let clock = self.world.clock.as_ref().context("a storm is in simulated time")?;
         let clock = clock.path().to_string_lossy().into_owned();
         let file = self.backup();
-        self.world.aggregator.admin(&["restore", &file, "--replace", "--simulated-clock", &clock])?;
+        let mut command = vec!["restore", &file, "--simulated-clock", &clock];
+        match &self.database {
+            // A database is not moved aside: the backup goes to a new one.
+            Some(server) => self.world.aggregator.database = Some(server.database()?),
+            None => command.push("--replace"),
+        }
+        self.world.aggregator.admin(&command)?;
         Ok(())
     }
 

@@ -66,7 +66,7 @@ struct Device<'a> {
 
 /// Judges a storm that is over.
 pub(crate) fn judge(storm: &mut Storm) -> anyhow::Result<Verdict> {
-    let books = Books::read(&storm.world.aggregator.data_dir())?;
+    let books = Books::of(&storm.world.aggregator.store()?)?;
     let (folded, quarantined) = (books.folded()?, books.quarantined()?);
     let mut verdict = Verdict {
         seed: storm.world.seed,
@@ -144,7 +144,7 @@ fn told_once(parties: &[Party], nodes: &[usize], uuid: &str) -> Vec<Piece> {
 /// What the ledger says of unobserved time, by device.
 fn gaps(storm: &Storm) -> anyhow::Result<BTreeMap<String, Vec<Gap>>> {
     let mut gaps: BTreeMap<String, Vec<Gap>> = BTreeMap::new();
-    for piece in books::unobserved(&storm.world.aggregator.data_dir())? {
+    for piece in books::unobserved(&storm.world.aggregator.store()?)? {
         gaps.entry(piece.device).or_default().push((piece.start_ns, piece.end_ns, piece.reason));
     }
     Ok(gaps)

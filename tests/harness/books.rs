@@ -145,15 +145,14 @@ impl Books {
     }
 }
 
-/// Every stretch of unobserved time in the ledger in `data`, with the reason that it gives, by device and time.
+/// Every stretch of unobserved time in a ledger, with the reason that it gives, by device and time.
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn unobserved(data: &Path) -> anyhow::Result<Vec<audit::Piece>> {
+pub fn unobserved(store: &Store) -> anyhow::Result<Vec<audit::Piece>> {
     let always = Interval { start_ns: 0, end_ns: i64::MAX };
     let mut pieces = Vec::new();
-    let readers = Store::open(data)?.readers();
-    readers.with(|db| audit::unobserved(db, always, None, |piece| pieces.push(piece)))?;
+    store.readers().with(|db| audit::unobserved(db, always, None, |piece| pieces.push(piece)))?;
     Ok(pieces)
 }
 
