@@ -8,11 +8,15 @@ use axum::http::Uri;
 use tonnage_proto::method;
 use tonnage_proto::rest::{CostAnswer, CostRow, Window, sentinel};
 
-use super::error::{ApiError, quoted};
+use super::error::ApiError;
 use super::figures::{coverage, figures};
 use super::params::Params;
 use super::{Api, inventory, window};
-use crate::store::query::{self, CostQuery, Dimension, Filter, Group};
+use crate::model::NodeFacts;
+use crate::prices::Book;
+use crate::store::query::{self, CostQuery, Dimension, Filter, Group, Kept, Range};
+
+mod fields;
 
 /// Endpoints and what they group by unless told otherwise.
 pub(super) const TABLES: [(&str, &[Dimension]); 6] = [
@@ -23,9 +27,10 @@ pub(super) const TABLES: [(&str, &[Dimension]); 6] = [
     ("devices", &[Dimension::Cluster, Dimension::Node, Dimension::Device, Dimension::Model]),
     ("nodes", &[Dimension::Cluster, Dimension::Node]),
 ];
-const PARAMETERS: [&str; 12] = [
+const PARAMETERS: [&str; 13] = [
     "window",
     "aggregate",
+    "filter",
     "idle",
     "cluster",
     "node",
@@ -51,18 +56,24 @@ pub(super) async fn cost(
     let (start_ns, end_ns) =
         window::parse(&text, now_ns).map_err(|message| ApiError::invalid("window", message))?;
     let limit = params.take_count("limit", LIMIT_DEFAULT, LIMIT_MAX)?;
-    let query = CostQuery {
-        ranges: query::ranges(start_ns, end_ns),
-        by: params.take("aggregate").map_or_else(|| Ok(by.to_vec()), |list| aggregate(&list))?,
+    let mut query = CostQuery {
+        by: params.take("aggregate").map_or_else(|| Ok(by.to_vec()), |list| fields::aggregate(&list))?,
         idle: params.take_bool("idle", true)?,
         filter: filter(&mut params),
+        condition: params.take("filter").map(|text| fields::condition(&text)).transpose()?,
+        ..CostQuery::default()
     };
     let kept = api.queries.run(|connection, _| Ok(query::kept(connection)?)).await?;
     kept.check(start_ns, end_ns).map_err(|message| ApiError::invalid("window", message))?;
-    let (by, by_owner) = (query.by.clone(), query.filter.by_owner());
+    query.ranges = ranges(&query, (start_ns, end_ns), &kept);
+    let (by, picks_owners) = (query.by.clone(), query.picks_owners());
+    let book = Arc::clone(&api.state.prices.books.borrow());
     let (found, newest_ns) = api
         .queries
         .run(move |connection, expired| {
+            if query.names(Dimension::of_node) {
+                query.facts = query::facts(connection, (start_ns, end_ns), outweigh(&book), expired)?;
+            }
             Ok((query::cost(connection, &query, expired)?, query::newest_usage_ns(connection)?))
         })
         .await?;
@@ -70,7 +81,7 @@ pub(super) async fn cost(
     let rows = arrange(found.groups, by.len(), limit)
         .into_iter()
         .map(|group| CostRow {
-            key: std::iter::zip(by.iter().map(|by| by.name().to_owned()), group.key).collect(),
+            key: std::iter::zip(by.iter().map(Dimension::name), group.key).collect(),
             figures: figures(&group.sums, elapsed_ns),
             methods: method::names(group.sums.method).map(str::to_owned).collect(),
         })
@@ -78,11 +89,11 @@ pub(super) async fn cost(
     Ok(Json(CostAnswer {
         window: Window { start: inventory::time(start_ns), end: inventory::time(end_ns) },
         currency: api.state.prices.books.borrow().currency().to_owned(),
-        aggregate: by.iter().map(|by| by.name().to_owned()).collect(),
+        aggregate: by.iter().map(Dimension::name).collect(),
         rows,
         totals: figures(&found.totals, elapsed_ns),
         // Of a part of the owners' time nobody can say how much of it was not seen.
-        coverage: if by_owner { String::new() } else { coverage(&found.totals) },
+        coverage: if picks_owners { String::new() } else { coverage(&found.totals) },
         data_age_seconds: newest_ns.map(|newest| now_ns.saturating_sub(newest).max(0) / 1_000_000_000),
     }))
 }
@@ -101,20 +112,17 @@ pub(super) fn filter(params: &mut Params) -> Filter {
     }
 }
 
-fn aggregate(list: &str) -> Result<Vec<Dimension>, ApiError> {
-    let wrong = |message: String| ApiError::invalid("aggregate", message);
-    let mut by = Vec::new();
-    for name in list.split(',') {
-        let dimension = Dimension::from_name(name).ok_or_else(|| {
-            let known: Vec<&str> = Dimension::ALL.iter().map(|(_, name)| *name).collect();
-            wrong(format!("aggregate {:?} is not known; use {}", quoted(name), known.join(", ")))
-        })?;
-        if by.contains(&dimension) {
-            return Err(wrong(format!("aggregate names {name} twice; name it once")));
-        }
-        by.push(dimension);
+/// How shares were split is told by slots alone: in an hour's row it is that of all its slots.
+fn ranges(query: &CostQuery, (start_ns, end_ns): window::Window, kept: &Kept) -> Vec<Range> {
+    if query.names(|dimension| *dimension == Dimension::SharingMode) {
+        return query::ranges_in_slots(start_ns, end_ns, kept.slots_from_ns);
     }
-    Ok(by)
+    query::ranges(start_ns, end_ns)
+}
+
+/// What nodes are: the nodes file's word, and what that does not say as their agents said.
+fn outweigh(book: &Book) -> impl Fn(&str, &str, &NodeFacts) -> NodeFacts {
+    |cluster, node, said| book.facts(cluster, node, said).into_owned()
 }
 
 /// By cost, the dearest first, then by key. Beyond `limit` owners, the rest is one row at the end; what nobody held
@@ -162,17 +170,5 @@ mod tests {
         let rows = arrange(groups, 1, 2);
         let shown: Vec<_> = rows.iter().map(|g| (g.key[0].as_str(), g.sums.held_cost_nanos)).collect();
         assert_eq!(shown, [("__idle__", 9), ("a", 3), ("b", 3), ("__other__", 3)]);
-    }
-
-    #[test]
-    fn an_aggregate_is_known_and_named_once() {
-        assert_eq!(aggregate("node,pod").unwrap(), [Dimension::Node, Dimension::Pod]);
-        for (list, said) in
-            [("team", "\"team\" is not known"), ("pod,pod", "twice"), ("pod,", "\"\" is not known")]
-        {
-            let error = aggregate(list).unwrap_err().answer("x").error;
-            assert!(error.message.contains(said), "{}", error.message);
-            assert_eq!(error.field.as_deref(), Some("aggregate"));
-        }
     }
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::model::{GpuTime, RowKind};
 use crate::store::Store;
 
+mod dimensions;
 mod idle;
 
 struct Fact {
@@ -144,7 +145,7 @@ fn total(groups: &[Group]) -> Sums {
 }
 
 fn query(by: &[Dimension], (start, end): (i64, i64)) -> CostQuery {
-    CostQuery { ranges: ranges(start, end), by: by.to_vec(), filter: Filter::default(), idle: true }
+    CostQuery { ranges: ranges(start, end), by: by.to_vec(), idle: true, ..CostQuery::default() }
 }
 
 #[test]
