@@ -86,12 +86,28 @@ pub struct CostAnswer {
     pub currency: String,
     pub aggregate: Vec<String>,
     pub rows: Vec<CostRow>,
+    /// With `step`: the window's hours, days, weeks or months, each with the same rows as the whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<CostStep>,
+    /// Give it as `page` for the rows that are `__other__` here; absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page: Option<String>,
     /// Everything in the window that the filters let through, idle and unobserved too, whether or not rows show it.
     pub totals: Figures,
     /// Observed part of existence: `"0.998"`; empty if nothing existed.
     pub coverage: String,
     /// Seconds since the newest usage in the ledger ended; null if there is none.
     pub data_age_seconds: Option<i64>,
+}
+
+/// A part of a window. Its rows sum to its totals, unless idle time was left out; all parts' totals sum to the whole's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostStep {
+    pub window: Window,
+    pub rows: Vec<CostRow>,
+    pub totals: Figures,
+    /// As of the whole.
+    pub coverage: String,
 }
 
 /// `GET /api/v1/idle`: GPUs that are held and not used, used by others than their holders, or by nobody who is known.

@@ -42,6 +42,7 @@ impl Answer {
     }
 }
 
+mod cost;
 mod explain;
 
 /// The slot is [0, 900 s); now is 1000 s.

@@ -59,7 +59,8 @@ pub fn parse(text: &str, now_ns: i64) -> Result<Window, String> {
     Ok((start_ns, end_ns))
 }
 
-fn length(text: &str) -> Option<i64> {
+/// `30m`, `12h`, `7d` or `2w` in nanoseconds; `None` if it is no such length, or none at all.
+pub(super) fn length(text: &str) -> Option<i64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let unit_ns = match unit {
         "m" => 60_000_000_000,
@@ -85,11 +86,12 @@ fn digits(text: &str) -> Option<i64> {
 }
 
 /// The Monday on or before the day that starts at `day_ns`; day 0 was a Thursday.
-fn monday(day_ns: i64) -> i64 {
+pub(super) fn monday(day_ns: i64) -> i64 {
     day_ns - (day_ns / DAY_NS + 3).rem_euclid(7) * DAY_NS
 }
 
-fn first_of_month(day_ns: i64) -> i64 {
+/// The first day of the month of the day that starts at `day_ns`.
+pub(super) fn first_of_month(day_ns: i64) -> i64 {
     let at = Timestamp::from_nanosecond(i128::from(day_ns)).unwrap_or(Timestamp::UNIX_EPOCH);
     day_ns - i64::from(at.to_zoned(TimeZone::UTC).day() - 1) * DAY_NS
 }

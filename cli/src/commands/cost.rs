@@ -195,6 +195,8 @@ mod tests {
                 unpriced_seconds: "3600.000000000".into(),
                 ..figures("3600.000000000", "7200.000000000", "12.345678901")
             },
+            series: Vec::new(),
+            next_page: None,
             coverage: "0.998".into(),
             data_age_seconds: Some(12),
         }
