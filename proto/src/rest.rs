@@ -110,6 +110,30 @@ pub struct CostStep {
     pub coverage: String,
 }
 
+/// `GET /api/v1/cost/monthly`: months of UTC, the earliest first; the last is this one, as far as it has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonthsAnswer {
+    pub currency: String,
+    pub months: Vec<MonthRow>,
+    /// Seconds since the newest usage in the ledger ended; null if there is none.
+    pub data_age_seconds: Option<i64>,
+}
+
+/// One month.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonthRow {
+    /// `2026-01`.
+    pub month: String,
+    pub window: Window,
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// As of a [`CostAnswer`].
+    pub coverage: String,
+    /// That held or used GPUs; null if there are too many to be told apart.
+    pub namespaces: Option<u64>,
+    pub pods: Option<u64>,
+}
+
 /// `GET /api/v1/idle`: GPUs that are held and not used, used by others than their holders, or by nobody who is known.
 /// Each list has what weighs most first, and at most `limit` rows; `totals` are of everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

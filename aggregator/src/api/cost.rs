@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
+use axum::response::{IntoResponse as _, Response};
 use tonnage_proto::method;
 use tonnage_proto::rest::{self, CostAnswer, CostRow, CostStep};
 
@@ -18,10 +19,14 @@ use crate::store::query::{self, CostQuery, Dimension, Group, Groups, Kept, Query
 
 mod arrange;
 mod fields;
+pub(super) mod months;
+mod plain;
+mod pods;
 pub(super) mod request;
 mod step;
 
 use arrange::Page;
+use pods::{Pods, counted};
 use request::Request;
 
 /// Endpoints and what they group by unless told otherwise.
@@ -37,6 +42,8 @@ pub(super) const TABLES: [(&str, &[Dimension]); 6] = [
 /// What the ledger has to say to a request.
 struct Found {
     page: Page,
+    /// If they are to be counted.
+    pods: Pods,
     totals: Sums,
     /// The rows and the totals of each step.
     series: Vec<(Vec<Group>, Sums)>,
@@ -46,14 +53,21 @@ struct Found {
 pub(super) async fn cost(
     State(api): State<Arc<Api>>,
     uri: Uri,
+    table: &'static str,
     by: &'static [Dimension],
-) -> Result<Json<CostAnswer>, ApiError> {
+) -> Result<Response, ApiError> {
     let request = Request::read(&uri, by, api.state.clock.wall_ns())?;
-    answer(&api, request).await.map(Json)
+    let plain = !request.regrouped;
+    let (answer, pods) = answer(&api, request, plain && table == "namespaces").await?;
+    Ok(match table {
+        "namespaces" if plain => Json(plain::namespaces(answer, &pods)).into_response(),
+        "pods" if plain => Json(plain::pods(answer)).into_response(),
+        _ => Json(answer).into_response(),
+    })
 }
 
-async fn answer(api: &Api, request: Request) -> Result<CostAnswer, ApiError> {
-    let (request, found) = ask(api, request).await?;
+async fn answer(api: &Api, request: Request, count_pods: bool) -> Result<(CostAnswer, Pods), ApiError> {
+    let (request, found) = ask(api, request, count_pods).await?;
     let by = &request.query.by;
     let shown = |groups: Vec<Group>, (start_ns, end_ns): Window| -> Vec<CostRow> {
         let row = |group: Group| CostRow {
@@ -74,7 +88,7 @@ async fn answer(api: &Api, request: Request) -> Result<CostAnswer, ApiError> {
         coverage: observed(&totals),
     };
     let age_ns = found.newest_ns.map(|newest_ns| request.now_ns.saturating_sub(newest_ns).max(0));
-    Ok(CostAnswer {
+    let answer = CostAnswer {
         window: window(request.window),
         currency: api.state.prices.books.borrow().currency().to_owned(),
         aggregate: by.iter().map(Dimension::name).collect(),
@@ -84,7 +98,8 @@ async fn answer(api: &Api, request: Request) -> Result<CostAnswer, ApiError> {
         totals: figures(&found.totals, elapsed_ns(request.window)),
         coverage: observed(&found.totals),
         data_age_seconds: age_ns.map(|age_ns| age_ns / 1_000_000_000),
-    })
+    };
+    Ok((answer, found.pods))
 }
 
 fn window((start_ns, end_ns): Window) -> rest::Window {
@@ -92,7 +107,7 @@ fn window((start_ns, end_ns): Window) -> rest::Window {
 }
 
 /// Asks the ledger, of one moment.
-async fn ask(api: &Api, mut request: Request) -> Result<(Request, Found), ApiError> {
+async fn ask(api: &Api, mut request: Request, count_pods: bool) -> Result<(Request, Found), ApiError> {
     let kept = api.queries.run(|connection, _| Ok(query::kept(connection)?)).await?;
     let (start_ns, end_ns) = request.window;
     kept.check(start_ns, end_ns).map_err(|message| ApiError::invalid("window", message))?;
@@ -108,35 +123,31 @@ async fn ask(api: &Api, mut request: Request) -> Result<(Request, Found), ApiErr
                 request.query.facts = query::facts(connection, request.window, outweigh(&book), expired)?;
             }
             let sums = |query: &CostQuery| query::cost(connection, query, expired);
-            let (page, totals, series) = read(&request, &kept, &sums)?;
+            let found = read(&request, &kept, count_pods, &sums)?;
             let newest_ns = query::newest_usage_ns(connection)?;
-            Ok((request, Found { page, totals, series, newest_ns }))
+            Ok((request, Found { newest_ns, ..found }))
         })
         .await
 }
-
-type Read = (Page, Sums, Vec<(Vec<Group>, Sums)>);
 
 /// The page and the steps of a request, by `sums`. A step's groups are let go of before the next one's are read.
 fn read(
     request: &Request,
     kept: &Kept,
+    count_pods: bool,
     sums: &impl Fn(&CostQuery) -> Result<Groups, QueryError>,
-) -> Result<Read, QueryError> {
+) -> Result<Found, QueryError> {
     let width = request.query.by.len();
-    let mut query = request.query.clone();
-    let mut within = |window: Window| {
-        query.ranges = ranges(&query, window, kept);
-        sums(&query)
-    };
-    let whole = within(request.window)?;
+    let within = |window| CostQuery { ranges: ranges(&request.query, window, kept), ..request.query.clone() };
+    let whole = within(request.window);
+    let (whole, pods) = if count_pods { counted(&whole, sums)? } else { (sums(&whole)?, None) };
     let page = arrange::arrange(whole.groups, width, request.view);
     let mut series = Vec::with_capacity(request.steps.len());
     for step in &request.steps {
-        let part = within(*step)?;
+        let part = sums(&within(*step))?;
         series.push((arrange::follow(part.groups, width, &page.rows), part.totals));
     }
-    Ok((page, whole.totals, series))
+    Ok(Found { page, pods, totals: whole.totals, series, newest_ns: None })
 }
 
 /// How shares were split is told by slots alone: in an hour's row it is that of all its slots.

@@ -12,25 +12,10 @@ use crate::api::params::Params;
 use crate::api::window::{self, Window};
 use crate::store::query::{CostQuery, Dimension, Filter, GROUPS_MAX};
 
-const PARAMETERS: [&str; 17] = [
-    "window",
-    "offset",
-    "step",
-    "aggregate",
-    "filter",
-    "idle",
-    "cluster",
-    "node",
-    "namespace",
-    "owner",
-    "account",
-    "partition",
-    "device",
-    "profile",
-    "order",
-    "limit",
-    "page",
-];
+const PARAMETERS: [&str; 8] = ["window", "offset", "step", "aggregate", "idle", "order", "limit", "page"];
+/// What [`filtered`] takes.
+pub(super) const FILTERS: [&str; 9] =
+    ["filter", "cluster", "node", "namespace", "owner", "account", "partition", "device", "profile"];
 const LIMIT_DEFAULT: usize = 1_000;
 /// Of each step.
 const STEP_LIMIT_DEFAULT: usize = 100;
@@ -45,6 +30,8 @@ pub(super) struct Request {
     pub(super) query: CostQuery,
     pub(super) view: View,
     pub(super) steps: Vec<Window>,
+    /// Is it grouped otherwise than its endpoint is?
+    pub(super) regrouped: bool,
     /// Of all that decides which rows there are and in what order, but the window.
     digest: u64,
 }
@@ -55,18 +42,17 @@ impl Request {
     /// # Errors
     /// The first that is wrong.
     pub(super) fn read(uri: &Uri, by: &[Dimension], now_ns: i64) -> Result<Self, ApiError> {
-        let mut params = Params::read(uri, &PARAMETERS)?;
+        let mut params = Params::read(uri, &[&PARAMETERS[..], &FILTERS].concat())?;
         let mut window = window(&mut params, now_ns)?;
         let step = params.take("step").map(|text| Step::parse(&text)).transpose()?;
         let limit_default = if step.is_some() { STEP_LIMIT_DEFAULT } else { LIMIT_DEFAULT };
         let limit = params.take_count("limit", limit_default, LIMIT_MAX)?;
         let order = params.take("order").map_or_else(|| Ok(Order::default()), |text| Order::parse(&text))?;
+        let aggregate = params.take("aggregate");
         let query = CostQuery {
-            by: params.take("aggregate").map_or_else(|| Ok(by.to_vec()), |list| fields::aggregate(&list))?,
+            by: aggregate.as_ref().map_or_else(|| Ok(by.to_vec()), |list| fields::aggregate(list))?,
             idle: params.take_bool("idle", true)?,
-            filter: filter(&mut params),
-            condition: params.take("filter").map(|text| fields::condition(&text)).transpose()?,
-            ..CostQuery::default()
+            ..filtered(&mut params)?
         };
         let digest = digest(&query, order);
         let mut skip = 0;
@@ -78,7 +64,7 @@ impl Request {
         }
         let steps = step.map_or_else(|| Ok(Vec::new()), |step| step.cut(window, limit))?;
         let view = View { order, skip, limit };
-        Ok(Self { now_ns, window, query, view, steps, digest })
+        Ok(Self { now_ns, window, query, view, steps, regrouped: aggregate.is_some(), digest })
     }
 
     /// What leads to the rows behind the first `skip`, over the same window whatever the time is then.
@@ -102,6 +88,12 @@ pub(super) fn window(params: &mut Params, now_ns: i64) -> Result<Window, ApiErro
         return Err(wrong("leads to before 1970; use a shorter one"));
     }
     Ok((start_ns - offset_ns, end_ns - offset_ns))
+}
+
+/// A query of all that the filters let through, idle time too.
+pub(super) fn filtered(params: &mut Params) -> Result<CostQuery, ApiError> {
+    let condition = params.take("filter").map(|text| fields::condition(&text)).transpose()?;
+    Ok(CostQuery { filter: filter(params), condition, idle: true, ..CostQuery::default() })
 }
 
 /// Whom an answer is about, as far as it was said.

@@ -154,3 +154,53 @@ async fn an_offset_moves_the_window_back() {
         assert!(message.contains(said), "{message}");
     }
 }
+
+#[tokio::test]
+async fn clients_of_kubecent_find_their_fields_as_numbers_beside_ours() {
+    let site = site();
+    let body = site.get("/api/v1/cost/namespaces?window=today").await.body;
+    // Exact in the text, whatever a reader makes of it.
+    let ml = "{\"name\":\"ml\",\"total_cost\":0.333333333,\"gpu_cost\":0.333333333,\"gpu_hours\":0.083333333,\
+        \"cpu_cost\":0,\"memory_cost\":0,\"storage_cost\":0,\"network_cost\":0,\"idle_cost\":0.000000000,\"pod_count\":1}";
+    assert!(body.contains(ml), "{body}");
+    assert!(body.contains("\"total\":1.000000000,\"item_count\":4"), "{body}");
+    let value: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(value["rows"].as_array().unwrap().len(), 4);
+    assert_eq!(value["totals"]["cost"], "1.000000000");
+    assert_eq!(value["not_measured"][0], "cpu_cost");
+
+    let value: Value = site.get("/api/v1/cost/pods?window=today&namespace=ml").await.json();
+    assert_eq!(
+        (&value["pods"][0]["name"], &value["pods"][0]["namespace"]),
+        (&"train-0".into(), &"ml".into())
+    );
+    assert_eq!((&value["item_count"], value["pods"][0].get("pod_count")), (&1.into(), None));
+    // Grouped by something else, neither list would be what it is called.
+    let other: Value = site.get("/api/v1/cost/pods?window=today&aggregate=node").await.json();
+    assert_eq!((other.get("pods"), other.get("total")), (None, None));
+}
+
+#[tokio::test]
+async fn months_and_the_cluster_are_the_sum_of_what_is_in_them() {
+    let site = busy_site();
+    // The clock stands in the first month: what lies behind is there all the same.
+    let months: Value = site.get("/api/v1/cost/monthly?months=3").await.json();
+    let january: CostAnswer = site.get("/api/v1/cost/pods?window=1970-01").await.json();
+    let month = &months["months"][0];
+    assert_eq!((&month["month"], &months["item_count"]), (&"1970-01".into(), &1.into()));
+    assert_eq!(month["cost"], january.totals.cost.as_str());
+    assert_eq!((&month["namespaces"], &month["pods"]), (&2.into(), &7.into()));
+    assert_eq!(months["total"], month["total_cost"]);
+    assert!(site.get("/api/v1/cost/monthly?months=14").await.error().3.contains("from 1 to 13"));
+    assert_eq!(site.get("/api/v1/cost/monthly?step=1d").await.error().0, 400);
+
+    let query = "window=1970-01&filter=namespace:%22web%22";
+    let cluster: Value = site.get(&format!("/api/v1/cost/cluster?{query}")).await.json();
+    let web: CostAnswer = site.get(&format!("/api/v1/cost/pods?{query}")).await.json();
+    assert_eq!(cluster["totals"]["cost"], web.totals.cost.as_str());
+    assert_eq!((&cluster["cluster_name"], &cluster["pods"]), (&"c".into(), &4.into()));
+    assert_eq!(cluster["allocation"]["total_cost"], cluster["clusters"][0]["total_cost"]);
+    assert_eq!(cluster["allocation"]["memory_cost"], 0);
+    let nothing: Value = site.get("/api/v1/cost/cluster?window=1970-01&cluster=x").await.json();
+    assert_eq!((&nothing["cluster_name"], &nothing["namespaces"]), (&"x".into(), &0.into()));
+}

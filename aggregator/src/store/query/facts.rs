@@ -13,9 +13,9 @@ use super::cost::QueryError;
 use super::inventory::parse;
 use crate::model::NodeFacts;
 
-/// By tenure.
+/// By tenure. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Facts(HashMap<i64, Arc<NodeFacts>>);
+pub struct Facts(Arc<HashMap<i64, Arc<NodeFacts>>>);
 
 impl Facts {
     pub(super) fn of(&self, tenure: i64) -> Option<&NodeFacts> {
@@ -62,5 +62,5 @@ pub fn facts(
         };
         found.insert(row.get(0)?, facts);
     }
-    Ok(Facts(found))
+    Ok(Facts(Arc::new(found)))
 }
