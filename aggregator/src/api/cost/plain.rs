@@ -43,7 +43,7 @@ impl PlainCosts {
     pub(super) fn of(figures: &Figures) -> Self {
         let cost = exact(&figures.cost);
         let seconds = [&figures.held_seconds, &figures.idle_seconds, &figures.unobserved_seconds];
-        let seconds: i128 = seconds.into_iter().map(|text| exact(&text).0).sum();
+        let seconds: i128 = seconds.into_iter().map(|text| exact(text).0).sum();
         Self {
             total_cost: cost,
             gpu_cost: cost,
