@@ -81,7 +81,10 @@ fn warp(bytes: Vec<u8>, rng: &mut StdRng) -> Vec<u8> {
     match rng.random_range(0..3) {
         0 => format!("{}{text}{}", "(".repeat(rng.random_range(1..20)), ")".repeat(rng.random_range(1..20))),
         1 => vec![text; rng.random_range(2..80)].join(["+", "|", ","][rng.random_range(0..3)]),
-        _ => text.replacen(word(rng), word(rng), 1),
+        _ => {
+            let (from, to) = (word(rng), word(rng));
+            text.replacen(from, to, 1)
+        }
     }
     .into_bytes()
 }

@@ -18,8 +18,8 @@ fn batch(forged: &Forged, now: i64) -> Batch {
     let ten = (10 * S).unsigned_abs();
     let windows = (1..=6).rev().map(|cell| {
         let mut window = window(now - cell * 10 * S, ten, ten / 4);
-        let like = Usage { busy_ns: 0, method: HELD_ALLOCATION, ..window.usages[0].clone() };
-        window.usages = (0..PODS).map(|owner| Usage { owner, ..like.clone() }).collect();
+        let like = Usage { busy_ns: 0, method: HELD_ALLOCATION, ..window.usages[0] };
+        window.usages = (0..PODS).map(|owner| Usage { owner, ..like }).collect();
         window.idle_ns = ten - 3 * (ten / 4);
         window
     });
