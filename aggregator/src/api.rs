@@ -26,7 +26,7 @@ use crate::store::{Identity as LedgerIdentity, Readers, StoreError};
 
 mod audit;
 pub mod auth;
-mod cost;
+pub(crate) mod cost;
 pub mod error;
 mod explain;
 mod figures;
@@ -93,6 +93,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/devices", get(inventory::devices))
         .route("/api/v1/live", get(inventory::live))
         .route("/api/v1/devices/{uuid}/retire", post(orders::retire))
+        .route("/api/v1/cost/monthly", get(cost::months::monthly))
+        .route("/api/v1/cost/cluster", get(cost::months::cluster))
         .route("/api/v1/idle", get(idle::idle))
         .route("/api/v1/explain", get(explain::explain))
         .route("/api/v1/unobserved", get(unobserved::unobserved))
@@ -104,7 +106,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/prices", get(prices::current))
         .route("/api/v1/prices/check", post(prices::check).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)));
     for (table, by) in cost::TABLES {
-        let handler = move |api, uri| cost::cost(api, uri, by);
+        let handler = move |api, uri| cost::cost(api, uri, table, by);
         authorised = authorised.route(&format!("/api/v1/cost/{table}"), get(handler));
     }
     authorised

@@ -21,10 +21,10 @@ use axum::routing::get;
 use tonnage_proto::limits::slot_start;
 use tonnage_runtime::clock::Clock;
 
-use crate::api::Check;
 use crate::api::auth::{self, Authenticator};
 use crate::api::error::ApiError;
 use crate::api::queries::Queries;
+use crate::api::{Check, cost};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::metrics::opencost::{Container, Facts, NodePrices};
@@ -32,7 +32,9 @@ use crate::model::{GpuTime, NodeFacts, NodeName};
 use crate::prices::PriceFacts;
 use crate::prices::watch::Prices;
 use crate::store::Readers;
-use crate::store::query::{self, CostQuery, DeviceRecord, Dimension, Filter, Groups, QueryError};
+use crate::store::query::{
+    self, CostQuery, DeviceRecord, Dimension, Facts as NodesFacts, Groups, QueryError,
+};
 
 mod allocation;
 mod answer;
@@ -154,13 +156,25 @@ impl Api {
             None => Known { warnings: vec![NO_UPSTREAM.to_owned()], ..Known::default() },
         };
         let age = known.age_seconds;
+        let condition = request.condition()?;
+        let book = Arc::clone(&self.state.prices.books.borrow());
         let body = self
             .queries
             .run(move |connection, expired| {
                 let mut unpriced = GpuTime::default();
                 let mut sets = Vec::new();
+                let asked = CostQuery { condition, ..CostQuery::default() };
+                let facts = if asked.names(Dimension::of_node) {
+                    query::facts(connection, plan.window, cost::outweigh(&book), expired)?
+                } else {
+                    NodesFacts::default()
+                };
                 for (start_ns, end_ns) in &plan.sets {
-                    let query = by(&params::DETAIL, *start_ns, *end_ns);
+                    let query = CostQuery {
+                        condition: asked.condition.clone(),
+                        facts: facts.clone(),
+                        ..by(&params::DETAIL, *start_ns, *end_ns)
+                    };
                     let Groups { groups, totals } = query::cost(connection, &query, expired)?;
                     unpriced += totals.unpriced;
                     sets.push(allocation::fold(groups, &request.by, request.idle));
@@ -213,7 +227,7 @@ impl Api {
 
 fn by(dimensions: &[Dimension], start_ns: i64, end_ns: i64) -> CostQuery {
     let ranges = query::ranges(start_ns, end_ns);
-    CostQuery { ranges, by: dimensions.to_vec(), filter: Filter::default(), idle: true }
+    CostQuery { ranges, by: dimensions.to_vec(), idle: true, ..CostQuery::default() }
 }
 
 fn written(body: Result<Vec<u8>, serde_json::Error>) -> Result<Vec<u8>, ApiError> {

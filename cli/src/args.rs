@@ -34,6 +34,11 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// What GPUs cost in a window of time, by whom
     Cost(Cost),
+    /// Months, and who pays for one
+    Report {
+        #[command(subcommand)]
+        command: Report,
+    },
     /// Who holds GPUs without using them, who uses what others hold, and what nobody is known for
     Idle(Idle),
     /// One quarter of an hour of a GPU, a MIG instance, a pod or a job, line by line, down to the sealed bytes
@@ -79,13 +84,24 @@ pub(crate) struct Cost {
     /// Until now: 30m, 12h, 7d, 2w [default: 24h]
     #[arg(long, value_name = "LENGTH", conflicts_with = "window")]
     pub(crate) last: Option<String>,
-    /// today, yesterday, week, month, lastweek, lastmonth, or START,END as RFC 3339 times or Unix seconds; UTC
+    /// today, yesterday, week, month, lastweek, lastmonth, a month as 2026-03, or START,END as RFC 3339 times or Unix
+    /// seconds; UTC
     #[arg(long)]
     pub(crate) window: Option<String>,
+    /// Move the window back by this, e.g. 7d
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) offset: Option<String>,
+    /// The window in parts: 1h, 1d, 1w or 1mo
+    #[arg(long, conflicts_with = "page")]
+    pub(crate) step: Option<String>,
     /// Group by these instead, with commas between: cluster, node, device, model, instance, profile, namespace, pod,
-    /// pod_uid, container, job, step, unit, user, account, partition, kind
+    /// pod_uid, container, job, step, unit, user, account, partition, kind, sharing_mode, capacity_type, instance_type,
+    /// region, zone, pool, node_label:KEY
     #[arg(long, value_name = "LIST")]
     pub(crate) by: Option<String>,
+    /// Only what this lets through, e.g. 'namespace:"a","b"+(node<~:"gpu-"|user!:"eve")'
+    #[arg(long)]
+    pub(crate) filter: Option<String>,
     #[arg(long)]
     pub(crate) namespace: Option<String>,
     /// Only this pod, job, unit, user or container
@@ -110,9 +126,45 @@ pub(crate) struct Cost {
     /// Leave out rows of what nobody held; totals keep it
     #[arg(long)]
     pub(crate) no_idle: bool,
-    /// Rows; what is beyond is one row [server's default: 1000]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// What comes first: cost, held_cost, idle_cost, unobserved_cost, held_seconds, busy_seconds, idle_seconds,
+    /// unobserved_seconds, energy_joules or name [server's default: cost]
+    #[arg(long)]
+    pub(crate) order: Option<String>,
+    /// Rows; what is beyond is one row [server's default: 1000, with --step 100]
+    #[arg(long, visible_alias = "top", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: Option<u32>,
+    /// The rows behind those of the answer that named this page
+    #[arg(long)]
+    pub(crate) page: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Report {
+    /// What everybody owes for a month; the rows sum to its total, to the nano
+    Chargeback {
+        /// A month as 2026-03 [default: the last whole one]
+        #[arg(long)]
+        month: Option<String>,
+        /// Whose rows these are; as for cost
+        #[arg(long, value_name = "LIST", default_value = "namespace,account")]
+        by: String,
+        /// As for cost
+        #[arg(long)]
+        filter: Option<String>,
+        #[arg(long)]
+        cluster: Option<String>,
+    },
+    /// One row a month
+    Monthly {
+        /// Until this one [server's default: 6]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=13))]
+        months: Option<u32>,
+        /// As for cost
+        #[arg(long)]
+        filter: Option<String>,
+        #[arg(long)]
+        cluster: Option<String>,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

@@ -19,6 +19,7 @@ mod idle;
 mod inventory;
 mod live;
 mod prices;
+mod report;
 
 pub(crate) use live::{describe, summary};
 
@@ -38,6 +39,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
             let text = client.get(cost.table.path(), &cost::query(&cost))?;
             show.write(&text, cost::grid, cost::csv, &mut out)?;
         }
+        Command::Report { command } => report::report(&show, command, &mut out)?,
         Command::Explain(options) => {
             let text = client.get(explain::PATH, &explain::query(options))?;
             show.write(&text, explain::grid, explain::csv, &mut out)?;
@@ -101,10 +103,23 @@ impl Show<'_> {
     ) -> Result<(), Error> {
         // JSON too is only passed on if it is what it should be.
         let answer: T = self.client.parse(text)?;
+        if self.output == Output::Json {
+            return Ok(output::json(&self.client.parse(text)?, out)?);
+        }
+        self.rows(&answer, grid, csv, out)
+    }
+
+    /// As [`Show::write`], where rows are wanted.
+    fn rows<T>(
+        &self,
+        answer: &T,
+        grid: impl FnOnce(&T) -> Grid,
+        csv: impl FnOnce(&T) -> Vec<Vec<String>>,
+        out: &mut dyn Write,
+    ) -> Result<(), Error> {
         match self.output {
-            Output::Table => grid(&answer).write(out)?,
-            Output::Csv => output::csv(csv(&answer), out)?,
-            Output::Json => output::json(&self.client.parse(text)?, out)?,
+            Output::Csv => output::csv(csv(answer), out)?,
+            Output::Table | Output::Json => grid(answer).write(out)?,
         }
         Ok(())
     }

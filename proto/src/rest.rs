@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod cost;
 mod devices;
 pub mod explain;
 
+pub use cost::{CostAnswer, CostRow, CostStep, MonthRow, MonthsAnswer};
 pub use devices::{DeviceInstance, DeviceRow, DevicesAnswer};
 
 /// Rows of a cost answer that stand for no owner.
@@ -24,7 +26,7 @@ pub mod sentinel {
     pub const ROUNDING: &str = "__rounding__";
     /// Owners that have no value for the grouping, e.g. a Slurm job in a table of namespaces.
     pub const UNALLOCATED: &str = "__unallocated__";
-    /// Pods whose namespace (or name and UID) is not known yet.
+    /// Pods whose namespace (or name and UID) is not known yet; nodes of which a fact is not known.
     pub const UNKNOWN: &str = "__unknown__";
     /// The sum of the rows beyond the limit.
     pub const OTHER: &str = "__other__";
@@ -66,32 +68,6 @@ pub struct Figures {
     pub cost: String,
     /// `cost` per hour of the part of the window that has passed, rounded down to a nano-dollar.
     pub hourly_rate: String,
-}
-
-/// One group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CostRow {
-    /// The grouping's names and this group's values, e.g. `{"namespace": "ml", "pod": "train-0"}`.
-    pub key: BTreeMap<String, String>,
-    #[serde(flatten)]
-    pub figures: Figures,
-    /// How the figures were obtained (`tonnage_proto::method`).
-    pub methods: Vec<String>,
-}
-
-/// `GET /api/v1/cost/{namespaces,pods,jobs,users,devices,nodes}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CostAnswer {
-    pub window: Window,
-    pub currency: String,
-    pub aggregate: Vec<String>,
-    pub rows: Vec<CostRow>,
-    /// Everything in the window that the filters let through, idle and unobserved too, whether or not rows show it.
-    pub totals: Figures,
-    /// Observed part of existence: `"0.998"`; empty if nothing existed.
-    pub coverage: String,
-    /// Seconds since the newest usage in the ledger ended; null if there is none.
-    pub data_age_seconds: Option<i64>,
 }
 
 /// `GET /api/v1/idle`: GPUs that are held and not used, used by others than their holders, or by nobody who is known.

@@ -3,6 +3,7 @@
 mod batch;
 mod book;
 mod cgroup;
+mod filter;
 mod query;
 mod seal;
 mod settings;
@@ -17,6 +18,7 @@ pub(crate) fn all() -> Vec<Target> {
         cgroup::target(),
         book::target(),
         query::target(),
+        filter::target(),
         settings::agent(),
         settings::aggregator(),
         slurm::job_file(),

@@ -9,5 +9,8 @@ mod attributed;
 /// Quarantine, retirement and the journal, by the command line as people use it.
 pub(crate) mod orders;
 
+/// Costs in parts, pages and reports.
+mod reported;
+
 /// A slot line by line, for whoever disputes a bill.
 mod explained;

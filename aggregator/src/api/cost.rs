@@ -5,14 +5,29 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
+use axum::response::{IntoResponse as _, Response};
 use tonnage_proto::method;
-use tonnage_proto::rest::{CostAnswer, CostRow, Window, sentinel};
+use tonnage_proto::rest::{self, CostAnswer, CostRow, CostStep};
 
-use super::error::{ApiError, quoted};
+use super::error::ApiError;
 use super::figures::{coverage, figures};
-use super::params::Params;
-use super::{Api, inventory, window};
-use crate::store::query::{self, CostQuery, Dimension, Filter, Group};
+use super::window::Window;
+use super::{Api, inventory};
+use crate::model::NodeFacts;
+use crate::prices::Book;
+use crate::store::query::{self, CostQuery, Dimension, Group, Groups, Kept, QueryError, Range, Sums};
+
+mod arrange;
+pub(crate) mod fields;
+pub(super) mod months;
+mod plain;
+mod pods;
+pub(super) mod request;
+mod step;
+
+use arrange::Page;
+use pods::{Pods, counted};
+use request::Request;
 
 /// Endpoints and what they group by unless told otherwise.
 pub(super) const TABLES: [(&str, &[Dimension]); 6] = [
@@ -23,156 +38,127 @@ pub(super) const TABLES: [(&str, &[Dimension]); 6] = [
     ("devices", &[Dimension::Cluster, Dimension::Node, Dimension::Device, Dimension::Model]),
     ("nodes", &[Dimension::Cluster, Dimension::Node]),
 ];
-const PARAMETERS: [&str; 12] = [
-    "window",
-    "aggregate",
-    "idle",
-    "cluster",
-    "node",
-    "namespace",
-    "owner",
-    "account",
-    "partition",
-    "device",
-    "profile",
-    "limit",
-];
-const LIMIT_DEFAULT: usize = 1_000;
-const LIMIT_MAX: usize = 10_000;
+
+/// What the ledger has to say to a request.
+struct Found {
+    page: Page,
+    /// If they are to be counted.
+    pods: Pods,
+    totals: Sums,
+    /// The rows and the totals of each step.
+    series: Vec<(Vec<Group>, Sums)>,
+    newest_ns: Option<i64>,
+}
 
 pub(super) async fn cost(
     State(api): State<Arc<Api>>,
     uri: Uri,
+    table: &'static str,
     by: &'static [Dimension],
-) -> Result<Json<CostAnswer>, ApiError> {
-    let mut params = Params::read(&uri, &PARAMETERS)?;
-    let now_ns = api.state.clock.wall_ns();
-    let text = params.take("window").unwrap_or_else(|| "24h".to_owned());
-    let (start_ns, end_ns) =
-        window::parse(&text, now_ns).map_err(|message| ApiError::invalid("window", message))?;
-    let limit = params.take_count("limit", LIMIT_DEFAULT, LIMIT_MAX)?;
-    let query = CostQuery {
-        ranges: query::ranges(start_ns, end_ns),
-        by: params.take("aggregate").map_or_else(|| Ok(by.to_vec()), |list| aggregate(&list))?,
-        idle: params.take_bool("idle", true)?,
-        filter: filter(&mut params),
-    };
-    let kept = api.queries.run(|connection, _| Ok(query::kept(connection)?)).await?;
-    kept.check(start_ns, end_ns).map_err(|message| ApiError::invalid("window", message))?;
-    let (by, by_owner) = (query.by.clone(), query.filter.by_owner());
-    let (found, newest_ns) = api
-        .queries
-        .run(move |connection, expired| {
-            Ok((query::cost(connection, &query, expired)?, query::newest_usage_ns(connection)?))
-        })
-        .await?;
-    let elapsed_ns = now_ns.min(end_ns) - start_ns;
-    let rows = arrange(found.groups, by.len(), limit)
-        .into_iter()
-        .map(|group| CostRow {
-            key: std::iter::zip(by.iter().map(|by| by.name().to_owned()), group.key).collect(),
-            figures: figures(&group.sums, elapsed_ns),
+) -> Result<Response, ApiError> {
+    let request = Request::read(&uri, by, api.state.clock.wall_ns())?;
+    let plain = !request.regrouped;
+    let (answer, pods) = answer(&api, request, plain && table == "namespaces").await?;
+    Ok(match table {
+        "namespaces" if plain => Json(plain::namespaces(answer, &pods)).into_response(),
+        "pods" if plain => Json(plain::pods(answer)).into_response(),
+        _ => Json(answer).into_response(),
+    })
+}
+
+async fn answer(api: &Api, request: Request, count_pods: bool) -> Result<(CostAnswer, Pods), ApiError> {
+    let (request, found) = ask(api, request, count_pods).await?;
+    let by = &request.query.by;
+    let shown = |groups: Vec<Group>, (start_ns, end_ns): Window| -> Vec<CostRow> {
+        let row = |group: Group| CostRow {
+            key: std::iter::zip(by.iter().map(Dimension::name), group.key).collect(),
+            figures: figures(&group.sums, request.now_ns.min(end_ns) - start_ns),
             methods: method::names(group.sums.method).map(str::to_owned).collect(),
-        })
-        .collect();
-    Ok(Json(CostAnswer {
-        window: Window { start: inventory::time(start_ns), end: inventory::time(end_ns) },
+        };
+        groups.into_iter().map(row).collect()
+    };
+    // Of a part of the owners' time nobody can say how much of it was not seen.
+    let picks_owners = request.query.picks_owners();
+    let observed = |totals: &Sums| if picks_owners { String::new() } else { coverage(totals) };
+    let elapsed_ns = |(start_ns, end_ns): Window| request.now_ns.min(end_ns) - start_ns;
+    let step = |(part, (groups, totals)): (&Window, (Vec<Group>, Sums))| CostStep {
+        window: window(*part),
+        rows: shown(groups, *part),
+        totals: figures(&totals, elapsed_ns(*part)),
+        coverage: observed(&totals),
+    };
+    let age_ns = found.newest_ns.map(|newest_ns| request.now_ns.saturating_sub(newest_ns).max(0));
+    let answer = CostAnswer {
+        window: window(request.window),
         currency: api.state.prices.books.borrow().currency().to_owned(),
-        aggregate: by.iter().map(|by| by.name().to_owned()).collect(),
-        rows,
-        totals: figures(&found.totals, elapsed_ns),
-        // Of a part of the owners' time nobody can say how much of it was not seen.
-        coverage: if by_owner { String::new() } else { coverage(&found.totals) },
-        data_age_seconds: newest_ns.map(|newest| now_ns.saturating_sub(newest).max(0) / 1_000_000_000),
-    }))
+        aggregate: by.iter().map(Dimension::name).collect(),
+        next_page: found.page.next.filter(|_| request.steps.is_empty()).map(|skip| request.page(skip)),
+        rows: shown(found.page.rows, request.window),
+        series: std::iter::zip(&request.steps, found.series).map(step).collect(),
+        totals: figures(&found.totals, elapsed_ns(request.window)),
+        coverage: observed(&found.totals),
+        data_age_seconds: age_ns.map(|age_ns| age_ns / 1_000_000_000),
+    };
+    Ok((answer, found.pods))
 }
 
-/// Whom an answer is about, as far as it was said.
-pub(super) fn filter(params: &mut Params) -> Filter {
-    Filter {
-        cluster: params.take("cluster"),
-        node: params.take("node"),
-        namespace: params.take("namespace"),
-        owner: params.take("owner"),
-        account: params.take("account"),
-        partition: params.take("partition"),
-        device: params.take("device"),
-        profile: params.take("profile"),
-    }
+fn window((start_ns, end_ns): Window) -> rest::Window {
+    rest::Window { start: inventory::time(start_ns), end: inventory::time(end_ns) }
 }
 
-fn aggregate(list: &str) -> Result<Vec<Dimension>, ApiError> {
-    let wrong = |message: String| ApiError::invalid("aggregate", message);
-    let mut by = Vec::new();
-    for name in list.split(',') {
-        let dimension = Dimension::from_name(name).ok_or_else(|| {
-            let known: Vec<&str> = Dimension::ALL.iter().map(|(_, name)| *name).collect();
-            wrong(format!("aggregate {:?} is not known; use {}", quoted(name), known.join(", ")))
+/// Asks the ledger, of one moment.
+async fn ask(api: &Api, mut request: Request, count_pods: bool) -> Result<(Request, Found), ApiError> {
+    let kept = api.queries.run(|connection, _| Ok(query::kept(connection)?)).await?;
+    let (start_ns, end_ns) = request.window;
+    kept.check(start_ns, end_ns).map_err(|message| ApiError::invalid("window", message))?;
+    for (start_ns, end_ns) in &request.steps {
+        kept.check(*start_ns, *end_ns).map_err(|message| {
+            ApiError::invalid("step", format!("step makes a part that cannot be: {message}"))
         })?;
-        if by.contains(&dimension) {
-            return Err(wrong(format!("aggregate names {name} twice; name it once")));
-        }
-        by.push(dimension);
     }
-    Ok(by)
+    let book = Arc::clone(&api.state.prices.books.borrow());
+    api.queries
+        .run(move |connection, expired| {
+            if request.query.names(Dimension::of_node) {
+                request.query.facts = query::facts(connection, request.window, outweigh(&book), expired)?;
+            }
+            let sums = |query: &CostQuery| query::cost(connection, query, expired);
+            let found = read(&request, &kept, count_pods, &sums)?;
+            let newest_ns = query::newest_usage_ns(connection)?;
+            Ok((request, Found { newest_ns, ..found }))
+        })
+        .await
 }
 
-/// By cost, the dearest first, then by key. Beyond `limit` owners, the rest is one row at the end; what nobody held
-/// does not count as an owner, and is kept apart as far as `limit` allows that too.
-fn arrange(groups: Vec<Group>, width: usize, limit: usize) -> Vec<Group> {
-    let (mut sentinels, mut owners): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.sentinel);
-    let mut other: Option<Group> = None;
-    for part in [&mut owners, &mut sentinels] {
-        part.sort_by(dearest);
-        for group in part.drain(limit.min(part.len())..) {
-            let key = vec![sentinel::OTHER.to_owned(); width];
-            let other = other.get_or_insert(Group { key, sentinel: true, sums: query::Sums::default() });
-            other.sums.add(&group.sums);
-        }
+/// The page and the steps of a request, by `sums`. A step's groups are let go of before the next one's are read.
+fn read(
+    request: &Request,
+    kept: &Kept,
+    count_pods: bool,
+    sums: &impl Fn(&CostQuery) -> Result<Groups, QueryError>,
+) -> Result<Found, QueryError> {
+    let width = request.query.by.len();
+    let within = |window| CostQuery { ranges: ranges(&request.query, window, kept), ..request.query.clone() };
+    let whole = within(request.window);
+    let (whole, pods) = if count_pods { counted(&whole, sums)? } else { (sums(&whole)?, None) };
+    let page = arrange::arrange(whole.groups, width, request.view);
+    let mut series = Vec::with_capacity(request.steps.len());
+    for step in &request.steps {
+        let part = sums(&within(*step))?;
+        series.push((arrange::follow(part.groups, width, &page.rows), part.totals));
     }
-    owners.append(&mut sentinels);
-    owners.sort_by(dearest);
-    owners.extend(other);
-    owners
+    Ok(Found { page, pods, totals: whole.totals, series, newest_ns: None })
 }
 
-fn dearest(a: &Group, b: &Group) -> std::cmp::Ordering {
-    b.sums.cost_nanos().cmp(&a.sums.cost_nanos()).then_with(|| a.key.cmp(&b.key))
+/// How shares were split is told by slots alone: in an hour's row it is that of all its slots.
+fn ranges(query: &CostQuery, (start_ns, end_ns): Window, kept: &Kept) -> Vec<Range> {
+    if query.names(|dimension| *dimension == Dimension::SharingMode) {
+        return query::ranges_in_slots(start_ns, end_ns, kept.slots_from_ns);
+    }
+    query::ranges(start_ns, end_ns)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::query::Sums;
-
-    fn group(key: &str, cost: i128, sentinel: bool) -> Group {
-        let sums = Sums { held_cost_nanos: cost, ..Sums::default() };
-        Group { key: vec![key.to_owned()], sentinel, sums }
-    }
-
-    #[test]
-    fn rows_beyond_the_limit_are_one_row_so_that_the_sum_still_holds() {
-        let groups = vec![
-            group("b", 3, false),
-            group("a", 3, false),
-            group("c", 2, false),
-            group("d", 1, false),
-            group("__idle__", 9, true),
-        ];
-        let rows = arrange(groups, 1, 2);
-        let shown: Vec<_> = rows.iter().map(|g| (g.key[0].as_str(), g.sums.held_cost_nanos)).collect();
-        assert_eq!(shown, [("__idle__", 9), ("a", 3), ("b", 3), ("__other__", 3)]);
-    }
-
-    #[test]
-    fn an_aggregate_is_known_and_named_once() {
-        assert_eq!(aggregate("node,pod").unwrap(), [Dimension::Node, Dimension::Pod]);
-        for (list, said) in
-            [("team", "\"team\" is not known"), ("pod,pod", "twice"), ("pod,", "\"\" is not known")]
-        {
-            let error = aggregate(list).unwrap_err().answer("x").error;
-            assert!(error.message.contains(said), "{}", error.message);
-            assert_eq!(error.field.as_deref(), Some("aggregate"));
-        }
-    }
+/// What nodes are: the nodes file's word, and what that does not say as their agents said.
+pub(crate) fn outweigh(book: &Book) -> impl Fn(&str, &str, &NodeFacts) -> NodeFacts {
+    |cluster, node, said| book.facts(cluster, node, said).into_owned()
 }

@@ -32,7 +32,7 @@ pub(super) async fn idle(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<I
     let (start_ns, end_ns) =
         window::parse(&text, now_ns).map_err(|message| ApiError::invalid("window", message))?;
     let limit = params.take_count("limit", LIMIT_DEFAULT, LIMIT_MAX)?;
-    let filter = cost::filter(&mut params);
+    let filter = cost::request::filter(&mut params);
     let kept = api.queries.run(|connection, _| Ok(query::kept(connection)?)).await?;
     kept.check(start_ns, end_ns).map_err(|message| ApiError::invalid("window", message))?;
     let ranges = query::ranges_in_slots(start_ns, end_ns, kept.slots_from_ns);

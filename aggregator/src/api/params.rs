@@ -6,9 +6,10 @@ use axum::extract::Query;
 use axum::http::Uri;
 
 use super::error::{ApiError, quoted};
+use crate::filter::FILTER_BYTES_MAX;
 
 /// Longest value in bytes.
-const VALUE_BYTES_MAX: usize = 1024;
+const VALUE_BYTES_MAX: usize = FILTER_BYTES_MAX;
 
 /// What a query has.
 #[derive(Debug, Default)]

@@ -42,6 +42,7 @@ impl Answer {
     }
 }
 
+mod cost;
 mod explain;
 
 /// The slot is [0, 900 s); now is 1000 s.
@@ -159,11 +160,35 @@ async fn with_an_owner_filter_an_answer_is_about_held_time_only() {
 }
 
 #[tokio::test]
+async fn a_filter_works_beside_the_single_ones_and_by_what_the_nodes_file_says() {
+    let site = site();
+    for (query, cost, coverage) in [
+        ("filter=namespace:%22ml%22", "0.333333333", ""),
+        ("filter=namespace!:%22ml%22", "0.666666667", ""),
+        ("filter=instanceType:%22dgx%22%2Bnode%3C~:%22n%22", "1.000000000", "0.666"),
+        ("filter=pod~%3E:%22-0%22%7Cpod:%22__idle__%22&idle=true", "0.666666666", ""),
+        ("filter=provider:%22aws%22", "0.000000000", ""),
+        ("filter=controllerKind!:%22job%22&owner=train-0", "0.333333333", ""),
+    ] {
+        let answer: CostAnswer = site.get(&format!("/api/v1/cost/pods?window=today&{query}")).await.json();
+        assert_eq!((answer.totals.cost.as_str(), answer.coverage.as_str()), (cost, coverage), "{query}");
+    }
+    let by = "/api/v1/cost/pods?window=today&aggregate=instance_type,sharingMode";
+    let answer: CostAnswer = site.get(by).await.json();
+    assert_eq!(answer.aggregate, ["instance_type", "sharing_mode"]);
+    let keys: Vec<_> = answer.rows.iter().map(|row| row.key["sharing_mode"].as_str()).collect();
+    assert_eq!(keys, ["__idle__", "__unobserved__", "exclusive", "__rounding__"]);
+    assert!(answer.rows.iter().all(|row| row.key["instance_type"] == "dgx"));
+}
+
+#[tokio::test]
 async fn a_wrong_parameter_is_named() {
     let site = site();
     for (query, field, said) in [
         ("window=fortnight", Some("window"), "\"fortnight\" is not a window"),
-        ("aggregate=team", Some("aggregate"), "\"team\""),
+        ("aggregate=team", Some("aggregate"), "\"team\" is not known: teams are not in the ledger yet"),
+        ("filter=namespace:ml", Some("filter"), "at character 11: found \"ml\", expected a value in double"),
+        ("filter=label%5Ba%5D:%22b%22", Some("filter"), "labels of pods are not in the ledger yet"),
         ("idle=maybe", Some("idle"), "neither true nor false"),
         ("limit=0", Some("limit"), "from 1 to 10000"),
         ("node=a&node=b", Some("node"), "more than once"),

@@ -11,7 +11,7 @@ use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 
 use crate::metrics::scrape::Costs;
-use crate::store::query::{self, CostQuery, Dimension, Filter, QueryError, Range, Table};
+use crate::store::query::{self, CostQuery, Dimension, QueryError, Range, Table};
 use crate::store::{Readers, closing, quarantine};
 
 const FRESH_NS: i64 = 15_000_000_000;
@@ -122,8 +122,8 @@ impl Totals {
         let query = CostQuery {
             ranges: vec![Range { table: Table::Day, start_ns, end_ns }],
             by: vec![Dimension::Cluster, Dimension::Namespace],
-            filter: Filter::default(),
             idle: true,
+            ..CostQuery::default()
         };
         let found = self.readers.with(|connection| {
             let found = query::cost(connection, &query, || false);

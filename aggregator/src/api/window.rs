@@ -1,7 +1,7 @@
 //! The `window` parameter: from words to slots. Pure.
 //!
 //! `30m`, `12h`, `7d` and `2w` end now; `today`, `yesterday`, `week`, `month`, `lastweek` and `lastmonth` are of UTC,
-//! weeks begin on Monday; `a,b` is a pair of RFC 3339 times or of Unix seconds. Edges are moved out to slots'.
+//! weeks begin on Monday, and so is `2026-03`; `a,b` is a pair of RFC 3339 times or of Unix seconds. Edges are moved out to slots'.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -12,7 +12,7 @@ const LONGEST_NS: i64 = 400 * DAY_NS;
 /// 2200-01-01: far from where nanoseconds leave 64 bits.
 const LATEST_NS: i64 = 7_258_118_400_000_000_000;
 const FORMS: &str = "use a length (30m, 12h, 7d, 2w), today, yesterday, week, month, lastweek, lastmonth, \
-    or start,end as RFC 3339 times or Unix seconds";
+    a month (2026-03), or start,end as RFC 3339 times or Unix seconds";
 
 /// `[start_ns, end_ns)`, both on slots' edges.
 pub type Window = (i64, i64);
@@ -37,13 +37,16 @@ pub fn parse(text: &str, now_ns: i64) -> Result<Window, String> {
                 time(start).ok_or_else(|| wrong(&format!("has no start that is a time; {FORMS}")))?,
                 time(end).ok_or_else(|| wrong(&format!("has no end that is a time; {FORMS}")))?,
             ),
-            None => {
-                let length = length(text).ok_or_else(|| wrong(&format!("is not a window; {FORMS}")))?;
-                if length > LONGEST_NS {
-                    return Err(wrong("is longer than 400 days; ask for less at a time"));
+            None => match month(text) {
+                Some(month) => month,
+                None => {
+                    let length = length(text).ok_or_else(|| wrong(&format!("is not a window; {FORMS}")))?;
+                    if length > LONGEST_NS {
+                        return Err(wrong("is longer than 400 days; ask for less at a time"));
+                    }
+                    (now_ns - length, now_ns)
                 }
-                (now_ns - length, now_ns)
-            }
+            },
         },
     };
     // The first moment of a day or a month has had no slot yet: show the one that has begun.
@@ -59,7 +62,15 @@ pub fn parse(text: &str, now_ns: i64) -> Result<Window, String> {
     Ok((start_ns, end_ns))
 }
 
-/// `30m`, `12h`, `7d` or `2w` in nanoseconds; `None` if it is none, or nothing.
+/// `2026-03`.
+fn month(text: &str) -> Option<Window> {
+    let (year, month) = text.split_once('-').filter(|(year, month)| (year.len(), month.len()) == (4, 2))?;
+    digits(year).and(digits(month))?;
+    let start_ns = time(&format!("{text}-01T00:00:00Z"))?;
+    Some((start_ns, first_of_month(start_ns + 31 * DAY_NS)))
+}
+
+/// `30m`, `12h`, `7d` or `2w` in nanoseconds; `None` if it is no such length, or none at all.
 #[must_use]
 pub fn length(text: &str) -> Option<i64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -127,6 +138,8 @@ mod tests {
             ("lastweek", "2026-02-16T00:00:00Z", "2026-02-23T00:00:00Z"),
             ("month", "2026-03-01T00:00:00Z", "2026-03-01T10:15:00Z"),
             ("lastmonth", "2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"),
+            ("2025-12", "2025-12-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+            ("2026-03", "2026-03-01T00:00:00Z", "2026-04-01T00:00:00Z"),
             (
                 "2026-01-01T00:00:00Z,2026-01-02T01:00:00+01:00",
                 "2026-01-01T00:00:00Z",
@@ -149,6 +162,10 @@ mod tests {
         for (text, said) in [
             ("", "is not a window"),
             ("7", "is not a window"),
+            ("2026-13", "is not a window"),
+            ("2026-1", "is not a window"),
+            ("+026-01", "is not a window"),
+            ("1969-12", "is not a window"),
             ("0d", "is not a window"),
             ("-7d", "is not a window"),
             ("7y", "is not a window"),

@@ -1,8 +1,7 @@
 //! OpenCost's parameters: from the query of a request to the windows and names that are asked for. Pure.
 //!
-//! A parameter that is not in a list here is refused by its name, `filter` too: a client that believes that it was
-//! served would take other numbers for its own. A filter would be read in [`Request::read`], be a field of [`Request`],
-//! and leave rows out in `allocation::fold`.
+//! A parameter that is not in a list here is refused by its name: a client that believes that it was served would take
+//! other numbers for its own.
 
 use axum::http::Uri;
 use jiff::Timestamp;
@@ -10,14 +9,16 @@ use jiff::tz::TimeZone;
 use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS};
 use tonnage_proto::rest::sentinel;
 
+use crate::api::cost::fields;
 use crate::api::error::{ApiError, quoted};
 use crate::api::params::Params;
 use crate::api::window::{self, Window};
-use crate::store::query::Dimension;
+use crate::filter::Expr;
+use crate::store::query::{Dimension, Field};
 
 /// Sets in one answer.
 pub(super) const SETS_MAX: usize = 1_000;
-const PARAMETERS: [&str; 10] = [
+const PARAMETERS: [&str; 11] = [
     "window",
     "aggregate",
     "step",
@@ -29,6 +30,7 @@ const PARAMETERS: [&str; 10] = [
     "idleByNode",
     "accumulate",
     "accumulateBy",
+    "filter",
 ];
 const BY_MAX: usize = 10;
 const MONTH_NS_MAX: i64 = 32 * DAY_NS;
@@ -128,6 +130,8 @@ pub(super) struct Request {
     window: String,
     step_ns: Option<i64>,
     accumulate: Accumulate,
+    /// In OpenCost's language, and good.
+    filter: Option<String>,
     pub(super) by: Vec<Property>,
     pub(super) idle: Idle,
 }
@@ -175,7 +179,17 @@ impl Request {
                 return Err(ApiError::invalid("accumulateBy", message));
             }
         };
-        Ok(Self { window, step_ns, accumulate, by, idle })
+        let request = Self { window, step_ns, accumulate, filter: params.take("filter"), by, idle };
+        request.condition()?;
+        Ok(request)
+    }
+
+    /// What its filter lets through.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(super) fn condition(&self) -> Result<Option<Expr<Field>>, ApiError> {
+        self.filter.as_deref().map(fields::condition).transpose()
     }
 
     /// What it means at `now_ns`.
@@ -228,6 +242,9 @@ impl Request {
             ("shareIdle", self.idle.share),
         ] {
             query += &format!("&{name}={on}");
+        }
+        if let Some(filter) = &self.filter {
+            query += &format!("&filter={}", escaped(filter));
         }
         if let Some(step_ns) = self.step_ns {
             query += &format!("&step={}m", step_ns / 60_000_000_000);
@@ -420,7 +437,8 @@ mod tests {
     fn what_is_not_served_is_refused_by_its_name() {
         for (query, said) in [
             ("", "window is missing"),
-            ("window=7d&filter=namespace:%22a%22", "\"filter\" is not a parameter"),
+            ("window=7d&filter=namespace:%22a", "filter"),
+            ("window=7d&filter=tenant:%22a%22", "\"tenant\" is not a field"),
             ("window=7d&shareNamespaces=a", "\"shareNamespaces\" is not a parameter"),
             ("window=7d&includeIdle=yes", "includeIdle \"yes\" is neither"),
             ("window=7d&aggregate=pod,tenant", "aggregate \"tenant\" is not"),

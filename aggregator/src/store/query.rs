@@ -7,12 +7,14 @@
 mod cost;
 mod dimension;
 pub mod explain;
+mod facts;
 mod idle;
 mod inventory;
 mod ranges;
 
-pub use cost::{CostQuery, Filter, GROUPS_MAX, Group, Groups, QueryError, Sums, cost};
+pub use cost::{CostQuery, Field, Filter, GROUPS_MAX, Group, Groups, QueryError, Sums, cost};
 pub use dimension::Dimension;
+pub use facts::{Facts, facts};
 pub use idle::{HeldIdle, IdleReport, IdleSums, Intrusion, Place, Unattributed, idle};
 pub use inventory::{DeviceRecord, NodeRecord, devices, kept, newest_usage_ns, nodes};
 pub use ranges::{Kept, Range, Table, ranges, ranges_in_slots};

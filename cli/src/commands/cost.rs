@@ -1,21 +1,36 @@
 //! `tonnage cost`.
 
 use tonnage_proto::decimal;
-use tonnage_proto::rest::{CostAnswer, Figures};
+use tonnage_proto::rest::{CostAnswer, CostRow, Figures, Window};
 
 use crate::args::Cost;
 use crate::output::number::{hour_places, hours, kilowatt_hours, money, percent, places};
 use crate::output::{Grid, left, right};
 
-/// Groupings that the device has, whoever holds it: then each row has idle time of its own.
-const OF_DEVICES: [&str; 6] = ["cluster", "node", "device", "model", "instance", "profile"];
+/// Groupings that the device or its node has, whoever holds it: then each row has idle time of its own.
+const OF_DEVICES: [&str; 11] = [
+    "cluster",
+    "node",
+    "device",
+    "model",
+    "instance",
+    "profile",
+    "capacity_type",
+    "instance_type",
+    "region",
+    "zone",
+    "pool",
+];
 
 /// The request's parameters; what is not given is left to the server.
 pub(super) fn query(cost: &Cost) -> Vec<(&'static str, String)> {
     let window = cost.last.clone().or_else(|| cost.window.clone());
     let given = [
         ("window", window),
+        ("offset", cost.offset.clone()),
+        ("step", cost.step.clone()),
         ("aggregate", cost.by.clone()),
+        ("filter", cost.filter.clone()),
         ("namespace", cost.namespace.clone()),
         ("owner", cost.owner.clone()),
         ("account", cost.account.clone()),
@@ -25,13 +40,33 @@ pub(super) fn query(cost: &Cost) -> Vec<(&'static str, String)> {
         ("device", cost.device.clone()),
         ("profile", cost.profile.clone()),
         ("idle", cost.no_idle.then(|| "false".to_owned())),
+        ("order", cost.order.clone()),
         ("limit", cost.limit.map(|limit| limit.to_string())),
+        ("page", cost.page.clone()),
     ];
     given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
+/// The rows, or those of each step with its window.
+fn rows(answer: &CostAnswer) -> Vec<(Option<&Window>, &CostRow)> {
+    if answer.series.is_empty() {
+        return answer.rows.iter().map(|row| (None, row)).collect();
+    }
+    let steps = answer.series.iter();
+    steps.flat_map(|step| step.rows.iter().map(|row| (Some(&step.window), row))).collect()
+}
+
+fn key(answer: &CostAnswer, row: &CostRow) -> Vec<String> {
+    answer.aggregate.iter().map(|name| row.key.get(name).cloned().unwrap_or_default()).collect()
+}
+
+fn of_device(name: &str) -> bool {
+    OF_DEVICES.contains(&name) || name.starts_with("node_label:")
+}
+
 pub(super) fn grid(answer: &CostAnswer) -> Grid {
-    let by_device = answer.aggregate.iter().all(|name| OF_DEVICES.contains(&name.as_str()));
+    let by_device = answer.aggregate.iter().all(|name| of_device(name));
+    let in_steps = !answer.series.is_empty();
     let places = places(&answer.totals.cost);
     let hour_places = hour_places(&gpu_seconds(&answer.totals));
     let figures = |figures: &Figures| {
@@ -48,7 +83,9 @@ pub(super) fn grid(answer: &CostAnswer) -> Grid {
         cells.push(money(&figures.hourly_rate, places));
         cells
     };
-    let mut columns: Vec<_> = answer.aggregate.iter().map(left).collect();
+    let mut columns: Vec<_> = in_steps.then(|| left("from")).into_iter().collect();
+    columns.extend(answer.aggregate.iter().map(left));
+    let names = columns.len();
     columns.push(right("gpu h"));
     if by_device {
         columns.extend(["held h", "idle h", "unobs h"].map(right));
@@ -57,17 +94,16 @@ pub(super) fn grid(answer: &CostAnswer) -> Grid {
         ["busy %".to_owned(), "kWh".to_owned(), format!("cost {}", answer.currency), "per h".to_owned()]
             .map(right),
     );
-    let mut rows: Vec<Vec<String>> = answer
-        .rows
-        .iter()
-        .map(|row| {
-            let mut cells: Vec<String> =
-                answer.aggregate.iter().map(|name| row.key.get(name).cloned().unwrap_or_default()).collect();
+    let mut rows: Vec<Vec<String>> = rows(answer)
+        .into_iter()
+        .map(|(window, row)| {
+            let mut cells: Vec<String> = window.map(|window| window.start.clone()).into_iter().collect();
+            cells.extend(key(answer, row));
             cells.extend(figures(&row.figures));
             cells
         })
         .collect();
-    let mut totals = vec![String::new(); answer.aggregate.len()];
+    let mut totals = vec![String::new(); names];
     if let Some(first) = totals.first_mut() {
         "TOTAL".clone_into(first);
     }
@@ -93,6 +129,9 @@ fn notes(answer: &CostAnswer) -> Vec<String> {
             hours(&totals.unpriced_seconds, 2)
         ));
     }
+    if let Some(page) = &answer.next_page {
+        notes.push(format!("The rows behind these: the same with --page {page}"));
+    }
     notes
 }
 
@@ -102,13 +141,16 @@ fn percent_of(coverage: &str) -> Option<String> {
 }
 
 /// All the time that a row is about.
-fn gpu_seconds(figures: &Figures) -> String {
+pub(super) fn gpu_seconds(figures: &Figures) -> String {
     let parts = [&figures.held_seconds, &figures.idle_seconds, &figures.unobserved_seconds];
     decimal::from_nanos(parts.into_iter().filter_map(|text| decimal::to_nanos(text)).sum())
 }
 
 pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
-    let mut header = answer.aggregate.clone();
+    let in_steps = !answer.series.is_empty();
+    let mut header: Vec<String> =
+        ["window_start", "window_end"].iter().filter(|_| in_steps).map(|&name| name.to_owned()).collect();
+    header.extend(answer.aggregate.clone());
     header.extend(
         [
             "held_seconds",
@@ -130,9 +172,10 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
         ]
         .map(str::to_owned),
     );
-    let rows = answer.rows.iter().map(|row| {
+    let rows = rows(answer).into_iter().map(|(window, row)| {
         let mut cells: Vec<String> =
-            answer.aggregate.iter().map(|name| row.key.get(name).cloned().unwrap_or_default()).collect();
+            window.map(|window| [window.start.clone(), window.end.clone()]).into_iter().flatten().collect();
+        cells.extend(key(answer, row));
         let figures = row.figures.clone();
         cells.extend([
             figures.held_seconds,
@@ -160,7 +203,7 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonnage_proto::rest::{CostRow, Window};
+    use tonnage_proto::rest::CostStep;
 
     fn figures(held: &str, idle: &str, cost: &str) -> Figures {
         Figures {
@@ -195,6 +238,8 @@ mod tests {
                 unpriced_seconds: "3600.000000000".into(),
                 ..figures("3600.000000000", "7200.000000000", "12.345678901")
             },
+            series: Vec::new(),
+            next_page: None,
             coverage: "0.998".into(),
             data_age_seconds: Some(12),
         }
@@ -227,6 +272,35 @@ TOTAL       3.00    50.0  1.000   12.3457  12.3457
     }
 
     #[test]
+    fn a_series_has_a_row_for_each_step_and_key() {
+        let mut stepped = answer("namespace");
+        let window = |day: u32| Window {
+            start: format!("2026-01-0{day}T00:00:00Z"),
+            end: format!("2026-01-0{}T00:00:00Z", day + 1),
+        };
+        let step = |day| CostStep {
+            window: window(day),
+            rows: stepped.rows.clone(),
+            totals: stepped.totals.clone(),
+            coverage: String::new(),
+        };
+        stepped.series = vec![step(1), step(2)];
+        let text = shown(&stepped);
+        assert!(text.starts_with("FROM                  NAMESPACE  GPU H"), "{text}");
+        assert!(text.contains("2026-01-02T00:00:00Z  ml          1.00"), "{text}");
+        let rows = csv(&stepped);
+        assert_eq!((rows.len(), rows[0].len()), (5, rows[1].len()));
+        assert_eq!(rows[4][..3], ["2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z", "__idle__"]);
+    }
+
+    #[test]
+    fn what_lies_behind_a_page_can_be_asked_for() {
+        let mut first = answer("namespace");
+        first.next_page = Some("1-2-3-4".to_owned());
+        assert!(shown(&first).ends_with("The rows behind these: the same with --page 1-2-3-4\n"));
+    }
+
+    #[test]
     fn csv_is_exact() {
         let rows = csv(&answer("namespace"));
         assert_eq!(rows[0].len(), rows[1].len());
@@ -247,5 +321,19 @@ TOTAL       3.00    50.0  1.000   12.3457  12.3457
             parse(&["tonnage", "cost", "pods", "--last", "7d", "--no-idle", "--by", "pod,user"]),
             [("window", "7d".to_owned()), ("aggregate", "pod,user".to_owned()), ("idle", "false".to_owned())]
         );
+        let parsed = parse(&[
+            "tonnage",
+            "cost",
+            "--filter",
+            "pod:\"a\"",
+            "--step",
+            "1d",
+            "--top",
+            "5",
+            "--order",
+            "name",
+        ]);
+        let names: Vec<&str> = parsed.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["step", "filter", "order", "limit"]);
     }
 }

@@ -89,7 +89,7 @@ fn check(bytes: &[u8]) -> Result<bool, String> {
         promise((1..=LIMIT_MAX).contains(&limit), || format!("limit {limit}"))?;
     }
     if let Some(text) = params.take("window") {
-        promise(!text.is_empty() && text.len() <= 1_024, || format!("a value of {} bytes", text.len()))?;
+        promise(!text.is_empty() && text.len() <= 4_096, || format!("a value of {} bytes", text.len()))?;
         accepted |= windows(&text)?;
     }
     Ok(accepted)

@@ -38,10 +38,15 @@ const AGENT_WIRING: [&str; 6] = ["lib", "main", "node", "pump", "check", "orders
 
 const AGGREGATOR: &[Rule] = &[
     ("model", &[], "words have no behaviour to share"),
+    ("filter", &[], "a language over fields that its callers name, pure"),
     ("wire", &["model"], "sealed bytes to a valid batch, pure"),
     ("ledger", &["model"], "pure arithmetic"),
     ("prices", &["model"], "pure, but for watching the book's file"),
-    ("store", &["model", "ledger"], "stores rows, coverage and tenures as the ledger has them"),
+    (
+        "store",
+        &["filter", "ledger", "model"],
+        "stores rows, coverage and tenures as the ledger has them; asks rows what a filter says",
+    ),
     ("live", &["model", "prices"], "shows what a moment costs"),
     ("metrics", &["live", "model", "store"], "counts what they show"),
     (
@@ -52,16 +57,16 @@ const AGGREGATOR: &[Rule] = &[
     ("ingest", &["commit", "live", "metrics", "model", "wire"], "hands over to the commit thread"),
     (
         "api",
-        &["ledger", "live", "metrics", "model", "prices", "store", "wire"],
+        &["filter", "ledger", "live", "metrics", "model", "prices", "store", "wire"],
         "reads, and explains what it read",
     ),
     (
         "opencost",
-        &["api", "live", "metrics", "model", "prices", "store"],
+        &["api", "filter", "live", "metrics", "model", "prices", "store"],
         "another face of what the API reads, by the same tokens, windows and limits",
     ),
     ("verify", &["model", "prices", "store"], "shares no code with folding: that is what it is for"),
-    ("config", &["model", "opencost"], "knows what the address of an upstream is like"),
+    ("config", &["model", "opencost", "store"], "knows what the address of an upstream and of a database is like"),
 ];
 const AGGREGATOR_WIRING: [&str; 4] = ["lib", "main", "serve", "admin"];
 

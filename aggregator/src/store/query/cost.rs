@@ -2,8 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension};
+use tonnage_proto::rest::sentinel;
+
+use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension, Line};
+use super::facts::Facts;
 use super::ranges::Range;
+use crate::filter::Expr;
 use crate::model::{GpuTime, RowKind};
 use crate::store::sql::{self, Connection, Row, ToSql};
 use crate::store::{StoreError, wide};
@@ -13,14 +17,44 @@ pub const GROUPS_MAX: usize = 200_000;
 const SUMMED: [&str; 6] =
     ["time_ns", "busy_ns", "memory_byte_seconds", "energy_uj", "cost_nanos", "unpriced_ns"];
 
+/// A field of a filter; `None` is one that the ledger knows nothing of, so that it has no value in any row.
+pub type Field = Option<Dimension>;
+
 /// What to add up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct CostQuery {
     pub ranges: Vec<Range>,
     pub by: Vec<Dimension>,
     pub filter: Filter,
+    /// Asked of each row beside `filter`, by the values that it would be grouped by.
+    pub condition: Option<Expr<Field>>,
+    /// Of the nodes of tenures, if dimensions here are of them.
+    pub facts: Facts,
     /// Do groups hold what nobody held, too? Totals do either way.
     pub idle: bool,
+}
+
+impl CostQuery {
+    /// Does it group by one like this, or filter by one?
+    pub fn names(&self, like: impl Fn(&Dimension) -> bool) -> bool {
+        let like_field = |field: &Field| field.as_ref().is_some_and(&like);
+        self.by.iter().any(&like) || self.condition.as_ref().is_some_and(|expr| expr.names(&like_field))
+    }
+
+    /// Do its filters pick among owners? Then totals are not all that there is of devices.
+    #[must_use]
+    pub fn picks_owners(&self) -> bool {
+        let of_owner = |field: &Field| field.as_ref().is_none_or(|dimension| !dimension.of_device());
+        self.filter.by_owner() || self.condition.as_ref().is_some_and(|expr| expr.names(&of_owner))
+    }
+
+    fn passes(&self, line: &Line<'_>) -> Result<bool, sql::Error> {
+        let Some(condition) = &self.condition else { return Ok(true) };
+        condition.passes(&mut |field| match field {
+            Some(dimension) => dimension.value(line),
+            None => Ok(sentinel::UNALLOCATED.to_owned()),
+        })
+    }
 }
 
 /// Exact values; `None` lets everything through. With one of owners only rows that have an owner pass.
@@ -185,7 +219,7 @@ pub fn cost(
     query: &CostQuery,
     expired: impl Fn() -> bool,
 ) -> Result<Groups, QueryError> {
-    let by_device = query.by.iter().all(|dimension| dimension.of_device());
+    let by_device = query.by.iter().all(Dimension::of_device);
     let mut groups: HashMap<(bool, Vec<String>), Sums> = HashMap::new();
     let mut totals = Sums::default();
     let filter = &query.filter;
@@ -198,13 +232,17 @@ pub fn cost(
                 return Err(QueryError::Expired);
             }
             seen = seen.wrapping_add(1);
-            let (kind, sums) = read(&row)?;
+            let (kind, tenure, sums) = read(&row)?;
+            let line = Line { row: &row, kind, method: sums.method, facts: query.facts.of(tenure) };
+            if !query.passes(&line)? {
+                continue;
+            }
             totals.add(&sums);
             let owned = matches!(kind, RowKind::Held | RowKind::Intruder);
             if !owned && !query.idle {
                 continue;
             }
-            let key: Result<Vec<_>, _> = query.by.iter().map(|by| by.value(&row, kind)).collect();
+            let key: Result<Vec<_>, _> = query.by.iter().map(|by| by.value(&line)).collect();
             let sentinel = !owned && !by_device;
             groups.entry((sentinel, key?)).or_default().add(&sums);
             if groups.len() > GROUPS_MAX {
@@ -219,7 +257,7 @@ pub fn cost(
 fn sql(range: Range) -> String {
     let (sums, read) = summed();
     format!(
-        "SELECT {COLUMNS}, r.kind, r.method, t.slices, {}
+        "SELECT {COLUMNS}, r.kind, r.method, t.slices, t.id, {}
          FROM (SELECT tenure, instance, owner, kind, method, {} FROM {} WHERE start >= ?1 AND start < ?2
                GROUP BY tenure, instance, owner, kind, method) r
          JOIN tenure t ON t.id = r.tenure
@@ -262,9 +300,11 @@ pub(super) fn kind(number: i64) -> Result<RowKind, StoreError> {
     })
 }
 
-fn read(row: &Row<'_>) -> Result<(RowKind, Sums), QueryError> {
+/// The row's kind, tenure and sums.
+fn read(row: &Row<'_>) -> Result<(RowKind, i64, Sums), QueryError> {
     let kind = kind(row.get(COLUMN_COUNT)?)?;
     // Bits beyond 32 do not exist (`tonnage_proto::method`).
     let (method, slices): (u32, u32) = (row.get(COLUMN_COUNT + 1)?, row.get(COLUMN_COUNT + 2)?);
-    Ok((kind, Sums::of_row(kind, method, slices, figures(row, COLUMN_COUNT + 3)?)))
+    let sums = Sums::of_row(kind, method, slices, figures(row, COLUMN_COUNT + 4)?);
+    Ok((kind, row.get(COLUMN_COUNT + 3)?, sums))
 }

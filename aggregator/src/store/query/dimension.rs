@@ -1,8 +1,9 @@
 //! What rows of the ledger can be grouped by, and the value that a row has there.
 
+use tonnage_proto::method::HELD_SPLIT;
 use tonnage_proto::rest::sentinel;
 
-use crate::model::{OwnerKind, RowKind};
+use crate::model::{NodeFacts, OwnerKind, RowKind};
 use crate::store::sql::{self, Row};
 
 /// Columns in the order in which [`Dimension::value`] reads them.
@@ -11,8 +12,19 @@ pub(super) const COLUMNS: &str = "n.cluster, n.name, d.uuid, d.model, o.kind, o.
 /// How many they are.
 pub(super) const COLUMN_COUNT: usize = 18;
 
+/// Labels by which clouds and autoscalers name a node's pool; the first that a node has tells it.
+const POOL_LABELS: [&str; 5] = [
+    "cloud.google.com/gke-nodepool",
+    "eks.amazonaws.com/nodegroup",
+    "kubernetes.azure.com/agentpool",
+    "karpenter.sh/nodepool",
+    "pool",
+];
+/// What a label's name stands behind in [`Dimension::name`].
+const NODE_LABEL: &str = "node_label:";
+
 /// One grouping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dimension {
     Cluster,
     Node,
@@ -33,11 +45,29 @@ pub enum Dimension {
     Account,
     Partition,
     Kind,
+    /// `exclusive`, `shared` (split among several owners at some time in the row), `mig`, `mig_shared`, or `intruder`.
+    SharingMode,
+    /// This and what follows are of the node's facts.
+    CapacityType,
+    InstanceType,
+    Region,
+    Zone,
+    Pool,
+    NodeLabel(String),
+}
+
+/// A row beginning with [`COLUMNS`], and what stands elsewhere of it.
+pub(super) struct Line<'a> {
+    pub(super) row: &'a Row<'a>,
+    pub(super) kind: RowKind,
+    pub(super) method: u32,
+    /// Of the node, where they are asked for and known.
+    pub(super) facts: Option<&'a NodeFacts>,
 }
 
 impl Dimension {
-    /// Every one with the name that parameters and answers use.
-    pub const ALL: [(Self, &'static str); 17] = [
+    /// Every one but labels, with the name that parameters and answers use.
+    pub const ALL: [(Self, &'static str); 23] = [
         (Self::Cluster, "cluster"),
         (Self::Node, "node"),
         (Self::Device, "device"),
@@ -55,30 +85,84 @@ impl Dimension {
         (Self::Account, "account"),
         (Self::Partition, "partition"),
         (Self::Kind, "kind"),
+        (Self::SharingMode, "sharing_mode"),
+        (Self::CapacityType, "capacity_type"),
+        (Self::InstanceType, "instance_type"),
+        (Self::Region, "region"),
+        (Self::Zone, "zone"),
+        (Self::Pool, "pool"),
     ];
 
+    /// What parameters and answers call it: `node_label:KEY` for a label.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        Self::ALL.into_iter().find(|(known, _)| *known == self).map_or("", |(_, name)| name)
+    pub fn name(&self) -> String {
+        if let Self::NodeLabel(key) = self {
+            return format!("{NODE_LABEL}{key}");
+        }
+        Self::ALL.into_iter().find(|(known, _)| known == self).map_or("", |(_, name)| name).to_owned()
     }
 
     /// By its name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
+        if let Some(key) = name.strip_prefix(NODE_LABEL) {
+            return (!key.is_empty()).then(|| Self::NodeLabel(key.to_owned()));
+        }
         Self::ALL.into_iter().find(|(_, known)| *known == name).map(|(dimension, _)| dimension)
     }
 
     /// Does the device have it, whoever holds it? Then idle time has a value there too.
     #[must_use]
-    pub fn of_device(self) -> bool {
+    pub fn of_device(&self) -> bool {
+        self.of_node()
+            || matches!(
+                self,
+                Self::Cluster | Self::Node | Self::Device | Self::Model | Self::Instance | Self::Profile
+            )
+    }
+
+    /// Is it told by the node's facts?
+    #[must_use]
+    pub fn of_node(&self) -> bool {
         matches!(
             self,
-            Self::Cluster | Self::Node | Self::Device | Self::Model | Self::Instance | Self::Profile
+            Self::CapacityType
+                | Self::InstanceType
+                | Self::Region
+                | Self::Zone
+                | Self::Pool
+                | Self::NodeLabel(_)
         )
     }
 
-    /// The value of `row`, which begins with [`COLUMNS`].
-    pub(super) fn value(self, row: &Row<'_>, kind: RowKind) -> Result<String, sql::Error> {
+    /// Of the node's facts; `None` if it is not of them.
+    fn fact(&self, facts: Option<&NodeFacts>) -> Option<String> {
+        if !self.of_node() {
+            return None;
+        }
+        let absent = if matches!(self, Self::Pool | Self::NodeLabel(_)) {
+            sentinel::UNALLOCATED
+        } else {
+            sentinel::UNKNOWN
+        };
+        let value = facts.map(|facts| match self {
+            Self::CapacityType => facts.capacity_type.as_str(),
+            Self::InstanceType => &facts.instance_type,
+            Self::Region => &facts.region,
+            Self::Zone => &facts.zone,
+            Self::Pool => POOL_LABELS.iter().find_map(|key| facts.labels.get(*key)).map_or("", |pool| pool),
+            Self::NodeLabel(key) => facts.labels.get(key).map_or("", |value| value),
+            _ => "",
+        });
+        Some(value.filter(|value| !value.is_empty()).unwrap_or(absent).to_owned())
+    }
+
+    /// The value that a row has.
+    pub(super) fn value(&self, line: &Line<'_>) -> Result<String, sql::Error> {
+        if let Some(fact) = self.fact(line.facts) {
+            return Ok(fact);
+        }
+        let Line { row, kind, method, .. } = *line;
         let text = |column: usize| Ok::<_, sql::Error>(row.text(column)?.unwrap_or(""));
         let device = match self {
             Self::Cluster => Some(0),
@@ -105,6 +189,7 @@ impl Dimension {
             if found.is_empty() { text(columns[1]) } else { Ok(found) }
         };
         let value = match self {
+            Self::SharingMode => sharing_mode(kind, method, row.text(16)?.is_some()),
             Self::Kind => owner.name(),
             Self::Namespace => text(5)?,
             // A pod whose name is not known yet is still told from others.
@@ -125,5 +210,15 @@ impl Dimension {
             known => known,
         }
         .to_owned())
+    }
+}
+
+fn sharing_mode(kind: RowKind, method: u32, in_instance: bool) -> &'static str {
+    match (kind, method & HELD_SPLIT != 0, in_instance) {
+        (RowKind::Intruder, ..) => "intruder",
+        (_, false, false) => "exclusive",
+        (_, true, false) => "shared",
+        (_, false, true) => "mig",
+        (_, true, true) => "mig_shared",
     }
 }

@@ -164,6 +164,6 @@ fn count(row: &Row<'_>, column: usize) -> Result<u64, sql::Error> {
     u64::try_from(number).map_err(|_| sql::Error::out_of_range(column, number))
 }
 
-fn parse(json: &str) -> Result<NodeFacts, StoreError> {
+pub(super) fn parse(json: &str) -> Result<NodeFacts, StoreError> {
     serde_json::from_str(json).map_err(|e| StoreError::Damaged { what: "facts", detail: e.to_string() })
 }

@@ -12,6 +12,7 @@ use crate::store::Store;
 use crate::store::server;
 use crate::store::sql::{Connection, params};
 
+mod dimensions;
 mod idle;
 
 struct Fact {
@@ -154,7 +155,7 @@ fn total(groups: &[Group]) -> Sums {
 }
 
 fn query(by: &[Dimension], (start, end): (i64, i64)) -> CostQuery {
-    CostQuery { ranges: ranges(start, end), by: by.to_vec(), filter: Filter::default(), idle: true }
+    CostQuery { ranges: ranges(start, end), by: by.to_vec(), idle: true, ..CostQuery::default() }
 }
 
 #[test]
