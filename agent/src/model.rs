@@ -152,10 +152,8 @@ pub struct Signals {
     /// = there was no process yet to tell by.
     pub sees_instances: Option<bool>,
     pub vgpus: Vec<Vgpu>,
-    /// Since the reading before.
-    pub xids: Vec<Xid>,
-    /// Errors that there was no room for in `xids`.
-    pub xids_dropped: u32,
+    /// Since the agent started: totals, so that nothing is lost with a reading that is.
+    pub xids: BTreeMap<Xid, u64>,
 }
 
 /// Parts of a thousand.
@@ -208,12 +206,13 @@ pub struct Vgpu {
     pub memory_bytes: Option<u64>,
 }
 
-/// An error of NVIDIA's numbered kinds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A kind of error by NVIDIA's number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Xid {
-    pub code: u64,
-    /// On which instance, where the driver says.
-    pub instance: Option<Arc<Instance>>,
+    /// `None`: of all kinds that there is no room for.
+    pub code: Option<u64>,
+    /// UUID of the instance that it was on, where the driver says.
+    pub instance: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

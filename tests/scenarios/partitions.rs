@@ -173,6 +173,8 @@ fn mig_that_is_switched_on_and_off_is_seen_with_the_next_sample() -> anyhow::Res
     let mut scenario = scenario::node(1);
     scenario.device[0].mig = Some(vec![part("MIG-1", "3g.40gb", 1, 0)]);
     (scenario.device[0].mig_from_s, scenario.device[0].mig_to_s) = (Some(4.5), Some(8.5));
+    let xid = |at_s| Xid { at_s, code: 79, instance: None };
+    scenario.device[0].xid = vec![xid(2.5), xid(4.4), xid(8.4)];
     let mut world = node(scenario, &[])?;
     let instances = |world: &World| Ok::<_, anyhow::Error>(scrape(world)?.series(SLICES).len());
     world.live(4)?;
@@ -181,6 +183,7 @@ fn mig_that_is_switched_on_and_off_is_seen_with_the_next_sample() -> anyhow::Res
     assert_eq!(instances(&world)?, 1);
     world.live(4)?;
     assert_eq!(instances(&world)?, 0);
+    assert_eq!(scrape(&world)?.sum("tonnage_gpu_xid_errors_total"), Some(3.0), "none is lost in a switch");
     Ok(())
 }
 

@@ -85,6 +85,7 @@ impl Driver for NvmlDriver {
             Some(session) => session,
             None => Session::open(&self.library)?,
         };
+        session.hear(&mut self.memory);
         session.enumerate_if_due(self.before)?;
         self.before = if session.devices() == 0 { self.before } else { session.devices() };
         let at = self.clock.read();
@@ -94,6 +95,8 @@ impl Driver for NvmlDriver {
     }
 
     fn let_go(&mut self) {
-        self.session = None;
+        if let Some(mut session) = self.session.take() {
+            session.hear(&mut self.memory);
+        }
     }
 }
