@@ -92,8 +92,15 @@ pub struct InstanceReading {
     pub utilisation: Option<InstanceUtilisation>,
 }
 
-/// An instance, and the UUID of its GPU.
-pub type KnownInstance = (Arc<str>, Arc<Instance>);
+/// An instance that was seen before, in the latest life of its ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownInstance {
+    /// UUID of its GPU.
+    pub device: Arc<str>,
+    pub instance: Arc<Instance>,
+    /// It was there when its GPU was seen last. Of others only ids and generation are remembered.
+    pub present: bool,
+}
 
 /// How much of a GPU instance was in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,8 @@ use harness::world::{DEADLINE, World};
 use nvidia_ml::scenario::{Device, MigDevice, Process, RemappedRows, Scenario, Signals, Vgpu, Xid};
 use nvidia_ml::served::SHUTDOWN;
 
+use crate::books::Books;
+
 const SLICES: &str = "tonnage_gpu_mig_slices";
 const USED: &str = "tonnage_gpu_mig_utilization_ratio";
 const GIB: u64 = 1 << 30;
@@ -152,6 +154,34 @@ fn a_gpu_that_is_cut_anew_shows_its_new_instances_with_the_next_sample_though_th
     let expected = [("94", None, "2"), ("31", mig.clone(), "1"), ("13", mig, "1")];
     let expected = expected.map(|(xid, mig, count)| (xid.to_owned(), mig, count.to_owned()));
     assert_eq!(xids, expected.into());
+    Ok(())
+}
+
+#[test]
+fn ids_that_were_free_while_the_agent_was_restarted_go_to_a_life_of_their_own() -> anyhow::Result<()> {
+    let until = |to_s, uuid| MigDevice { to_s: Some(to_s), ..part(uuid, "3g.40gb", 1, 0) };
+    let mut scenario = scenario::node(1);
+    let last = MigDevice { from_s: Some(40.5), ..part("MIG-3", "3g.40gb", 1, 0) };
+    let second = MigDevice { from_s: Some(8.5), ..until(14.5, "MIG-2") };
+    let beside = part("MIG-9", "1g.10gb", 7, 0);
+    scenario.device[0].mig = Some(vec![until(8.5, "MIG-1"), second, last, beside]);
+    let mut world = node(scenario, &[])?;
+    world.live(20)?;
+    for _ in 0..2 {
+        world.nodes[0].stop(DEADLINE)?;
+        world.start()?;
+        world.live(10)?;
+    }
+    world.live(10)?;
+    world.nodes[0].stop(DEADLINE)?;
+    let batches =
+        Books::read(&world.aggregator.data_dir())?.entries.into_iter().filter_map(|entry| entry.batch);
+    let lives: BTreeSet<_> = batches
+        .flat_map(|batch| batch.instances)
+        .map(|of| (of.gpu_instance, of.generation, of.uuid))
+        .collect();
+    let expected = [(1, 0, "MIG-1"), (1, 1, "MIG-2"), (1, 2, "MIG-3"), (7, 0, "MIG-9")];
+    assert_eq!(lives, expected.map(|(ids, life, uuid)| (ids, life, uuid.to_owned())).into());
     Ok(())
 }
 

@@ -8,7 +8,6 @@
 //! installed, under a running agent.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tonnage_runtime::clock::Clock;
 
@@ -57,11 +56,11 @@ impl NvmlDriver {
         self
     }
 
-    /// These instances were here in this boot of the node: their generations go on.
+    /// These instances were here in this boot of the node: the generations of their ids go on.
     #[must_use]
     pub fn knowing(mut self, instances: Vec<KnownInstance>) -> Self {
-        for (device, instance) in instances {
-            self.memory.lives.entry(Arc::clone(&device)).or_default().know(instance);
+        for KnownInstance { device, instance, present } in instances {
+            self.memory.lives.entry(device).or_default().know(instance, present);
         }
         self
     }
