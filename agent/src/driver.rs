@@ -12,6 +12,7 @@ pub mod nvml;
 mod partition;
 mod processes;
 mod utilisation;
+mod xids;
 
 pub use error::DriverError;
 

@@ -26,6 +26,9 @@ use std::sync::Arc;
 use crate::metering::device::{Covered, Device};
 use crate::model::{DeviceInfo, Gap, GapReason, Observation, Tick, Window};
 
+/// A clock that is set back hides how much time passes over it: as good as never more than this.
+const HIDDEN_NS: u64 = 60_000_000_000;
+
 /// All devices of this node, since the agent's start. A device that was seen once stays known.
 #[derive(Debug)]
 pub struct Meter {
@@ -78,6 +81,8 @@ impl Meter {
     pub fn observe(&mut self, tick: Tick, observations: Vec<Observation>) -> Vec<Window> {
         let from_ns = self.last_ns.replace(tick.now_ns);
         let step = Step::of(&tick, from_ns, self.covered_ns_max);
+        let passed_ns = passed_ns(&tick, from_ns);
+        self.devices.values_mut().for_each(|device| device.pass(passed_ns));
         let mut closed = Vec::new();
         let mut seen = BTreeSet::new();
         let mut unread = Vec::new();
@@ -152,6 +157,13 @@ impl Meter {
     pub fn unobserved_ns(&self) -> BTreeMap<Arc<str>, u64> {
         self.devices.iter().map(|(uuid, device)| (Arc::clone(uuid), device.unobserved_ns())).collect()
     }
+}
+
+/// Real time since the tick before, or more.
+fn passed_ns(tick: &Tick, from_ns: Option<i64>) -> u64 {
+    let moved_ns = from_ns.map_or(0, |from_ns| tick.now_ns.saturating_sub(from_ns).max(0).unsigned_abs());
+    let hidden_ns = if tick.new_epoch { HIDDEN_NS } else { 0 };
+    moved_ns.saturating_add(tick.overlap_ns).saturating_add(hidden_ns)
 }
 
 /// What lies between a tick and the one before.

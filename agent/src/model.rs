@@ -92,8 +92,15 @@ pub struct InstanceReading {
     pub utilisation: Option<InstanceUtilisation>,
 }
 
-/// An instance, and the UUID of its GPU.
-pub type KnownInstance = (Arc<str>, Arc<Instance>);
+/// An instance that was seen before, in the latest life of its ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownInstance {
+    /// UUID of its GPU.
+    pub device: Arc<str>,
+    pub instance: Arc<Instance>,
+    /// It was there when its GPU was seen last. Of others only ids and generation are remembered.
+    pub present: bool,
+}
 
 /// How much of a GPU instance was in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,10 +159,8 @@ pub struct Signals {
     /// = there was no process yet to tell by.
     pub sees_instances: Option<bool>,
     pub vgpus: Vec<Vgpu>,
-    /// Since the reading before.
-    pub xids: Vec<Xid>,
-    /// Errors that there was no room for in `xids`.
-    pub xids_dropped: u32,
+    /// Since the agent started: totals, so that nothing is lost with a reading that is.
+    pub xids: BTreeMap<Xid, u64>,
 }
 
 /// Parts of a thousand.
@@ -208,12 +213,13 @@ pub struct Vgpu {
     pub memory_bytes: Option<u64>,
 }
 
-/// An error of NVIDIA's numbered kinds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A kind of error by NVIDIA's number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Xid {
-    pub code: u64,
-    /// On which instance, where the driver says.
-    pub instance: Option<Arc<Instance>>,
+    /// `None`: of all kinds that there is no room for.
+    pub code: Option<u64>,
+    /// UUID of the instance that it was on, where the driver says.
+    pub instance: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

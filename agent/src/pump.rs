@@ -5,7 +5,7 @@
 //! Runs on its own thread; ends when the sampler's queue does, after it has closed what was open. What it cannot
 //! keep it counts and says; nothing stops it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +20,7 @@ use crate::ledger_clock::LedgerClock;
 use crate::metering::Meter;
 use crate::metrics::Metrics;
 use crate::model::{
-    DeviceInfo, DeviceReading, Gap, GapReason, InstanceObservation, InstanceReading, KnownInstance,
+    DeviceInfo, DeviceReading, Gap, GapReason, Instance, InstanceObservation, InstanceReading, KnownInstance,
     Observation, Partition, Tick, Window,
 };
 use crate::sampler::Sampled;
@@ -28,9 +28,11 @@ use crate::seal::{self, NodeState};
 use crate::spool::{Keeper, Spool, SpoolError};
 
 mod pending;
+mod roll;
 mod waiting;
 
 use pending::{Parcel, Pending};
+use roll::Roll;
 use waiting::{Draft, Waiting};
 
 /// Windows in one draft: far below a batch's limits.
@@ -90,8 +92,7 @@ struct Run {
     pending: Pending,
     /// Devices that the spool remembers, and instances of them.
     remembered: (Vec<Arc<DeviceInfo>>, Vec<KnownInstance>),
-    /// By device, as they were seen last.
-    instances: BTreeMap<Arc<str>, Vec<KnownInstance>>,
+    roll: Roll,
     unreadable: HashMap<Arc<str>, String>,
     waiting: Waiting,
     /// Ledger time of the first tick, until it is known what the spool has from before.
@@ -125,9 +126,8 @@ fn mps_clients(device: &DeviceReading) -> usize {
     all.filter(|process| process.mps_client).count()
 }
 
-fn instances(device: &DeviceReading) -> Vec<KnownInstance> {
-    let of = device.mig.iter().flat_map(|mig| &mig.instances);
-    of.map(|reading| (Arc::clone(&device.info.uuid), Arc::clone(&reading.instance))).collect()
+fn instances(device: &DeviceReading) -> impl Iterator<Item = Arc<Instance>> {
+    device.mig.iter().flat_map(|mig| &mig.instances).map(|reading| Arc::clone(&reading.instance))
 }
 
 impl Pump {
@@ -151,7 +151,7 @@ impl Pump {
                     self.meter.expect(false);
                     for device in &devices {
                         self.meter.know(&device.info);
-                        run.instances.insert(Arc::clone(&device.info.uuid), instances(device));
+                        run.roll.seen(&device.info.uuid, instances(device));
                     }
                     (at, devices)
                 }
@@ -185,7 +185,7 @@ impl Pump {
             clock: None,
             pending: Pending::default(),
             remembered: Default::default(),
-            instances: BTreeMap::new(),
+            roll: Roll::default(),
             unreadable: HashMap::new(),
             waiting: Waiting::default(),
             late_since_ns: None,
@@ -204,10 +204,7 @@ impl Pump {
                 before.devices.iter().for_each(|info| self.meter.know(info));
                 run.remembered = (before.devices.clone(), before.instances.clone());
                 // Until a reading shows others.
-                for (device, instance) in &before.instances {
-                    let known = (Arc::clone(device), Arc::clone(instance));
-                    run.instances.entry(Arc::clone(device)).or_default().push(known);
-                }
+                run.roll.resume(&before.instances);
             }
         }
         run
@@ -228,6 +225,9 @@ impl Pump {
             _ => {}
         }
         run.waiting.start(before.appended);
+        if before.boot_id == self.node.boot_id {
+            run.roll.recall(&before.instances);
+        }
         self.before = Some(before);
         run.late_since_ns = None;
         Ok(())
@@ -330,7 +330,7 @@ impl Pump {
     /// Gives the spool what waits for it, and the node's devices where they are others than it knows.
     fn flush(&mut self, run: &mut Run) {
         let infos: Vec<Arc<DeviceInfo>> = self.meter.known().cloned().collect();
-        let known = (infos, run.instances.values().flatten().cloned().collect());
+        let known = (infos, run.roll.known());
         let devices = (known != run.remembered).then(|| seal::devices(&known.0, &known.1, &self.node));
         let now_ns = run.now_ns;
         let Some(work) = run.waiting.work() else {
@@ -338,10 +338,11 @@ impl Pump {
             return;
         };
         let done = self.spool.run(move |spool| {
-            let put = waiting::put(spool, work);
-            // What is kept is kept, whatever becomes of these.
-            let sealed = spool.seal(now_ns).map(|_| ());
+            // Before the windows: no generation is in the ledger that a next run would not know of. Should that fail,
+            // they are kept all the same.
             let remembered = devices.map_or(Ok(()), |devices| spool.set_devices(&devices));
+            let put = waiting::put(spool, work);
+            let sealed = spool.seal(now_ns).map(|_| ());
             let holds = (spool.bytes(), spool.drafts(), spool.counts());
             Ok::<_, SpoolError>((put, sealed, remembered, holds))
         });

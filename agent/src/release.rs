@@ -6,6 +6,7 @@
 //!
 //! Non-goals: outliving a restart. Whoever starts the agent anew has it read the driver.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -23,7 +24,12 @@ pub struct Release(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     changed: Notify,
+    wants: AtomicU64,
 }
+
+/// Names one time that it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Want(u64);
 
 /// Times are of the monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,8 +37,8 @@ pub enum State {
     /// The driver is read, as usual.
     #[default]
     Held,
-    /// It is to be let go of.
-    Wanted { until_ns: i64 },
+    /// It is to be let go of, as was asked for last by `by`.
+    Wanted { until_ns: i64, by: Want },
     /// It is let go of: nothing is called in it.
     Released { until_ns: i64 },
 }
@@ -42,7 +48,9 @@ impl Release {
     #[must_use]
     pub fn at(&self, now_ns: i64) -> State {
         self.change(|state| match state {
-            State::Wanted { until_ns } | State::Released { until_ns } if until_ns <= now_ns => State::Held,
+            State::Wanted { until_ns, .. } | State::Released { until_ns } if until_ns <= now_ns => {
+                State::Held
+            }
             other => other,
         })
     }
@@ -54,17 +62,27 @@ impl Release {
     }
 
     /// Asks for it; where that is done already it lasts until then.
-    pub fn want(&self, until_ns: i64) {
+    pub fn want(&self, until_ns: i64) -> Want {
+        let by = Want(self.0.wants.fetch_add(1, Ordering::Relaxed));
         self.change(|state| match state {
             State::Released { .. } => State::Released { until_ns },
-            _ => State::Wanted { until_ns },
+            _ => State::Wanted { until_ns, by },
+        });
+        by
+    }
+
+    /// Asks for it no more, unless it is done, or was asked for again since then.
+    pub fn withdraw(&self, want: Want) {
+        self.change(|state| match state {
+            State::Wanted { by, .. } if by == want => State::Held,
+            other => other,
         });
     }
 
     /// Says that it is done, unless nobody wants it any more.
     pub fn done(&self) {
         self.change(|state| match state {
-            State::Wanted { until_ns } => State::Released { until_ns },
+            State::Wanted { until_ns, .. } => State::Released { until_ns },
             other => other,
         });
     }
@@ -74,17 +92,18 @@ impl Release {
         self.change(|_| State::Held);
     }
 
-    /// Returns once it is done.
-    pub async fn wait(&self) {
+    /// Returns once it is done (true), or nobody wants it any more.
+    pub async fn wait(&self) -> bool {
         loop {
             // Registered before the look, so that nothing between the two is missed.
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if matches!(self.change(|state| state), State::Released { .. }) {
-                return;
+            match self.change(|state| state) {
+                State::Released { .. } => return true,
+                State::Held => return false,
+                State::Wanted { .. } => changed.await,
             }
-            changed.await;
         }
     }
 
@@ -118,5 +137,21 @@ mod tests {
         release.want(20);
         assert_eq!(release.at(10), State::Released { until_ns: 20 }, "it lasts longer");
         assert_eq!(release.at(20), State::Held, "an agent that was forgotten comes back");
+    }
+
+    #[test]
+    fn who_gives_up_withdraws_nobody_elses_order() {
+        let release = Release::default();
+        let first = release.want(10);
+        let second = release.want(20);
+        release.withdraw(first);
+        assert_eq!(release.at(0), State::Wanted { until_ns: 20, by: second });
+        release.withdraw(second);
+        assert_eq!(release.at(0), State::Held);
+
+        let third = release.want(10);
+        release.done();
+        release.withdraw(third);
+        assert_eq!(release.at(0), State::Released { until_ns: 10 }, "it was done at the last moment");
     }
 }

@@ -78,16 +78,27 @@ pub fn draft_with_gaps(windows: &[Window], gaps: &[Gap], node: &NodeState, overl
     batch.encode_to_vec()
 }
 
-/// Encodes the devices of a node, and the instances that are known of them, for the next run of the agent.
+/// Encodes the devices of a node, and the instances that are known of them, for the next run of the agent. Those that
+/// are gone have no slices.
 #[must_use]
 pub fn devices(infos: &[Arc<DeviceInfo>], instances: &[KnownInstance], node: &NodeState) -> Vec<u8> {
     let mut names = Names::default();
     for info in infos {
         names.devices.of(device(info, &node.driver_version));
     }
-    for (uuid, known) in instances {
-        let at = infos.iter().position(|info| info.uuid == *uuid).and_then(|at| u32::try_from(at).ok());
-        names.instances.list.extend(at.map(|at| instance(at, known)));
+    for known in instances {
+        let at =
+            infos.iter().position(|info| info.uuid == known.device).and_then(|at| u32::try_from(at).ok());
+        names.instances.list.extend(at.map(|at| match instance(at, &known.instance) {
+            all if known.present => all,
+            all => pb::Instance {
+                slices: 0,
+                uuid: String::new(),
+                profile: String::new(),
+                memory_bytes: 0,
+                ..all
+            },
+        }));
     }
     let (boot_id, instance_id) = (node.boot_id.clone(), node.instance_id.clone());
     pb::Batch { boot_id, instance_id, ..names.batch() }.encode_to_vec()
@@ -110,7 +121,8 @@ pub fn read_instances(encoded: &[u8]) -> Vec<KnownInstance> {
             profile: of.profile,
             memory_bytes: of.memory_bytes,
         };
-        Some((device.uuid.as_str().into(), Arc::new(instance)))
+        let present = instance.slices > 0;
+        Some(KnownInstance { device: device.uuid.as_str().into(), instance: Arc::new(instance), present })
     });
     known.collect()
 }

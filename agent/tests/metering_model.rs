@@ -157,7 +157,9 @@ impl World {
             }
             allocate(rng, &mut place.allocation, from_ns, self.now_ns);
         }
-        gpu.energy_mj += rng.random_range(0..800_000);
+        // No device draws more than 100 kW.
+        let most_mj = (self.now_ns - from_ns).unsigned_abs() / 10;
+        gpu.energy_mj += rng.random_range(0..800_000).min(most_mj);
         if rng.random_bool(0.01) {
             gpu.energy_mj = 0;
         }

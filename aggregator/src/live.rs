@@ -194,7 +194,8 @@ fn fresh(window: &Window, now_ns: i64) -> bool {
     now_ns.saturating_sub(window.end_ns) <= AGE_NS_MAX && window.end_ns > window.start_ns
 }
 
-/// Since when `owner` was not seen to use what it holds by allocation. What happened between two windows is not seen.
+/// Since when `owner` was not seen to use what it holds by allocation, in this life of its instance. What happened between
+/// two windows is not seen.
 fn idle_since(
     known: Option<&Newest>,
     window: &Window,
@@ -207,13 +208,18 @@ fn idle_since(
         return None;
     }
     let before = known.filter(|known| window.start_ns.saturating_sub(known.window.end_ns) <= AGE_NS_MAX);
-    let since_ns = before.into_iter().flat_map(Newest::holdings).find(|held| {
-        held.owner == *owner && held.instance == instance.as_ref().map_or("", |instance| &instance.uuid)
-    });
-    Some(since_ns.and_then(|held| held.idle_since_ns).unwrap_or(window.start_ns))
+    let since_ns = before.and_then(|before| before.held_idle_since(owner, instance.as_ref()));
+    Some(since_ns.unwrap_or(window.start_ns))
 }
 
 impl Newest {
+    fn held_idle_since(&self, owner: &Arc<Owner>, instance: Option<&Arc<Instance>>) -> Option<i64> {
+        let whose = std::iter::zip(&self.owners, &self.instances).zip(&self.window.usages);
+        let mut held = whose.zip(&self.idle_since_ns).filter(|((_, usage), _)| usage.held_ns > 0);
+        let same = held.find(|(((who, on), _), _)| *who == owner && on.as_ref() == instance);
+        same.and_then(|(_, since_ns)| *since_ns)
+    }
+
     fn holdings(&self) -> Vec<Holding> {
         let mut holdings = Vec::new();
         for (at, _) in self.window.usages.iter().enumerate().filter(|(_, usage)| usage.held_ns > 0) {

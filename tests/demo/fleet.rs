@@ -91,7 +91,7 @@ impl Fleet {
     }
 
     pub(crate) fn cost(&self) -> anyhow::Result<CostAnswer> {
-        self.get("cost/pods?window=1h&aggregate=node,kind,namespace,pod,job,unit,user,container")
+        self.get("cost/pods?window=1h&aggregate=node,kind,namespace,pod,job,unit,user,container,profile")
     }
 
     pub(crate) fn devices(&self) -> anyhow::Result<DevicesAnswer> {

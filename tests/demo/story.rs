@@ -7,28 +7,49 @@ use harness::scenario::{
     container_id, device, docker, pod_cgroupfs, pod_systemd, pod_uid, process, session, slurm_v1, slurm_v2,
     unit, uuid,
 };
-use nvidia_ml::scenario::{Device, Process, Scenario};
+use nvidia_ml::scenario::{Device, MigDevice, Process, Scenario};
 
 /// A pod that the demo names, as the kubelet does by its log folder.
 struct Pod {
     number: u32,
     namespace: &'static str,
     name: &'static str,
-    /// What the kubelet gave it: GPUs, with the replica where the GPU is shared.
-    gpus: &'static [(u32, Option<u32>)],
+    given: &'static [Given],
+}
+
+/// What the kubelet gave a pod.
+#[derive(Clone, Copy)]
+enum Given {
+    Gpu(u32),
+    /// A replica of a GPU that is shared.
+    Replica(u32, u32),
+    /// Of [`INSTANCES`].
+    Instance(usize),
 }
 
 /// The last one was given nothing, and uses what is the notebook's.
-const PODS: [Pod; 5] = [
-    Pod { number: 1, namespace: "research", name: "train-llama-0", gpus: &[(0, None), (1, None)] },
-    Pod { number: 2, namespace: "research", name: "notebook-jo", gpus: &[(2, None)] },
-    Pod { number: 3, namespace: "serving", name: "vllm-7f9c4-x2x8k", gpus: &[(3, Some(0)), (3, Some(1))] },
-    Pod { number: 4, namespace: "serving", name: "rerank-5d8b6-q9wjm", gpus: &[(3, Some(2))] },
-    Pod { number: 5, namespace: "batch", name: "embed-nightly-28471", gpus: &[] },
+const PODS: [Pod; 6] = [
+    Pod { number: 1, namespace: "research", name: "train-llama-0", given: &[Given::Gpu(0), Given::Gpu(1)] },
+    Pod { number: 2, namespace: "research", name: "notebook-jo", given: &[Given::Gpu(2)] },
+    Pod {
+        number: 3,
+        namespace: "serving",
+        name: "vllm-7f9c4-x2x8k",
+        given: &[Given::Replica(3, 0), Given::Replica(3, 1)],
+    },
+    Pod { number: 4, namespace: "serving", name: "rerank-5d8b6-q9wjm", given: &[Given::Replica(3, 2)] },
+    Pod { number: 6, namespace: "serving", name: "whisper-66b7f-k2mtd", given: &[Given::Instance(0)] },
+    Pod { number: 5, namespace: "batch", name: "embed-nightly-28471", given: &[] },
 ];
 
 /// Replicas of the GPU that is shared; one is free.
 const REPLICAS: u32 = 4;
+
+/// What GPU 4 is cut into; one is free.
+const INSTANCES: [(&str, &str); 2] = [
+    ("MIG-5c1f0e7a-42e4-5de3-91c7-45d71c87eb3f", "3g.40gb"),
+    ("MIG-5c1f0e7b-42e4-5de3-91c7-45d71c87eb3f", "2g.20gb"),
+];
 
 /// A container that belongs to no pod.
 const CONTAINER: &str = "7d3f0b52c1e94a6688d0f3a1b2c45e907d3f0b52c1e94a6688d0f3a1b2c45e90";
@@ -37,7 +58,8 @@ const CONTAINER: &str = "7d3f0b52c1e94a6688d0f3a1b2c45e907d3f0b52c1e94a6688d0f3a
 const PASSWD: &str =
     "root:x:0:0::/root:/bin/sh\njo:x:1001:1001::/home/jo:/bin/sh\nana:x:1002:1002::/home/ana:/bin/sh\n";
 
-/// A Kubernetes node with four GPUs: one shared by two pods, one that its holder hardly uses and another does.
+/// A Kubernetes node with five GPUs: one shared by two pods, one that its holder hardly uses and another does, and one that
+/// is cut into instances (MIG).
 pub(crate) fn kubernetes(epoch_ns: i64) -> Scenario {
     let whose = |n: u32| pod_systemd(&pod_uid(n), &container_id(n));
     let processes = vec![
@@ -46,8 +68,20 @@ pub(crate) fn kubernetes(epoch_ns: i64) -> Scenario {
         busy(process(4003, &whose(3), &[3], 0.0), &[(0.0, 55), (10.0, 70), (30.0, 35)]),
         busy(process(4004, &whose(4), &[3], 0.0), &[(0.0, 20), (12.0, 10)]),
         again(process(4005, &pod_cgroupfs(&pod_uid(5), &container_id(5)), &[2], 5.0), 12.0, 25.0, 80),
+        Process {
+            instance: Some(INSTANCES[0].0.to_owned()),
+            ..busy(process(4006, &whose(6), &[4], 0.0), &[(0.0, 65), (22.0, 80)])
+        },
     ];
-    node(0..4, processes, epoch_ns)
+    let mut scenario = node(0..5, processes, epoch_ns);
+    let cut = |((uuid, profile), gpu_instance): (&(&str, &str), u32)| MigDevice {
+        uuid: (*uuid).to_owned(),
+        profile: Some((*profile).to_owned()),
+        gpu_instance,
+        ..MigDevice::default()
+    };
+    scenario.device[4].mig = Some(INSTANCES.iter().zip(1..).map(cut).collect());
+    scenario
 }
 
 /// An HPC node with four GPUs: Slurm jobs with and without hooks, a service, a user's shell, a plain container.
@@ -65,19 +99,20 @@ pub(crate) fn hpc(epoch_ns: i64) -> Scenario {
 /// The Kubernetes node's kubelet, with what it keeps of its pods in the node's folder.
 pub(crate) fn kubelet(node: &Path, socket: &Path) -> anyhow::Result<Kubelet> {
     let kubelet = Kubelet::start(socket)?;
-    let id = |(gpu, replica): &(u32, Option<u32>)| match replica {
-        Some(replica) => format!("{}::{replica}", uuid(*gpu)),
-        None => uuid(*gpu),
+    let id = |given: &Given| match given {
+        Given::Gpu(gpu) => uuid(*gpu),
+        Given::Replica(gpu, replica) => format!("{}::{replica}", uuid(*gpu)),
+        Given::Instance(at) => INSTANCES[*at].0.to_owned(),
     };
     let mut listed = Vec::new();
-    for Pod { number, namespace, name, gpus } in PODS {
+    for Pod { number, namespace, name, given } in PODS {
         kubelet::begin_pod_in(node, namespace, name, &pod_uid(number))?;
-        let ids: Vec<String> = gpus.iter().map(id).collect();
+        let ids: Vec<String> = given.iter().map(id).collect();
         let mut pod = kubelet::pod(name, &ids.iter().map(String::as_str).collect::<Vec<_>>());
         pod.namespace = namespace.to_owned();
         listed.push(pod);
     }
-    let replicas: Vec<String> = (0..REPLICAS).map(|replica| id(&(3, Some(replica)))).collect();
+    let replicas: Vec<String> = (0..REPLICAS).map(|replica| id(&Given::Replica(3, replica))).collect();
     let replicas: Vec<&str> = replicas.iter().map(String::as_str).collect();
     kubelet.set_allocatable(vec![kubelet::devices("nvidia.com/gpu", &replicas)]);
     kubelet.set_pods(listed);

@@ -33,7 +33,11 @@ fn table(text: &mut String, cost: &CostAnswer, devices: usize) -> anyhow::Result
         let node = row.key.get("node").map_or("", String::as_str);
         let Figures { held_seconds, busy_seconds, cost, .. } = &row.figures;
         let (held, busy, cost) = (short(held_seconds, 1), short(busy_seconds, 1), short(cost, 6));
-        writeln!(text, "{node:<10} {:<46} {held:>10} {busy:>10} {cost:>12}", owner(&row.key))?;
+        writeln!(
+            text,
+            "{node:<10} {:<46} {held:>10} {busy:>10} {cost:>12}",
+            owner(&row.key) + &part(&row.key)
+        )?;
     }
     let totals = &cost.totals;
     for (name, seconds, money) in [
@@ -68,6 +72,12 @@ fn owner(key: &BTreeMap<String, String>) -> String {
         "container" => format!("container {:.12}", value("container")),
         _ => "unowned: a process that belongs to nobody known".to_owned(),
     }
+}
+
+/// The profile of its instances, where its GPU is cut into some.
+fn part(key: &BTreeMap<String, String>) -> String {
+    let profile = key.get("profile").filter(|profile| !profile.is_empty() && !profile.starts_with("__"));
+    profile.map_or_else(String::new, |profile| format!(" on {profile}"))
 }
 
 /// A decimal with fewer places, cut, not rounded: a table's figures never sum to more than the bill.

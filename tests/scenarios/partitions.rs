@@ -11,6 +11,8 @@ use harness::world::{DEADLINE, World};
 use nvidia_ml::scenario::{Device, MigDevice, Process, RemappedRows, Scenario, Signals, Vgpu, Xid};
 use nvidia_ml::served::SHUTDOWN;
 
+use crate::books::Books;
+
 const SLICES: &str = "tonnage_gpu_mig_slices";
 const USED: &str = "tonnage_gpu_mig_utilization_ratio";
 const GIB: u64 = 1 << 30;
@@ -156,6 +158,34 @@ fn a_gpu_that_is_cut_anew_shows_its_new_instances_with_the_next_sample_though_th
 }
 
 #[test]
+fn ids_that_were_free_while_the_agent_was_restarted_go_to_a_life_of_their_own() -> anyhow::Result<()> {
+    let until = |to_s, uuid| MigDevice { to_s: Some(to_s), ..part(uuid, "3g.40gb", 1, 0) };
+    let mut scenario = scenario::node(1);
+    let last = MigDevice { from_s: Some(40.5), ..part("MIG-3", "3g.40gb", 1, 0) };
+    let second = MigDevice { from_s: Some(8.5), ..until(14.5, "MIG-2") };
+    let beside = part("MIG-9", "1g.10gb", 7, 0);
+    scenario.device[0].mig = Some(vec![until(8.5, "MIG-1"), second, last, beside]);
+    let mut world = node(scenario, &[])?;
+    world.live(20)?;
+    for _ in 0..2 {
+        world.nodes[0].stop(DEADLINE)?;
+        world.start()?;
+        world.live(10)?;
+    }
+    world.live(10)?;
+    world.nodes[0].stop(DEADLINE)?;
+    let batches =
+        Books::read(&world.aggregator.data_dir())?.entries.into_iter().filter_map(|entry| entry.batch);
+    let lives: BTreeSet<_> = batches
+        .flat_map(|batch| batch.instances)
+        .map(|of| (of.gpu_instance, of.generation, of.uuid))
+        .collect();
+    let expected = [(1, 0, "MIG-1"), (1, 1, "MIG-2"), (1, 2, "MIG-3"), (7, 0, "MIG-9")];
+    assert_eq!(lives, expected.map(|(ids, life, uuid)| (ids, life, uuid.to_owned())).into());
+    Ok(())
+}
+
+#[test]
 fn without_events_a_gpu_that_is_cut_anew_is_seen_within_five_samples() -> anyhow::Result<()> {
     let old = MigDevice { to_s: Some(12.5), ..part("MIG-1", "3g.40gb", 1, 0) };
     let new = MigDevice { from_s: Some(12.5), ..part("MIG-2", "2g.20gb", 1, 0) };
@@ -173,6 +203,8 @@ fn mig_that_is_switched_on_and_off_is_seen_with_the_next_sample() -> anyhow::Res
     let mut scenario = scenario::node(1);
     scenario.device[0].mig = Some(vec![part("MIG-1", "3g.40gb", 1, 0)]);
     (scenario.device[0].mig_from_s, scenario.device[0].mig_to_s) = (Some(4.5), Some(8.5));
+    let xid = |at_s| Xid { at_s, code: 79, instance: None };
+    scenario.device[0].xid = vec![xid(2.5), xid(4.4), xid(8.4)];
     let mut world = node(scenario, &[])?;
     let instances = |world: &World| Ok::<_, anyhow::Error>(scrape(world)?.series(SLICES).len());
     world.live(4)?;
@@ -181,6 +213,7 @@ fn mig_that_is_switched_on_and_off_is_seen_with_the_next_sample() -> anyhow::Res
     assert_eq!(instances(&world)?, 1);
     world.live(4)?;
     assert_eq!(instances(&world)?, 0);
+    assert_eq!(scrape(&world)?.sum("tonnage_gpu_xid_errors_total"), Some(3.0), "none is lost in a switch");
     Ok(())
 }
 

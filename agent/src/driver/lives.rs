@@ -28,9 +28,9 @@ struct Life {
 }
 
 impl Lives {
-    /// An instance of before the agent started.
-    pub(super) fn know(&mut self, instance: Arc<Instance>) {
-        self.by_ids.insert(ids(&instance), Life { instance, present: true });
+    /// An instance of before the agent started, and whether it was there then.
+    pub(super) fn know(&mut self, instance: Arc<Instance>, present: bool) {
+        self.by_ids.insert(ids(&instance), Life { instance, present });
     }
 
     /// Gives each of a whole listing its generation; what is not in it is gone.
@@ -124,9 +124,11 @@ mod tests {
     #[test]
     fn generations_go_on_after_a_restart_of_the_agent() {
         let mut lives = Lives::default();
-        lives.know(Arc::new(Instance { generation: 4, ..instance(1, "MIG-a", 3) }));
-        lives.know(Arc::new(Instance { generation: 7, ..instance(2, "MIG-b", 3) }));
+        lives.know(Arc::new(Instance { generation: 4, ..instance(1, "MIG-a", 3) }), true);
+        lives.know(Arc::new(Instance { generation: 7, ..instance(2, "MIG-b", 3) }), true);
+        lives.know(Arc::new(Instance { generation: 9, ..instance(3, "", 0) }), false);
         assert_eq!(generations(&mut lives, &[instance(1, "MIG-a", 3), instance(2, "MIG-c", 3)]), [4, 8]);
+        assert_eq!(generations(&mut lives, &[instance(3, "MIG-d", 1)]), [10], "gone before the restart");
     }
 
     #[test]

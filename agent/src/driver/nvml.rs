@@ -8,7 +8,6 @@
 //! installed, under a running agent.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tonnage_runtime::clock::Clock;
 
@@ -57,11 +56,11 @@ impl NvmlDriver {
         self
     }
 
-    /// These instances were here in this boot of the node: their generations go on.
+    /// These instances were here in this boot of the node: the generations of their ids go on.
     #[must_use]
     pub fn knowing(mut self, instances: Vec<KnownInstance>) -> Self {
-        for (device, instance) in instances {
-            self.memory.lives.entry(Arc::clone(&device)).or_default().know(instance);
+        for KnownInstance { device, instance, present } in instances {
+            self.memory.lives.entry(device).or_default().know(instance, present);
         }
         self
     }
@@ -85,6 +84,7 @@ impl Driver for NvmlDriver {
             Some(session) => session,
             None => Session::open(&self.library)?,
         };
+        session.hear(&mut self.memory);
         session.enumerate_if_due(self.before)?;
         self.before = if session.devices() == 0 { self.before } else { session.devices() };
         let at = self.clock.read();
@@ -94,6 +94,8 @@ impl Driver for NvmlDriver {
     }
 
     fn let_go(&mut self) {
-        self.session = None;
+        if let Some(mut session) = self.session.take() {
+            session.hear(&mut self.memory);
+        }
     }
 }

@@ -68,6 +68,11 @@ impl Device {
         self.was_read
     }
 
+    /// Takes note that so much real time passed since the tick before.
+    pub(super) fn pass(&mut self, passed_ns: u64) {
+        self.energy.pass(passed_ns);
+    }
+
     /// Books a covered interval by the reading at its end.
     pub(super) fn cover(&mut self, covered: Covered, mut observation: Observation, closed: &mut Vec<Window>) {
         self.keep_info(&observation.info, closed);
@@ -83,7 +88,7 @@ impl Device {
             (None, None) => {}
         }
         let whole = !covered.stood_still;
-        let delta_uj = self.energy.covered_delta(observation.energy_mj, whole, covered.length_ns());
+        let delta_uj = self.energy.covered_delta(observation.energy_mj, whole);
         if let Some(delta_uj) = delta_uj {
             energy::lay(&mut parts, delta_uj);
         }

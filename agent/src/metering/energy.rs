@@ -14,6 +14,8 @@ const UNOBSERVED_UJ_MAX: u64 = 1 << 56;
 #[derive(Debug, Default)]
 pub(super) struct Energy {
     last_mj: Option<u64>,
+    /// Time that has passed since then, at least.
+    since_ns: u64,
     /// The last tick gave `last_mj`: the next delta is that of one interval.
     fresh: bool,
     /// Drawn across gaps, and not yet in a window.
@@ -21,13 +23,17 @@ pub(super) struct Energy {
 }
 
 impl Energy {
-    /// The delta over a covered interval of `length_ns`, unless no device draws that much. A delta over more than
-    /// that interval goes to `unobserved`.
-    pub(super) fn covered_delta(&mut self, now_mj: Option<u64>, whole: bool, length_ns: u64) -> Option<u64> {
+    /// Takes note that time passes until the next reading.
+    pub(super) fn pass(&mut self, passed_ns: u64) {
+        self.since_ns = self.since_ns.saturating_add(passed_ns);
+    }
+
+    /// The delta over a covered interval. A delta over more than that interval goes to `unobserved`.
+    pub(super) fn covered_delta(&mut self, now_mj: Option<u64>, whole: bool) -> Option<u64> {
         let fresh = self.fresh && whole;
         let delta_uj = self.advance(now_mj)?;
         if fresh {
-            return (delta_uj <= length_ns.saturating_mul(POWER_MAX_UJ_PER_NS)).then_some(delta_uj);
+            return Some(delta_uj);
         }
         self.add_unobserved(delta_uj);
         None
@@ -48,12 +54,14 @@ impl Energy {
         std::mem::take(&mut self.unobserved_uj)
     }
 
-    /// A counter that went down was reset: it says nothing about this interval.
+    /// A counter that went down, or up by more than any device draws in the time since it was read, is another than it
+    /// was: it says nothing about this time.
     fn advance(&mut self, now_mj: Option<u64>) -> Option<u64> {
         self.fresh = now_mj.is_some();
-        let before_mj = self.last_mj;
-        self.last_mj = now_mj.or(before_mj);
-        Some(now_mj?.checked_sub(before_mj?)?.saturating_mul(1_000))
+        let now_mj = now_mj?;
+        let most_uj = std::mem::take(&mut self.since_ns).saturating_mul(POWER_MAX_UJ_PER_NS);
+        let delta_uj = now_mj.checked_sub(self.last_mj.replace(now_mj)?)?.saturating_mul(1_000);
+        (delta_uj <= most_uj).then_some(delta_uj)
     }
 }
 

@@ -214,6 +214,26 @@ fn energy_across_a_gap_is_unobserved_and_a_counter_that_went_down_says_nothing()
 }
 
 #[test]
+fn a_counter_that_jumps_across_a_gap_by_more_than_any_device_draws_in_it_was_reset() {
+    let with = |energy_mj: u64| vec![Observation { energy_mj: Some(energy_mj), ..reading(&[]) }];
+    // 100 kW for two seconds, and a millijoule more.
+    for (energy_mj, unobserved_uj) in [(200_000_000, 200_000_000_000), (200_000_001, 0), (u64::MAX, 0)] {
+        let mut meter = started(with(0).remove(0));
+        meter.observe(at(T0 + S), vec![]);
+        meter.observe(at(T0 + 2 * S), with(energy_mj));
+        meter.observe(at(T0 + 3 * S), with(energy_mj.saturating_add(3)));
+        let window = only(meter.finish());
+        assert_eq!(window.energy_unobserved_uj, unobserved_uj, "{energy_mj}");
+        assert!(window.energy_idle_uj <= 3_000, "it goes on from there");
+    }
+    // A clock that was set back hides what time has passed.
+    let mut meter = started(with(0).remove(0));
+    meter.observe(Tick { continuous: false, new_epoch: true, ..at(T0 - 100 * S) }, with(900_000));
+    meter.observe(at(T0 - 99 * S), with(900_000));
+    assert_eq!(only(meter.finish()).energy_unobserved_uj, 900_000_000);
+}
+
+#[test]
 fn memory_is_summed_over_an_owners_processes_and_rounded_once_per_window() {
     let with_memory = |pid, bytes| Holder { memory_bytes: Some(bytes), ..holder(pid, "a", T0) };
     let first = reading(&[with_memory(1, 1), with_memory(2, 2)]);

@@ -1,17 +1,14 @@
-//! What devices say of themselves, as it was read last; errors are counted. Bounded: a device has few instances and
-//! virtual GPUs, and errors of more than `XIDS_MAX` kinds are counted together under `xid="other"`.
+//! What devices say of themselves, as it was read last. Bounded: a device has few instances and virtual GPUs, and the
+//! driver counts errors of few kinds, all others together (`xid="other"`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::proto::{LabelPair, MetricFamily};
 
 use super::State;
 use super::families::{Kind, Sample, family, label};
-use crate::model::{DeviceReading, GpmUse, Instance, Signals, Vgpu};
+use crate::model::{DeviceReading, GpmUse, Instance, Signals, Vgpu, Xid};
 
-/// (error, instance) pairs of one device.
-const XIDS_MAX: usize = 64;
 /// Of one device.
 const VGPUS_MAX: usize = 64;
 /// NVML's bits, by the names that `nvidia-smi` has for them.
@@ -34,8 +31,6 @@ pub(super) struct Noted {
     energy_mj: Option<u64>,
     /// With the use of each.
     instances: Vec<(Arc<Instance>, Option<u32>)>,
-    /// By number and instance; no number: of all kinds that there is no room for.
-    xids: BTreeMap<(Option<u64>, Option<Arc<str>>), u64>,
 }
 
 impl Noted {
@@ -47,14 +42,6 @@ impl Noted {
         self.instances = instances
             .map(|of| (Arc::clone(&of.instance), of.utilisation.map(|used| used.permille)))
             .collect();
-        for xid in &reading.signals.xids {
-            let key = (Some(xid.code), xid.instance.as_ref().map(|instance| Arc::clone(&instance.uuid)));
-            let known = self.xids.contains_key(&key) || self.xids.len() < XIDS_MAX;
-            *self.xids.entry(if known { key } else { (None, None) }).or_default() += 1;
-        }
-        if reading.signals.xids_dropped > 0 {
-            *self.xids.entry((None, None)).or_default() += u64::from(reading.signals.xids_dropped);
-        }
     }
 }
 
@@ -156,14 +143,14 @@ fn health(each: &Each<'_>) -> Vec<MetricFamily> {
 }
 
 fn xids(gpu: &str, noted: &Noted) -> Vec<Sample> {
-    let sample = |((code, mig), count): (&(Option<u64>, Option<Arc<str>>), &u64)| {
+    let sample = |(Xid { code, instance }, count): (&Xid, &u64)| {
         let code = code.map_or_else(|| "other".to_owned(), |code| code.to_string());
         let mut labels = vec![label("gpu", gpu)];
-        labels.extend(mig.as_ref().map(|mig| label("mig", mig)));
+        labels.extend(instance.as_ref().map(|mig| label("mig", mig)));
         labels.push(label("xid", &code));
         (labels, *count as f64)
     };
-    noted.xids.iter().map(sample).collect()
+    noted.signals.xids.iter().map(sample).collect()
 }
 
 fn work(each: &Each<'_>) -> Vec<MetricFamily> {

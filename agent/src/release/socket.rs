@@ -3,10 +3,13 @@
 //! Not the admin port: anybody who reaches that could stop metering. One line is asked and one answered, by a process that
 //! waits for it: `release SECONDS` or `resume`; `ok ...` or `error ...`.
 //!
-//! Limits: few connections at once, a line of some bytes, seconds to send it. Without the socket the agent goes on.
+//! Limits: few connections at once, a line of some bytes, seconds to send it; what is cut off by them is not carried out.
+//! Without the socket the agent goes on.
 
+use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as Blocking;
 use std::path::{Path, PathBuf};
@@ -30,10 +33,26 @@ const RELEASE_WAIT: Duration = Duration::from_secs(10);
 /// For who asks: all of the above.
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
 
-/// Where it is, by where the spool is.
+/// Linux's limit of a socket's path, less its closing zero.
+const PATH_BYTES_MAX: usize = 107;
+
+/// Where it is, by where the spool is: named after it, since spools of several agents may lie in one folder.
 #[must_use]
 pub fn beside(spool: &Path) -> PathBuf {
-    spool.with_file_name("control.sock")
+    let mut name = spool.file_name().unwrap_or(OsStr::new("spool")).to_owned();
+    name.push(".control.sock");
+    spool.with_file_name(name)
+}
+
+fn check_length(path: &Path) -> std::io::Result<()> {
+    let bytes = path.as_os_str().as_bytes().len();
+    if bytes <= PATH_BYTES_MAX {
+        return Ok(());
+    }
+    let wrong = format!(
+        "the socket's path has {bytes} bytes, and Linux allows {PATH_BYTES_MAX}: use a spool with a shorter path"
+    );
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, wrong))
 }
 
 /// What is asked of a running agent.
@@ -62,6 +81,7 @@ pub fn ask(path: &Path, order: Order) -> Result<String, AskError> {
         Order::Resume => "resume\n".to_owned(),
     };
     let talk = || {
+        check_length(path)?;
         let mut stream = Blocking::connect(path)?;
         stream.set_read_timeout(Some(ANSWER_WAIT))?;
         stream.write_all(line.as_bytes())?;
@@ -108,6 +128,7 @@ pub async fn serve(path: PathBuf, release: Release, clock: Clock, stop: Shutdown
 
 /// The spool is locked, so whatever is in its place was left by an agent that is gone.
 fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    check_length(path)?;
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
@@ -121,7 +142,14 @@ async fn serve_one(mut stream: UnixStream, release: &Release, clock: &Clock) {
     let answer = if may {
         let mut line = Vec::new();
         let _ = timeout(LINE_WAIT, read_line(&mut stream, &mut line)).await;
-        carry_out(&String::from_utf8_lossy(&line), release, clock).await
+        // Of a line that was cut off nobody knows how it would have gone on: `release 1`, or 10.
+        match line.strip_suffix(b"\n") {
+            Some(line) => carry_out(&String::from_utf8_lossy(line), release, clock).await,
+            None => Err(format!(
+                "the order was cut off: it has to end with a line feed, within {} s and {LINE_BYTES_MAX} bytes",
+                LINE_WAIT.as_secs()
+            )),
+        }
     } else {
         Err("only root may do that".to_owned())
     };
@@ -150,16 +178,21 @@ async fn carry_out(line: &str, release: &Release, clock: &Clock) -> Result<Strin
                 return Err(right);
             }
             let length_ns = i64::try_from(seconds * 1_000_000_000).unwrap_or(i64::MAX);
-            release.want(clock.monotonic_ns().saturating_add(length_ns));
-            if timeout(RELEASE_WAIT, release.wait()).await.is_err() {
-                release.resume();
-                let waited = RELEASE_WAIT.as_secs();
-                return Err(format!(
-                    "the driver could not be let go of within {waited} s, since a call into it hangs; it stays in use"
-                ));
+            let want = release.want(clock.monotonic_ns().saturating_add(length_ns));
+            match timeout(RELEASE_WAIT, release.wait()).await {
+                Ok(true) => {
+                    tracing::info!(seconds, "The driver is let go of, as was asked for.");
+                    Ok(format!("the driver is let go of, for {seconds} s at most"))
+                }
+                Ok(false) => Err("it was withdrawn, or over, before the driver was let go of".to_owned()),
+                Err(_) => {
+                    release.withdraw(want);
+                    let waited = RELEASE_WAIT.as_secs();
+                    Err(format!(
+                        "the driver could not be let go of within {waited} s, since a call into it hangs; it stays in use"
+                    ))
+                }
             }
-            tracing::info!(seconds, "The driver is let go of, as was asked for.");
-            Ok(format!("the driver is let go of, for {seconds} s at most"))
         }
         _ => Err(format!("{line:?} is not understood; ask for `release SECONDS` or `resume`")),
     }
@@ -167,6 +200,8 @@ async fn carry_out(line: &str, release: &Release, clock: &Clock) -> Result<Strin
 
 #[cfg(test)]
 mod tests {
+    use tonnage_runtime::telemetry::chain;
+
     use super::*;
 
     #[tokio::test]
@@ -183,6 +218,33 @@ mod tests {
             let error = carry_out(line, &release, &clock).await.unwrap_err();
             assert!(error.contains(says), "{line:?}: {error}");
             assert!(!release.is_wanted(), "{line:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_order_that_is_cut_off_is_not_carried_out() {
+        let (release, clock) = (Release::default(), Clock::system());
+        release.want(i64::MAX);
+        for line in ["resume".to_owned(), format!("resume{}\n", " ".repeat(100))] {
+            let (mut asks, answers) = UnixStream::pair().unwrap();
+            asks.write_all(line.as_bytes()).await.unwrap();
+            asks.shutdown().await.unwrap();
+            serve_one(answers, &release, &clock).await;
+            let mut answer = [0; 256];
+            let length = asks.read(&mut answer).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer[..length]);
+            assert!(answer.starts_with("error the order was cut off"), "{line:?}: {answer}");
+            assert!(release.is_wanted(), "{line:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn spools_in_one_folder_have_a_socket_each_and_a_path_that_is_too_long_is_said() {
+        assert_eq!(beside(Path::new("/a/one")), Path::new("/a/one.control.sock"));
+        assert_eq!(beside(Path::new("/a/two/")), Path::new("/a/two.control.sock"));
+        let long = beside(Path::new(&format!("/tmp/{}", "x".repeat(120))));
+        for wrong in [bind(&long).unwrap_err().to_string(), chain(&ask(&long, Order::Resume).unwrap_err())] {
+            assert!(wrong.contains("138 bytes, and Linux allows 107"), "{wrong}");
         }
     }
 }

@@ -140,6 +140,23 @@ fn a_holder_by_allocation_is_idle_since_the_first_window_without_use() {
 }
 
 #[test]
+fn an_instance_that_is_cut_anew_with_the_same_ids_is_idle_since_then() {
+    let live = Live::default();
+    let apply = |end_s: i64, generation| {
+        let mut batch = allocated(end_s, 0);
+        let (device, uuid) = ("GPU-1".to_owned(), "MIG-1".to_owned());
+        batch.instances = vec![Instance { device, uuid, generation, slices: 7, ..Instance::default() }];
+        batch.windows[0].usages[0].instance = Some(0);
+        live.apply(&node("n1"), &batch, end_s * SECOND);
+        live.holdings(end_s * SECOND)[&(node("n1"), "GPU-1".to_owned())][0].idle_since_ns
+    };
+    assert_eq!(apply(100, 0), Some(90 * SECOND));
+    assert_eq!(apply(110, 0), Some(90 * SECOND));
+    assert_eq!(apply(120, 1), Some(110 * SECOND));
+    assert_eq!(apply(130, 1), Some(110 * SECOND));
+}
+
+#[test]
 fn an_intruder_is_shown_and_holds_nothing() {
     let live = Live::default();
     let mut batch = allocated(100, 0);

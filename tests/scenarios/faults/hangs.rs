@@ -1,6 +1,6 @@
 //! A call into the driver that returns late, or never.
 
-use nvidia_ml::scenario::Hang;
+use nvidia_ml::scenario::{Hang, Xid};
 
 use super::*;
 
@@ -73,4 +73,27 @@ fn a_stop_while_the_driver_hangs_delivers_what_was_measured() -> anyhow::Result<
     let until_s = (world.now().wall_ns - BEGIN_NS) / S;
     assert_eq!(conserved(&world, until_s)?, [(None, Reason::NotRead, 19, until_s)]);
     Ok(())
+}
+
+#[test]
+fn an_error_told_to_a_reading_that_is_given_up_on_is_counted_all_the_same() -> anyhow::Result<()> {
+    let mut scenario = node(hang(&["nvmlDeviceGetTotalEnergyConsumption"], Some(5_000.0)));
+    scenario.device[0].xid = [10.5, 19.5].map(|at_s| Xid { at_s, code: 79, instance: None }).into();
+    let mut world = World::new(1)?;
+    world.add_node("n", scenario)?;
+    world.start()?;
+    world.live(19)?;
+    pass_until(&mut world, HUNG, 0.0)?;
+    let now_s = (world.now().wall_ns - BEGIN_NS) / S;
+    world.move_clock((5_001 - now_s) * S)?;
+    let log = world.nodes[0].log();
+    wait_until(
+        DEADLINE,
+        "both errors",
+        || harness::process::tail(&log),
+        || {
+            world.move_clock(S)?;
+            Ok((world.nodes[0].metrics()?.sum("tonnage_gpu_xid_errors_total") == Some(2.0)).then_some(()))
+        },
+    )
 }

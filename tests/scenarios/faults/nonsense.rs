@@ -39,3 +39,22 @@ fn a_list_that_claims_more_than_there_was_room_for_was_not_read() -> anyhow::Res
     assert!(!devices.is_empty() && devices.iter().all(|gap| *gap == (Reason::NotRead, 19, 34)), "{told:?}");
     Ok(())
 }
+
+#[test]
+fn a_gpu_whose_name_is_no_text_cannot_be_opened_until_it_is_again() -> anyhow::Result<()> {
+    // Devices are opened anew after about a minute.
+    let garbage = vec![Garbage { what: vec![Nonsense::Text], from_s: 50.0, to_s: Some(75.0) }];
+    let mut world = world(Faults { garbage, ..Faults::default() })?;
+    world.start()?;
+    world.live(50)?;
+    pass(&mut world, 24)?;
+    let (status, said) = world.nodes[0].get("/readyz")?;
+    assert!(status == 503 && said.contains("none can be opened"), "{status} {said}");
+    pass(&mut world, 1)?;
+    world.live(15)?;
+    world.nodes[0].stop(DEADLINE)?;
+    let told = conserved(&world, 90)?;
+    assert!(told.len() == 1 && told[0].1 == Reason::NotRead, "{told:?}");
+    assert!((50..70).contains(&told[0].2) && told[0].3 == 74, "{told:?}");
+    Ok(())
+}

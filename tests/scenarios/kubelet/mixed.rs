@@ -1,11 +1,14 @@
 //! One node with every way of sharing: a GPU that is given whole, one in replicas with an intruder, one that is cut
-//! anew and anew, and one whose MIG mode is switched, while GPUs get lost and come back. The story is drawn at random, and
-//! what each pod holds is reckoned second by second.
+//! anew and anew, and one whose MIG mode is switched, while GPUs get lost and come back, and calls into the driver hang.
+//! The story is drawn at random, and what each pod holds is reckoned second by second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use harness::scenario::{self, process};
-use nvidia_ml::scenario::{Device, MigDevice, Process, Scenario};
+use harness::wait::wait_until;
+use harness::world::{DEADLINE, World};
+use nvidia_ml::scenario::{Device, Hang, MigDevice, Process, Scenario};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonnage_aggregator::model::RowKind;
@@ -16,6 +19,11 @@ use crate::books::Books;
 /// Seconds that each story lasts.
 const LENGTH: u32 = 60;
 const STORIES: usize = 4;
+/// Seconds that a call hangs, where one does: more than it is waited for.
+const HANG: u32 = 10;
+const HUNG: &str = "tonnage_agent_driver_hung_seconds";
+/// Lists of processes come before it in a reading.
+const HANGING: &str = "nvmlDeviceGetTotalEnergyConsumption";
 /// Compute slices of the instances of a GPU, as they may lie on an H100.
 const CUTS: [&[u32]; 7] =
     [&[7], &[4, 3], &[3, 3], &[3, 2, 1], &[2, 2, 2, 1], &[1, 1, 1, 1, 1, 1, 1], &[2, 1]];
@@ -49,13 +57,15 @@ struct Story {
     pods: Vec<(String, u32)>,
     /// UUIDs of instances that somebody claims.
     claimed: BTreeSet<String>,
+    /// Second from which on calls hang.
+    hang: Option<u32>,
 }
 
 impl Story {
     fn new(seed: u64) -> Self {
         let (rng, scenario) = (StdRng::seed_from_u64(seed), scenario::node(4));
         let (parts, listed, pods) = (Vec::new(), Vec::new(), Vec::new());
-        let mut story = Self { rng, scenario, parts, listed, pods, claimed: BTreeSet::new() };
+        let mut story = Self { rng, scenario, parts, listed, pods, claimed: BTreeSet::new(), hang: None };
         let end_s = f64::from(LENGTH) + 10.0;
         let whole = |gpu, has| Part { gpu, from_s: 0.0, to_s: end_s, slices: 0, has };
         let pod = story.listed(&[&scenario::uuid(0)]);
@@ -79,14 +89,26 @@ impl Story {
             from_s = to_s;
         }
         story.switched(3);
-        // Never one as another comes back: then the number of GPUs is the same, and that one is back is seen a reading later.
-        for (device, gpu) in story.scenario.device.iter_mut().zip(0..) {
-            if story.rng.random_bool(0.5) {
-                let from_s = f64::from(13 * gpu + story.rng.random_range(5..11)) + 0.5;
+        story.hang = story.rng.random_bool(0.5).then(|| story.rng.random_range(3..LENGTH - 2 * HANG));
+        if let Some(from) = story.hang {
+            let (from_s, to_s) = (f64::from(from), Some(f64::from(from + HANG)));
+            story.scenario.faults.hang = vec![Hang { calls: vec![HANGING.to_owned()], from_s, to_s }];
+        }
+        story.lose();
+        story
+    }
+
+    /// GPUs get lost. Never one as another comes back, to whoever looks: then the number of GPUs is the same, and that one is
+    /// back is seen a reading later. So none while nobody looks.
+    fn lose(&mut self) {
+        let blind_s = self.hang.map(f64::from).map(|from_s| (from_s - 6.0, from_s + 2.0 * f64::from(HANG)));
+        for (device, gpu) in self.scenario.device.iter_mut().zip(0..) {
+            let from_s = f64::from(13 * gpu + self.rng.random_range(5..11)) + 0.5;
+            let seen = blind_s.is_none_or(|blind_s| from_s < blind_s.0 || blind_s.1 < from_s);
+            if self.rng.random_bool(0.5) && seen {
                 (device.missing_from_s, device.missing_to_s) = (Some(from_s), Some(from_s + 5.0));
             }
         }
-        story
     }
 
     fn device(&mut self, gpu: u32) -> &mut Device {
@@ -183,14 +205,44 @@ impl Story {
         (device.mig_from_s, device.mig_to_s) = (Some(on_s), Some(off_s));
     }
 
-    /// What each pod holds of a GPU in slice-nanoseconds, by readings at whole seconds.
-    fn expected(&self, gpu: u32) -> BTreeMap<String, i128> {
+    /// Lets it happen. The seconds in which nothing was read.
+    fn tell(&self, world: &mut World) -> anyhow::Result<Range<u32>> {
+        let Some(from) = self.hang else {
+            world.live(LENGTH)?;
+            return Ok(0..0);
+        };
+        world.live(from - 1)?;
+        world.move_clock(i64::try_from(S)?)?;
+        let now_ns = world.now().monotonic_ns;
+        let log = world.nodes[0].log();
+        let tail = || harness::process::tail(&log);
+        wait_until(DEADLINE, "the call that hangs", tail, || {
+            let served = world.nodes[0].served()?;
+            let listed = served.iter().rev().take_while(|record| record.monotonic_ns >= now_ns);
+            Ok(listed.into_iter().any(|record| record.processes.is_some()).then_some(()))
+        })?;
+        let hung = |world: &World| Ok::<_, anyhow::Error>(world.nodes[0].metrics()?.sum(HUNG) > Some(0.0));
+        world.move_clock(6 * i64::try_from(S)?)?;
+        wait_until(DEADLINE, "that it is given up on", tail, || Ok(hung(world)?.then_some(())))?;
+        let mut now = from + 6;
+        while hung(world)? {
+            now += 1;
+            world.move_clock(i64::try_from(S)?)?;
+            world.settle()?;
+        }
+        anyhow::ensure!((from + HANG..LENGTH).contains(&now), "hung from {from} to {now}");
+        world.live(LENGTH - now)?;
+        Ok(from..now)
+    }
+
+    /// What each pod holds of a GPU in slice-nanoseconds, by readings at whole seconds but those in `blind`.
+    fn expected(&self, gpu: u32, blind: &Range<u32>) -> BTreeMap<String, i128> {
         let device = &self.scenario.device[gpu as usize];
         let missing = (device.missing_from_s.unwrap_or(f64::MAX), device.missing_to_s.unwrap_or(f64::MAX));
         let mut held: BTreeMap<String, i128> = BTreeMap::new();
         for second in 1..=LENGTH {
             let now_s = f64::from(second);
-            if missing.0 <= now_s && now_s < missing.1 {
+            if blind.contains(&second) || (missing.0 <= now_s && now_s < missing.1) {
                 continue;
             }
             let here = |part: &&Part| part.gpu == gpu && part.from_s <= now_s && now_s < part.to_s;
@@ -242,21 +294,22 @@ fn whatever_ways_of_sharing_are_mixed_each_pod_holds_its_parts_and_nothing_is_lo
         let Story { scenario, listed, pods, .. } = &Story::new(seed);
         let pods: Vec<(&str, u32)> = pods.iter().map(|(name, n)| (name.as_str(), *n)).collect();
         let (mut world, _kubelet) = world(scenario.clone(), &pods, listed.clone())?;
-        world.live(LENGTH)?;
         let story = Story::new(seed);
+        let blind = story.tell(&mut world)?;
         for gpu in 0..4 {
-            let (held, expected) = (by_pod(&held(&mut world, Some(gpu))?), story.expected(gpu));
+            let (held, expected) = (by_pod(&held(&mut world, Some(gpu))?), story.expected(gpu, &blind));
             let pods: BTreeSet<&String> = held.keys().chain(expected.keys()).collect();
             for pod in pods {
                 let parts: Vec<&Part> = story.parts.iter().filter(|part| part.gpu == gpu).collect();
                 let lost = (story.scenario.device[gpu as usize].missing_from_s, gpu);
-                assert_eq!(held.get(pod), expected.get(pod), "{pod} on GPU {gpu}, lost {lost:?}: {parts:?}");
+                let at = format!("{pod} on GPU {gpu}, lost {lost:?}, blind {blind:?}: {parts:?}");
+                assert_eq!(held.get(pod), expected.get(pod), "{at}");
             }
         }
         let books = Books::read(&world.aggregator.data_dir())?;
         let lost = books.time(RowKind::Unobserved, None).values().sum::<i128>();
         let missing = story.scenario.device.iter().filter(|device| device.missing_from_s.is_some()).count();
-        assert_eq!(lost > 0, missing > 0);
+        assert_eq!(lost > 0, missing > 0 || story.hang.is_some());
         let verified = world.aggregator.admin(&["verify"])?;
         assert!(verified.contains("conserved: held + idle + unobserved = existence"), "{verified}");
     }

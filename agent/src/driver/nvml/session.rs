@@ -17,6 +17,7 @@ use super::raw::Buffers;
 use super::slot::{Slot, Tools};
 use crate::driver::lives::Lives;
 use crate::driver::utilisation::Seen;
+use crate::driver::xids::Xids;
 use crate::driver::{DriverError, DriverInfo};
 use crate::model::DeviceReading;
 
@@ -29,6 +30,7 @@ const RETRY_BROKEN_EVERY: u32 = 10;
 pub(super) struct Memory {
     pub(super) seen: HashMap<Arc<str>, Seen>,
     pub(super) lives: HashMap<Arc<str>, Lives>,
+    pub(super) xids: HashMap<Arc<str>, Xids>,
 }
 
 /// Dropped from the top to the bottom: all that NVML gave before NVML itself.
@@ -109,6 +111,21 @@ impl Session {
         }
     }
 
+    /// Counts and notes what was told, before an enumeration may begin to listen anew and so drop what waits.
+    pub(super) fn hear(&mut self, memory: &mut Memory) {
+        for event in self.events.take(self.nvml.lib()) {
+            let Some(slot) = self.slots.iter_mut().find(|slot| slot.handle == event.handle) else { continue };
+            match event.kind {
+                XID => {
+                    let instance = event.ids.and_then(|ids| slot.instance(ids));
+                    memory.xids.entry(Arc::clone(&slot.info.uuid)).or_default().count(event.data, instance);
+                }
+                CUT_ANEW => slot.note_cut(),
+                _ => {}
+            }
+        }
+    }
+
     pub(super) fn read(
         &mut self,
         buffers: &mut Buffers,
@@ -116,14 +133,6 @@ impl Session {
         at: Reading,
         slow_signals: bool,
     ) -> Vec<DeviceReading> {
-        for event in self.events.take(self.nvml.lib()) {
-            let Some(slot) = self.slots.iter_mut().find(|slot| slot.handle == event.handle) else { continue };
-            match event.kind {
-                XID => slot.note_xid(event.data, event.ids),
-                CUT_ANEW => slot.note_cut(),
-                _ => {}
-            }
-        }
         let mut readings = Vec::with_capacity(self.slots.len());
         for slot in &mut self.slots {
             let lives = memory.lives.entry(Arc::clone(&slot.info.uuid)).or_default();
@@ -140,11 +149,13 @@ impl Session {
                 }
             }
             let seen = memory.seen.entry(Arc::clone(&slot.info.uuid)).or_default();
+            let xids = memory.xids.entry(Arc::clone(&slot.info.uuid)).or_default();
             readings.push(slot.read(&mut Tools {
                 nvml: &self.nvml,
                 buffers,
                 seen,
                 lives,
+                xids,
                 now_us: at.wall_ns.max(0).unsigned_abs() / 1_000,
                 now_ns: at.monotonic_ns,
                 slow_signals,

@@ -13,14 +13,13 @@ use super::signals;
 use crate::driver::lives::Lives;
 use crate::driver::processes;
 use crate::driver::utilisation::Seen;
-use crate::model::{DeviceInfo, DeviceReading, GpmUse, Signals, UtilisationSample, Xid};
+use crate::driver::xids::Xids;
+use crate::model::{DeviceInfo, DeviceReading, GpmUse, Signals, UtilisationSample};
 
 /// Reads between two of what hardly changes: instances, whether MIG is on, error counters.
 const RARELY: u32 = 10;
 /// Reads between two lists of instances, where the driver does not tell that a GPU was cut anew.
 const UNTOLD: u32 = 5;
-/// Errors of one reading that are told one by one.
-const XIDS_MAX: usize = 64;
 
 pub(super) struct Slot {
     pub(super) handle: Handle,
@@ -46,6 +45,7 @@ pub(super) struct Tools<'a> {
     pub(super) buffers: &'a mut Buffers,
     pub(super) seen: &'a mut Seen,
     pub(super) lives: &'a mut Lives,
+    pub(super) xids: &'a Xids,
     /// Wall time in microseconds, and monotonic time.
     pub(super) now_us: u64,
     pub(super) now_ns: i64,
@@ -110,13 +110,9 @@ impl Slot {
         }
     }
 
-    pub(super) fn note_xid(&mut self, code: u64, ids: Option<(u32, u32)>) {
-        if self.signals.xids.len() >= XIDS_MAX {
-            self.signals.xids_dropped += 1;
-            return;
-        }
-        let instance = ids.and_then(|ids| self.mig.as_ref()?.instance(ids));
-        self.signals.xids.push(Xid { code, instance });
+    /// The UUID of the instance that has these ids, if one is known.
+    pub(super) fn instance(&self, ids: (u32, u32)) -> Option<Arc<str>> {
+        self.mig.as_ref()?.instance(ids).map(|instance| Arc::clone(&instance.uuid))
     }
 
     /// MIG was switched on or off: the device is then another, in slices.
@@ -170,10 +166,7 @@ impl Slot {
         self.signals.sees_instances = self.mig.as_ref().and_then(Mig::sees_instances);
         self.signals.gpm = if self.mig.is_none() { self.gpm(tools) } else { None };
         let energy_mj = ask(&mut self.missing, "energy counter", || device.total_energy_consumption());
-        let signals = self.signals.clone();
-        // Told once.
-        self.signals.xids.clear();
-        self.signals.xids_dropped = 0;
+        let signals = Signals { xids: tools.xids.totals(), ..self.signals.clone() };
         self.reads = self.reads.wrapping_add(1).max(1);
         DeviceReading {
             info: Arc::clone(&self.info),
