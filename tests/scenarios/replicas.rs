@@ -156,7 +156,11 @@ fn through_kills_of_replicas_and_of_the_database_each_second_enters_once() -> an
         anyhow::ensure!(log.trim_end().ends_with("everything measured is in the ledger."), "{log}");
     }
     (0..REPLICAS).try_for_each(|at| replicas.at(&mut world, at).stop(DEADLINE))?;
+    judge(&mut world)
+}
 
+/// Is all there that the drivers served, once, and does the rest follow?
+fn judge(world: &mut World) -> anyhow::Result<()> {
     let books = Books::of(&world.aggregator.store()?)?;
     anyhow::ensure!(books.count(Outcome::Accepted) == books.entries.len(), "not all was accepted");
     let folded = books.folded()?;

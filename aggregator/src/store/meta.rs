@@ -33,5 +33,5 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// `None` if it is no hexadecimal.
 pub(super) fn bytes(hex: &str) -> Option<Vec<u8>> {
     let digits = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-    if hex.len() % 2 == 0 { (0..hex.len()).step_by(2).map(digits).collect() } else { None }
+    if hex.len().is_multiple_of(2) { (0..hex.len()).step_by(2).map(digits).collect() } else { None }
 }

@@ -21,7 +21,7 @@ const PARTITIONED: [(&str, i64); 5] = [
 ];
 
 /// Whoever holds this lock makes the schema, or brings it up.
-const SCHEMA_LOCK: i64 = 0x746f_6e6e_6167_66;
+const SCHEMA_LOCK: i64 = 0x0074_6f6e_6e61_6766;
 
 /// What a URL or a list of `key=value` says; errors name no secret.
 ///

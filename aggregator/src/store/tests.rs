@@ -12,6 +12,7 @@ use crate::model::RowKind;
 
 /// With `TONNAGE_TEST_STORE=postgres` every ledger of this crate's tests is a database of its own on a server that they
 /// share; the one of a folder is the same whenever it is opened.
+#[allow(clippy::disallowed_methods, reason = "it says on which engine all tests run")]
 pub(super) fn on_a_server(folder: &Path) -> Result<Option<Store>, StoreError> {
     static SERVER: LazyLock<(Server, Mutex<HashMap<PathBuf, String>>)> =
         LazyLock::new(|| (shared(), Mutex::default()));
@@ -26,7 +27,7 @@ pub(super) fn on_a_server(folder: &Path) -> Result<Option<Store>, StoreError> {
 
 /// A server that ends with the process: the thread that starts it outlives all tests.
 fn shared() -> Server {
-    let (give, take) = std::sync::mpsc::channel();
+    let (give, take) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         give.send(Server::start(&["fsync=off"]).unwrap()).unwrap();
         loop {

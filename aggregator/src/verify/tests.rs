@@ -62,7 +62,7 @@ fn ledger(folder: &std::path::Path) -> Connection {
 #[test]
 fn an_untouched_ledger_is_conserved() {
     let folder = tempfile::tempdir().unwrap();
-    let report = verify(&mut ledger(folder.path())).unwrap();
+    let report = verify(&ledger(folder.path())).unwrap();
     assert_eq!((report.batches, report.windows, report.devices), (1, 2, 1));
     assert_eq!(
         report.to_string(),
@@ -88,9 +88,9 @@ fn whatever_was_changed_behind_the_ledgers_back_is_found_and_measured() {
         ("DELETE FROM hour WHERE kind = 4", false, false),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let mut db = ledger(folder.path());
+        let db = ledger(folder.path());
         assert!(db.execute(change, []).unwrap() > 0, "{change}");
-        let report = verify(&mut db).unwrap();
+        let report = verify(&db).unwrap();
         assert!(!report.conserved() && report.to_string().starts_with("NOT conserved"), "{change}: {report}");
         assert_eq!(
             (report.difference_ns > 0, report.difference_nanos > 0),
@@ -103,8 +103,8 @@ fn whatever_was_changed_behind_the_ledgers_back_is_found_and_measured() {
 #[test]
 fn sealed_bytes_that_were_changed_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    let mut db = ledger(folder.path());
+    let db = ledger(folder.path());
     db.execute("UPDATE journal SET sha256 = ?1 WHERE kind = 1", [&[0_u8; 32][..]]).unwrap();
-    let error = verify(&mut db).unwrap_err().to_string();
+    let error = verify(&db).unwrap_err().to_string();
     assert!(error.contains("not what its hash says"), "{error}");
 }

@@ -66,7 +66,11 @@ const AGGREGATOR: &[Rule] = &[
         "another face of what the API reads, by the same tokens, windows and limits",
     ),
     ("verify", &["model", "prices", "store"], "shares no code with folding: that is what it is for"),
-    ("config", &["model", "opencost", "store"], "knows what the address of an upstream and of a database is like"),
+    (
+        "config",
+        &["model", "opencost", "store"],
+        "knows what the address of an upstream and of a database is like",
+    ),
 ];
 const AGGREGATOR_WIRING: [&str; 4] = ["lib", "main", "serve", "admin"];
 

@@ -25,7 +25,7 @@ const INSERTED: usize = 8_192;
 /// What a query with a deadline may take.
 const LIMITED_MS: u32 = 30_000;
 /// Whoever holds this lock for a transaction writes the ledger.
-const WRITER_LOCK: i64 = 0x746f_6e6e_6167_65;
+const WRITER_LOCK: i64 = 0x0074_6f6e_6e61_6765;
 
 /// A connection, made again when it breaks.
 pub(super) struct Session {
