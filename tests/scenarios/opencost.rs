@@ -222,7 +222,7 @@ fn what_is_not_served_is_refused_by_its_name_in_opencosts_shape() -> anyhow::Res
     let site = site(&[])?;
     for (path, status, said) in [
         ("/allocation", 400, "window is missing"),
-        ("/allocation?window=7d&filter=namespace:%22a%22", 400, "\\\"filter\\\" is not a parameter"),
+        ("/allocation?window=7d&filter=tenant:%22a%22", 400, "is not a field"),
         ("/allocation/summary?window=never", 400, "window \\\"never\\\" is not a window"),
         ("/assets?window=7d&aggregate=type", 400, "\\\"aggregate\\\" is not a parameter"),
         ("/cloudCost?window=7d", 404, "there are /allocation"),

@@ -1,6 +1,6 @@
 //! The ledger in a database of PostgreSQL: for sites that outgrow one machine.
 //!
-//! Tables of sums are partitioned by time ([`PARTITIONED`]); their partitions are made when first written to, and
+//! Tables of sums are partitioned by time (`PARTITIONED`); their partitions are made when first written to, and
 //! dropped as wholes when what they hold is purged. The distribution column of a cluster that shards (`tenure`) is in
 //! every key of theirs.
 

@@ -52,7 +52,7 @@ pub fn programs() -> Option<PathBuf> {
 }
 
 impl Server {
-    /// Starts a server with these `key=value` besides [`SETTINGS`].
+    /// Starts a server with these `key=value` besides its own.
     ///
     /// # Errors
     /// If PostgreSQL is not installed, or does not start.
