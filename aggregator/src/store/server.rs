@@ -20,9 +20,6 @@ const PARTITIONED: [(&str, i64); 5] = [
     ("day", 364 * DAY_NS),
 ];
 
-/// Whoever holds this lock makes the schema, or brings it up.
-const SCHEMA_LOCK: i64 = 0x0074_6f6e_6e61_6766;
-
 /// What a URL or a list of `key=value` says; errors name no secret.
 ///
 /// # Errors
@@ -38,8 +35,8 @@ pub fn parse(url: &str) -> Result<Config, StoreError> {
 /// Makes the schema where there is none.
 pub(super) fn open(config: &Config) -> Result<(), StoreError> {
     let db = Connection::connect(config.clone())?;
+    // One at a time: who writes.
     let transaction = db.begin()?;
-    transaction.execute_batch(&format!("SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))?;
     let found = version(&transaction)?;
     match found {
         None => {

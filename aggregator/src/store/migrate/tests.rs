@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use postgres_server::Server;
 use prost::Message as _;
 use rusqlite::types::Value;
 use tonnage_proto::limits::{HOUR_NS, SLOT_NS, slot_start};
@@ -13,7 +14,7 @@ use super::*;
 use crate::commit::{Committer, Sealed, Submission};
 use crate::model::NodeName;
 use crate::prices::Book;
-use crate::store::{FILE, Store, StoreError, backup, lock};
+use crate::store::{FILE, Store, StoreError, backup, identity, lock, server, transfer, write};
 use crate::{verify, wire};
 
 const VERSION_2: &str = include_str!("version-2.sql");
@@ -204,4 +205,50 @@ fn what_is_older_or_newer_is_refused() {
         let error = backup::restore(&file, &folder.path().join("x"), false, 1).unwrap_err().to_string();
         assert!(error.contains(&format!("version {version}")), "{error}");
     }
+}
+
+#[test]
+fn a_ledger_goes_to_a_database_and_back_and_is_the_same() {
+    if postgres_server::programs().is_none() {
+        println!("SKIPPED: PostgreSQL is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let [from, back] = ["from", "back"].map(|name| folder.path().join(name));
+    written(&from);
+    let expected = contents(&opened(&from));
+    let server = Server::start(&["fsync=off"]).unwrap();
+    let database = || Store::connect(server::parse(&server.database().unwrap()).unwrap()).unwrap();
+    let conserved = |store: &Store| {
+        let report = verify::verify(&store.reader().unwrap()).unwrap();
+        assert!(report.conserved() && report.entries > 0 && report.batches == 4, "{report:?}");
+    };
+
+    let there = database();
+    let copied = transfer::copy(&Store::in_file(&from).unwrap().reader().unwrap(), &there.writer().unwrap());
+    let copied = copied.unwrap();
+    assert!(copied.time_ns > 0 && copied.cost_nanos > 0, "{copied:?}");
+    conserved(&there);
+    // Numbers go on behind those that were copied.
+    let db = there.writer().unwrap();
+    let last: i64 = db.query_row("SELECT MAX(id) FROM node", [], |row| row.get(0)).unwrap();
+    let transaction = db.begin().unwrap();
+    let next = write::node(&transaction, &NodeName { cluster: "c".into(), node: "new".into() }).unwrap();
+    assert!(next > last, "{next} {last}");
+    drop(transaction);
+
+    let target = Store::in_file(&back).unwrap();
+    transfer::copy(&there.reader().unwrap(), &target.writer().unwrap()).unwrap();
+    assert_eq!(contents(&opened(&back)), expected);
+    let again = transfer::copy(&there.reader().unwrap(), &target.writer().unwrap());
+    assert!(matches!(again, Err(StoreError::Occupied)), "{again:?}");
+
+    let file = folder.path().join("backup.sqlite");
+    assert_eq!(backup::backup(&there, &file).unwrap().batches, 4);
+    let restored = database();
+    assert_eq!(backup::restore_to_server(&file, &restored, 1).unwrap().batches, 4);
+    conserved(&restored);
+    let incarnation = |store: &Store| identity(&store.reader().unwrap()).unwrap().incarnation;
+    assert!(incarnation(&restored) > incarnation(&there));
+    assert!(backup::restore_to_server(&file, &restored, 1).is_err(), "it holds a ledger");
 }

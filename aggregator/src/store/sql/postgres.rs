@@ -24,6 +24,9 @@ const FETCHED: usize = 2_048;
 const INSERTED: usize = 8_192;
 /// What a query with a deadline may take.
 const LIMITED_MS: u32 = 30_000;
+/// A writer that says nothing for so long loses its transaction, and the lock with it: a process that hangs, or whose
+/// network is gone, keeps the others waiting for no longer.
+const IDLE_MS: u32 = 60_000;
 /// Whoever holds this lock for a transaction writes the ledger.
 const WRITER_LOCK: i64 = 0x0074_6f6e_6e61_6765;
 
@@ -102,7 +105,10 @@ impl Session {
             *self.client.borrow_mut() = connect(&self.config)?;
         }
         let mut sql = if writes {
-            format!("BEGIN; SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+            format!(
+                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS};
+                 SELECT pg_advisory_xact_lock({WRITER_LOCK})"
+            )
         } else {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned()
         };
@@ -110,7 +116,7 @@ impl Session {
             let _ = write!(sql, "; SET LOCAL statement_timeout = {LIMITED_MS}");
         }
         self.failed.set(false);
-        self.batch(&sql)?;
+        self.batch(&sql).inspect_err(|_| self.roll_back())?;
         self.open.set(true);
         Ok(())
     }
