@@ -62,6 +62,8 @@ pub enum StoreError {
     Older { path: PathBuf, found: i64, known: i64 },
     #[error("store {path}: another aggregator runs on it; stop that one first")]
     Taken { path: PathBuf },
+    #[error("store: the database cannot be reached, or lets nobody in")]
+    Unreachable(#[source] sql::Error),
     #[error("data: there is no ledger in {path}")]
     NoLedger { path: PathBuf },
     #[error("store: the target holds a ledger that something has entered already; use an empty one")]

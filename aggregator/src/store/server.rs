@@ -34,7 +34,7 @@ pub fn parse(url: &str) -> Result<Config, StoreError> {
 
 /// Makes the schema where there is none.
 pub(super) fn open(config: &Config) -> Result<(), StoreError> {
-    let db = Connection::connect(config.clone())?;
+    let db = Connection::connect(config.clone()).map_err(StoreError::Unreachable)?;
     // One at a time: who writes.
     let transaction = db.begin()?;
     let found = version(&transaction)?;
