@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use harness::aggregator::Aggregator;
 use harness::books::Books;
 use harness::comparison;
+use harness::node::Node;
 use harness::scenario;
+use harness::wait::wait_until;
 use harness::world::{DEADLINE, World};
 use postgres_server::Server;
 use rand::rngs::StdRng;
@@ -18,7 +20,7 @@ use tonnage_proto::metering::ack::Outcome;
 const NODES: usize = 3;
 const GPUS: u32 = 2;
 const REPLICAS: usize = 3;
-const STEPS: u32 = 150;
+const STEPS: u32 = 100;
 const S: i64 = 1_000_000_000;
 
 /// Passes connections on to whatever it is set to; those that it has are cut when it is set to another.
@@ -123,21 +125,19 @@ fn through_kills_of_replicas_and_of_the_database_each_second_enters_once() -> an
     for _ in 0..STEPS {
         world.advance(S)?;
         world.settle()?;
+        // Before anything else happens each has sent what it has where it is, so that none waits for the end.
+        world.nodes.iter().try_for_each(connected)?;
         match rng.random_range(0..24) {
             0..4 => {
-                let to = rng.random_range(0..REPLICAS);
-                let to = replicas.at(&mut world, to).uplink();
-                switches[rng.random_range(0..NODES)].set(&to);
+                let (node, to) = (rng.random_range(0..NODES), rng.random_range(0..REPLICAS));
+                switches[node].set(&replicas.at(&mut world, to).uplink());
                 moves += 1;
             }
             4..6 => {
                 let replica = replicas.at(&mut world, rng.random_range(0..REPLICAS));
-                if replica.process().is_some() {
-                    replica.kill9()?;
-                    kills += 1;
-                } else {
-                    replica.start(DEADLINE)?;
-                }
+                replica.kill9()?;
+                replica.start(DEADLINE)?;
+                kills += 1;
             }
             6 if restarts < 4 => {
                 database.kill9()?;
@@ -157,6 +157,16 @@ fn through_kills_of_replicas_and_of_the_database_each_second_enters_once() -> an
     }
     (0..REPLICAS).try_for_each(|at| replicas.at(&mut world, at).stop(DEADLINE))?;
     judge(&mut world)
+}
+
+/// Waits until an agent talks to a ledger and nothing waits for a number.
+fn connected(node: &Node) -> anyhow::Result<()> {
+    wait_until(2 * DEADLINE, "a stream", String::new, || {
+        let metrics = node.metrics()?;
+        let (up, waiting) =
+            (metrics.sum("tonnage_agent_uplink_connected"), metrics.sum("tonnage_agent_spool_drafts"));
+        Ok((up == Some(1.0) && waiting == Some(0.0)).then_some(()))
+    })
 }
 
 /// Is all there that the drivers served, once, and does the rest follow?

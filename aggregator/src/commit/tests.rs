@@ -214,6 +214,9 @@ mod passing;
 /// What docs/sharing.md says that sharing costs.
 mod sharing;
 
+/// Several aggregators over one ledger.
+mod replicas;
+
 /// The nodes file: what nodes are by the operator's word.
 mod nodes;
 
