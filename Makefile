@@ -13,7 +13,7 @@ test: test-needs ## Install what the tests need, build everything, run every tes
 	cargo build --workspace
 	cargo test --workspace
 	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
-		TONNAGE_TEST_STORE=postgres cargo test -p tonnage-aggregator --lib -- --skip churn; \
+		TONNAGE_TEST_STORE=postgres cargo test --workspace --lib -- --skip churn; \
 	else echo "the aggregator's tests over PostgreSQL: SKIPPED, it is not installed"; fi
 
 test-gpu: needs ## The agent on this machine's NVIDIA GPU, under loads that measure themselves (some minutes)
