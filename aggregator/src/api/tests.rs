@@ -4,7 +4,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::Value;
 use tonnage_proto::decimal::to_nanos;
-use tonnage_proto::limits::SLOT_NS;
+use tonnage_proto::limits::{DAY_NS, SLOT_NS};
 use tonnage_proto::rest::{CostAnswer, DevicesAnswer, ErrorAnswer, IdleAnswer, NodesAnswer, PricesAnswer};
 use tonnage_runtime::clock::{Reading, write_simulated};
 use tower::ServiceExt as _;
@@ -47,13 +47,16 @@ mod explain;
 
 /// The slot is [0, 900 s); now is 1000 s.
 fn site() -> Site {
-    site_of(|store, _| {
-        let db = store.writer().unwrap();
-        for table in ["slot", "slot_state", "entry", "hour", "day"] {
-            server::make_room(&db, table, std::iter::once(0)).unwrap();
-        }
-        db.execute_batch(&seed()).unwrap();
-    })
+    site_of(|store, _| fill(store, 1, &seed()))
+}
+
+/// Runs SQL that has rows of the first so many days.
+fn fill(store: &Store, days: i64, sql: &str) {
+    let db = store.writer().unwrap();
+    for table in ["slot", "slot_state", "entry", "hour", "day"] {
+        server::make_room(&db, table, (0..days).map(|day| day * DAY_NS)).unwrap();
+    }
+    db.execute_batch(sql).unwrap();
 }
 
 /// A site whose ledger was filled in this way.

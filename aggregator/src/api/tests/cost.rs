@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tonnage_proto::limits::{DAY_NS, HOUR_NS};
+use tonnage_proto::limits::HOUR_NS;
 use tonnage_proto::rest::{CostRow, Figures};
 
 use super::*;
@@ -51,7 +51,7 @@ fn busy_site() -> Site {
     let seed = rand::random();
     println!("seed {seed}");
     let sql = forty_days(&mut StdRng::seed_from_u64(seed));
-    site_of(|store, _| store.writer().unwrap().execute_batch(&sql).unwrap())
+    site_of(|store, _| fill(store, DAYS, &sql))
 }
 
 fn sum(parts: impl Iterator<Item = Figures>) -> i128 {
