@@ -1,7 +1,6 @@
 //! One child process: started, signalled by its id, waited for, and never left behind.
 
 use std::fs::OpenOptions;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -103,17 +102,14 @@ pub fn tail(path: &Path) -> String {
     }
 }
 
-/// So many loopback ports that nobody has now. All are held until all are known, so no two are the same.
+/// So many loopback ports that nobody has now and no later call gives again.
 ///
 /// # Errors
-/// If the system has none.
+/// If there are none.
 pub fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
-    let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
+        *port = postgres_server::free_port()?;
     }
     Ok(ports)
 }

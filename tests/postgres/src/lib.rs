@@ -5,7 +5,8 @@
 //! It ends with the thread that started it, however that ends; what a process left behind that was killed goes with
 //! the next start.
 
-use std::net::TcpListener;
+mod port;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +14,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+
+pub use port::free_port;
 
 const PREFIX: &str = "tonnage-postgres-";
 /// Whose files and process they are, where root may not be.
@@ -64,7 +67,7 @@ impl Server {
         if rustix::process::getuid().is_root() {
             run(Command::new("chown").arg(USER).arg(folder.path()))?;
         }
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let server = Self {
             programs,
