@@ -10,11 +10,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
+use tonnage_proto::limits::NAME_BYTES_MAX;
 use tonnage_runtime::notify::Supervisor;
 use tonnage_runtime::settings::{self, SettingsError, parsed, wrong};
 use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
 use tracing::level_filters::LevelFilter;
+
+use crate::export::Parties;
 
 /// Takes in what agents sealed, keeps the ledger, prices it, and answers over REST.
 #[derive(Debug, Parser)]
@@ -150,6 +153,8 @@ pub struct ServeArgs {
     /// Days for which sums of days are kept, at least as long as hours; 0 = for ever [default: 0]
     #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_DAYS_DAYS")]
     keep_days_days: Option<u32>,
+    #[command(flatten)]
+    focus: FocusArgs,
     /// Ask nobody for a token. Only with both listeners on loopback.
     #[arg(long)]
     insecure_loopback: bool,
@@ -164,6 +169,23 @@ pub struct ServeArgs {
     simulated_clock: Option<PathBuf>,
     #[command(flatten)]
     supervisor: SupervisorArgs,
+}
+
+/// Who is who in FOCUS exports, docs/focus.md.
+#[derive(Debug, Args)]
+struct FocusArgs {
+    /// In FOCUS exports, who runs the GPUs [default: Tonnage]
+    #[arg(long, value_name = "NAME", env = "TONNAGE_FOCUS_PROVIDER")]
+    focus_provider: Option<String>,
+    /// Whose machines the GPUs are in [default: the provider]
+    #[arg(long, value_name = "NAME", env = "TONNAGE_FOCUS_HOST_PROVIDER")]
+    focus_host_provider: Option<String>,
+    /// Who bills for them [default: the provider]
+    #[arg(long, value_name = "NAME", env = "TONNAGE_FOCUS_INVOICE_ISSUER")]
+    focus_invoice_issuer: Option<String>,
+    /// The billing account's name; its id is the ledger's [default: the provider]
+    #[arg(long, value_name = "NAME", env = "TONNAGE_FOCUS_ACCOUNT_NAME")]
+    focus_account_name: Option<String>,
 }
 
 /// What systemd sets in the environment of a service of `Type=notify`.
@@ -199,6 +221,10 @@ struct File {
     keep_detail_days: Option<u32>,
     keep_hours_days: Option<u32>,
     keep_days_days: Option<u32>,
+    focus_provider: Option<String>,
+    focus_host_provider: Option<String>,
+    focus_invoice_issuer: Option<String>,
+    focus_account_name: Option<String>,
     insecure_loopback: Option<bool>,
     log_level: Option<String>,
     log_format: Option<String>,
@@ -220,6 +246,8 @@ pub struct Config {
     pub keep_detail_days: u32,
     pub keep_hours_days: u32,
     pub keep_days_days: u32,
+    /// Who is who in exports.
+    pub focus: Parties,
     pub insecure_loopback: bool,
     pub log_level: LevelFilter,
     pub log_format: Format,
@@ -251,6 +279,14 @@ impl ServeArgs {
             keep_detail_days: self.keep_detail_days.or(file.keep_detail_days).unwrap_or(0),
             keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
             keep_days_days: self.keep_days_days.or(file.keep_days_days).unwrap_or(0),
+            focus: parties(
+                ("focus_provider", self.focus.focus_provider.or(file.focus_provider)),
+                [
+                    ("focus_host_provider", self.focus.focus_host_provider.or(file.focus_host_provider)),
+                    ("focus_invoice_issuer", self.focus.focus_invoice_issuer.or(file.focus_invoice_issuer)),
+                    ("focus_account_name", self.focus.focus_account_name.or(file.focus_account_name)),
+                ],
+            )?,
             insecure_loopback: self.insecure_loopback || file.insecure_loopback.unwrap_or(false),
             log_level: self.log_level.or(log_level).unwrap_or(LevelFilter::INFO),
             log_format: self.log_format.or(log_format).unwrap_or(Format::Text),
@@ -282,6 +318,24 @@ impl ServeArgs {
         }
         Ok(config)
     }
+}
+
+/// Names for exports; without one of their own, the provider's.
+fn parties(
+    provider: (&'static str, Option<String>),
+    others: [(&'static str, Option<String>); 3],
+) -> Result<Parties, SettingsError> {
+    let checked = |(field, name): (&'static str, Option<String>), default: &str| {
+        let name = name.unwrap_or_else(|| default.to_owned());
+        let fits =
+            !name.trim().is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
+        let right = format!("use a name of 1 to {NAME_BYTES_MAX} bytes without control characters");
+        if fits { Ok(name) } else { Err(wrong(field, name, right)) }
+    };
+    let provider = checked(provider, &Parties::default().provider)?;
+    let [host_provider, invoice_issuer, account_name] = others.map(|other| checked(other, &provider));
+    let (host_provider, invoice_issuer) = (host_provider?, invoice_issuer?);
+    Ok(Parties { account_name: account_name?, provider, host_provider, invoice_issuer })
 }
 
 fn tls(
@@ -361,6 +415,15 @@ mod tests {
         assert!(error.contains("keep_hours_days") && error.contains("30 or more, or 0"), "{error}");
         assert!(resolve(&["--keep-hours-days", "7"]).is_err(), "detail is kept for ever");
         assert!(resolve(&["--keep-detail-days", "30", "--keep-hours-days", "400"]).is_ok());
+    }
+
+    #[test]
+    fn parties_of_a_bill_are_the_provider_unless_named() {
+        let config = resolve(&["--focus-provider", "Lab", "--focus-account-name", "ML"]).unwrap();
+        let Parties { provider, host_provider, invoice_issuer, account_name } = config.focus;
+        assert_eq!([provider, host_provider, invoice_issuer, account_name], ["Lab", "Lab", "Lab", "ML"]);
+        let error = resolve(&["--focus-host-provider", " "]).unwrap_err().to_string();
+        assert!(error.starts_with("focus_host_provider: \" \""), "{error}");
     }
 
     #[test]

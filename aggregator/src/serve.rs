@@ -121,6 +121,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         live,
         metrics,
         orders: orders(queue.downgrade()),
+        parties: config.focus.clone(),
         verify: {
             let store = store.clone();
             Arc::new(move || Ok(verify::verify(&mut store.reader()?)?.answer()))

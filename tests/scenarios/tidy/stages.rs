@@ -50,13 +50,14 @@ const AGGREGATOR: &[Rule] = &[
         "the transaction joins them",
     ),
     ("ingest", &["commit", "live", "metrics", "model", "wire"], "hands over to the commit thread"),
+    ("export", &["model", "store"], "makes files of what the store gives, pure"),
     (
         "api",
-        &["ledger", "live", "metrics", "model", "prices", "store", "wire"],
+        &["export", "ledger", "live", "metrics", "model", "prices", "store", "wire"],
         "reads, and explains what it read",
     ),
     ("verify", &["model", "prices", "store"], "shares no code with folding: that is what it is for"),
-    ("config", &["model"], ""),
+    ("config", &["export", "model"], "knows who is who on a bill"),
 ];
 const AGGREGATOR_WIRING: [&str; 4] = ["lib", "main", "serve", "admin"];
 
