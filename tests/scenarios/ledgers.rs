@@ -9,5 +9,8 @@ mod attributed;
 /// Quarantine, retirement and the journal, by the command line as people use it.
 pub(crate) mod orders;
 
+/// Bills for other programs, by FOCUS.
+mod exported;
+
 /// A slot line by line, for whoever disputes a bill.
 mod explained;

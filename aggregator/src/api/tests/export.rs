@@ -177,7 +177,7 @@ async fn each_version_has_exactly_its_own_columns() {
     let mandatory = "BilledCost BillingAccountId BillingAccountName BillingCurrency BillingPeriodEnd BillingPeriodStart \
         ChargeCategory ChargeClass ChargeDescription ChargePeriodEnd ChargePeriodStart ContractedCost EffectiveCost \
         InvoiceIssuerName ListCost PricingQuantity PricingUnit ProviderName PublisherName ServiceCategory ServiceName";
-    let optional = "AvailabilityZone ChargeFrequency ConsumedQuantity ConsumedUnit PricingCategory RegionId RegionName \
+    let optional = "AvailabilityZone ChargeFrequency CommitmentDiscountStatus ConsumedQuantity ConsumedUnit InvoiceId PricingCategory RegionId RegionName \
         ResourceId ResourceName ResourceType ServiceSubcategory Tags";
     let new = "AllocatedMethodDetails AllocatedMethodId AllocatedResourceId AllocatedResourceName AllocatedTags \
         HostProviderName ServiceProviderName";
