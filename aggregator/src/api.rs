@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tonnage_proto::rest::VerifyAnswer;
 use tonnage_runtime::clock::Clock;
 
+use crate::export::Parties;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::{Order, OrderError};
@@ -29,6 +30,7 @@ pub mod auth;
 pub(crate) mod cost;
 pub mod error;
 mod explain;
+mod export;
 mod figures;
 mod idle;
 pub mod inventory;
@@ -68,6 +70,8 @@ pub struct ApiState {
     pub metrics: Arc<Metrics>,
     pub orders: Orders,
     pub verify: Verify,
+    /// Who is who in exports.
+    pub parties: Parties,
     /// For `/healthz`: is the process working?
     pub health: Check,
     /// For `/readyz`: does it do its work for others?
@@ -81,13 +85,20 @@ struct Api {
     totals: Arc<totals::Totals>,
     /// One verification at once.
     verifying: Arc<Semaphore>,
+    exporting: Arc<Semaphore>,
 }
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let queries = queries::Queries::new(state.clock.clone(), state.readers.clone());
     let totals = Arc::new(totals::Totals::new(state.clock.clone(), state.readers.clone()));
-    let api = Arc::new(Api { state, queries, totals, verifying: Arc::new(Semaphore::new(1)) });
+    let api = Arc::new(Api {
+        state,
+        queries,
+        totals,
+        verifying: Arc::new(Semaphore::new(1)),
+        exporting: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
+    });
     let mut authorised = Router::new()
         .route("/api/v1/nodes", get(inventory::nodes))
         .route("/api/v1/devices", get(inventory::devices))
@@ -97,6 +108,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/cost/cluster", get(cost::months::cluster))
         .route("/api/v1/idle", get(idle::idle))
         .route("/api/v1/explain", get(explain::explain))
+        .route("/api/v1/export/focus", get(export::focus))
         .route("/api/v1/unobserved", get(unobserved::unobserved))
         .route("/api/v1/quarantine", get(quarantine::list))
         .route("/api/v1/quarantine/{id}", get(quarantine::explain))

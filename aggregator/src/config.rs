@@ -16,14 +16,16 @@ use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
 use tracing::level_filters::LevelFilter;
 
+mod focus;
 mod opencost;
-
 mod store;
 
+use focus::FocusArgs;
 pub use opencost::OpenCost;
 use opencost::OpenCostArgs;
 pub use store::{StoreArgs, place};
 
+use crate::export::Parties;
 use crate::store::Location;
 
 /// Takes in what agents sealed, keeps the ledger, prices it, and answers over REST.
@@ -162,6 +164,8 @@ pub struct ServeArgs {
     keep_days_days: Option<u32>,
     #[command(flatten)]
     opencost: OpenCostArgs,
+    #[command(flatten)]
+    focus: FocusArgs,
     /// Ask nobody for a token. Only with all listeners on loopback.
     #[arg(long)]
     insecure_loopback: bool,
@@ -217,6 +221,10 @@ struct File {
     opencost_upstream: Option<String>,
     opencost_anonymous: Option<bool>,
     opencost_metrics: Option<bool>,
+    focus_provider: Option<String>,
+    focus_host_provider: Option<String>,
+    focus_invoice_issuer: Option<String>,
+    focus_account_name: Option<String>,
     insecure_loopback: Option<bool>,
     log_level: Option<String>,
     log_format: Option<String>,
@@ -238,6 +246,8 @@ pub struct Config {
     pub keep_days_days: u32,
     /// `None` = not served.
     pub opencost: Option<OpenCost>,
+    /// Who is who in exports.
+    pub focus: Parties,
     pub insecure_loopback: bool,
     pub log_level: LevelFilter,
     pub log_format: Format,
@@ -264,6 +274,7 @@ impl ServeArgs {
         };
         let insecure_loopback = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let opencost = self.opencost.resolve(&file, insecure_loopback)?;
+        let focus = self.focus.resolve(&file)?;
         let log_level = parsed("log_level", file.log_level)?;
         let log_format = parsed("log_format", file.log_format)?;
         let config = Config {
@@ -283,6 +294,7 @@ impl ServeArgs {
             keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
             keep_days_days: self.keep_days_days.or(file.keep_days_days).unwrap_or(0),
             insecure_loopback,
+            focus,
             log_level: self.log_level.or(log_level).unwrap_or(LevelFilter::INFO),
             log_format: self.log_format.or(log_format).unwrap_or(Format::Text),
             simulated_clock: self.simulated_clock,

@@ -18,6 +18,8 @@ pub mod ledger;
 pub mod prices;
 pub mod store;
 
+pub mod export;
+
 pub mod api;
 pub mod live;
 pub mod metrics;

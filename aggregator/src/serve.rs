@@ -126,6 +126,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         metrics,
         orders: orders(queue.downgrade()),
         verify: verified(store.clone()),
+        parties: config.focus.clone(),
         health: Arc::clone(&healthy),
         ready: Arc::clone(&healthy),
     };

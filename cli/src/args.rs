@@ -65,6 +65,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Audit,
     },
+    /// What was posted, as a file for other programs
+    Export {
+        #[command(subcommand)]
+        command: Export,
+    },
     /// Price books
     Price {
         #[command(subcommand)]
@@ -295,6 +300,28 @@ pub(crate) enum Audit {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: Option<u32>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Export {
+    /// By the FinOps Open Cost and Usage Specification (FOCUS)
+    Focus(Focus),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Focus {
+    /// Of the specification: 1.2 or 1.3
+    #[arg(long, default_value = "1.2", value_parser = ["1.2", "1.3"])]
+    pub(crate) version: String,
+    /// csv or parquet
+    #[arg(long, default_value = "csv", value_parser = ["csv", "parquet"])]
+    pub(crate) format: String,
+    /// As for cost
+    #[arg(long, default_value = "lastmonth")]
+    pub(crate) window: String,
+    /// Where to write; replaced only once the new one is whole. - for standard output
+    #[arg(short, long)]
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -8,14 +8,16 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tonnage_proto::rest::ErrorAnswer;
 use tonnage_proto::token;
-use ureq::http::StatusCode;
-use ureq::{Agent, Body};
+use ureq::http::{HeaderMap, StatusCode};
+use ureq::{Agent, Body, BodyReader};
 
 use crate::error::Error;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// The server gives a query up after 30 s.
 const WHOLE: Duration = Duration::from_secs(45);
+/// A stream that brings nothing for so long is broken; the server gives up a client that takes nothing for as long.
+const PAUSE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 const TOKEN_BYTES_MAX: u64 = 4096;
 
@@ -54,6 +56,30 @@ impl Client {
         self.answer(request.call())
     }
 
+    /// The answer as it comes: its headers, and a body of any length. Only a pause ends it, not its whole time.
+    pub(crate) fn stream(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<(HeaderMap, BodyReader<'static>), Error> {
+        let mut request = self.agent.get(format!("{}{path}", self.url));
+        for (name, value) in query {
+            request = request.query(*name, value);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        let request = request.config().timeout_global(None).timeout_per_read(Some(PAUSE)).build();
+        let mut response =
+            request.call().map_err(|source| Error::Unreachable { url: self.url.clone(), source })?;
+        if response.status().is_success() {
+            let (head, body) = response.into_parts();
+            return Ok((head.headers, body.into_reader()));
+        }
+        let text = self.text(&mut response)?;
+        Err(self.refusal(response.status(), &text))
+    }
+
     pub(crate) fn post(&self, path: &str, body: &str) -> Result<String, Error> {
         let mut request =
             self.agent.post(format!("{}{path}", self.url)).header("content-type", "application/toml");
@@ -82,27 +108,31 @@ impl Client {
 
     fn answer(&self, result: Result<Response, ureq::Error>) -> Result<String, Error> {
         let mut response = result.map_err(|source| Error::Unreachable { url: self.url.clone(), source })?;
-        let status = response.status();
+        let text = self.text(&mut response)?;
+        if response.status().is_success() { Ok(text) } else { Err(self.refusal(response.status(), &text)) }
+    }
+
+    fn text(&self, response: &mut Response) -> Result<String, Error> {
         let limited = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).lossy_utf8(true);
-        let text =
-            limited.read_to_string().map_err(|source| Error::Body { url: self.url.clone(), source })?;
-        if status.is_success() {
-            return Ok(text);
-        }
-        let message = match serde_json::from_str::<ErrorAnswer>(&text) {
+        limited.read_to_string().map_err(|source| Error::Body { url: self.url.clone(), source })
+    }
+
+    /// What an answer says that is none of what was asked for.
+    fn refusal(&self, status: StatusCode, text: &str) -> Error {
+        let message = match serde_json::from_str::<ErrorAnswer>(text) {
             Ok(answer) if status.is_server_error() => {
                 format!("{} (request {})", answer.error.message, answer.error.request_id)
             }
             Ok(answer) => answer.error.message,
             Err(_) => format!("{} answered {status}; is it a Tonnage aggregator?", self.url),
         };
-        Err(match status {
+        match status {
             StatusCode::UNAUTHORIZED if self.authorization.is_none() => {
                 Error::Forbidden(format!("{message}; give --token-file or TONNAGE_TOKEN_FILE"))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Forbidden(message),
             _ => Error::Refused(message),
-        })
+        }
     }
 }
 

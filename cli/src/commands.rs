@@ -6,7 +6,7 @@ use clap::CommandFactory as _;
 use serde::de::DeserializeOwned;
 use tonnage_proto::rest::VersionAnswer;
 
-use crate::args::{Args, Command, Devices, Output, Price, Unobserved};
+use crate::args::{Args, Command, Devices, Export, Output, Price, Unobserved};
 use crate::client::Client;
 use crate::error::Error;
 use crate::output::{self, Grid};
@@ -15,6 +15,7 @@ use crate::top;
 mod audit;
 mod cost;
 mod explain;
+mod export;
 mod idle;
 mod inventory;
 mod live;
@@ -75,6 +76,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         }
         Command::Quarantine { command } => audit::quarantine(&show, command, &mut out)?,
         Command::Audit { command } => audit::audit(&show, command, &mut out)?,
+        Command::Export { command: Export::Focus(focus) } => export::focus(&client, focus, &mut out)?,
         Command::Price { command } => {
             let text = match command {
                 Price::List => client.get("/api/v1/prices", &[])?,

@@ -33,6 +33,18 @@ pub(crate) enum Error {
         #[source]
         source: ureq::Error,
     },
+    #[error("{from}: broke off before its end; nothing was kept of it but what went to standard output")]
+    Broken {
+        from: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path}: cannot be written")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{url}: answered what is no answer of a Tonnage aggregator; check --url")]
     Answer {
         url: String,

@@ -16,6 +16,9 @@ pub mod explain;
 pub use cost::{CostAnswer, CostRow, CostStep, MonthRow, MonthsAnswer};
 pub use devices::{DeviceInstance, DeviceRow, DevicesAnswer};
 
+/// Header of an export: slots before this time, RFC 3339, are in it as far as the window has them.
+pub const CLOSED_UNTIL: &str = "x-tonnage-closed-until";
+
 /// Rows of a cost answer that stand for no owner.
 pub mod sentinel {
     /// Time that nobody held.

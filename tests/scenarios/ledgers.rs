@@ -12,5 +12,8 @@ pub(crate) mod orders;
 /// Costs in parts, pages and reports.
 mod reported;
 
+/// Bills for other programs, by FOCUS.
+mod exported;
+
 /// A slot line by line, for whoever disputes a bill.
 mod explained;

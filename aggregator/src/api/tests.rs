@@ -44,6 +44,7 @@ impl Answer {
 
 mod cost;
 mod explain;
+mod export;
 
 /// The slot is [0, 900 s); now is 1000 s.
 fn site() -> Site {
@@ -82,6 +83,7 @@ fn site_of(fill: impl FnOnce(&Store, &Clock)) -> Site {
         live: Arc::default(),
         metrics: Arc::default(),
         orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
+        parties: Parties::default(),
         verify: Arc::new(|| Ok(VerifyAnswer::default())),
         health: Arc::new(|| Ok(())),
         ready: Arc::new(|| Err("the ledger is being opened".to_owned())),
@@ -351,6 +353,7 @@ async fn a_panic_is_an_answer() {
         live: Arc::default(),
         metrics: Arc::default(),
         orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
+        parties: Parties::default(),
         verify: Arc::new(|| Ok(VerifyAnswer::default())),
         health: Arc::new(|| panic!("broken")),
         ready: Arc::new(|| Ok(())),

@@ -1,5 +1,5 @@
 //! What the ledger is asked: sums over a window in groups ([`cost`]), what was held or used to no
-//! purpose ([`idle`]), and what there is ([`nodes`], [`devices`]).
+//! purpose ([`idle`]), what there is ([`nodes`], [`devices`]), and what was posted ([`posted`]).
 //!
 //! Reads only. A window is cut into whole days, whole hours and slots ([`ranges`]), so that a year is not summed from
 //! quarters of an hour. SQL adds up per (tenure, owner); groups are made here, in 128-bit integers.
@@ -10,6 +10,7 @@ pub mod explain;
 mod facts;
 mod idle;
 mod inventory;
+pub mod posted;
 mod ranges;
 
 pub use cost::{CostQuery, Field, Filter, GROUPS_MAX, Group, Groups, QueryError, Sums, cost};

@@ -55,9 +55,10 @@ const AGGREGATOR: &[Rule] = &[
         "the transaction joins them",
     ),
     ("ingest", &["commit", "live", "metrics", "model", "wire"], "hands over to the commit thread"),
+    ("export", &["model", "store"], "makes files of what the store gives, pure"),
     (
         "api",
-        &["filter", "ledger", "live", "metrics", "model", "prices", "store", "wire"],
+        &["export", "filter", "ledger", "live", "metrics", "model", "prices", "store", "wire"],
         "reads, and explains what it read",
     ),
     (
@@ -68,8 +69,8 @@ const AGGREGATOR: &[Rule] = &[
     ("verify", &["model", "prices", "store"], "shares no code with folding: that is what it is for"),
     (
         "config",
-        &["model", "opencost", "store"],
-        "knows what the address of an upstream and of a database is like",
+        &["export", "model", "opencost", "store"],
+        "knows what the address of an upstream and of a database is like, and who is who on a bill",
     ),
 ];
 const AGGREGATOR_WIRING: [&str; 4] = ["lib", "main", "serve", "admin"];

@@ -228,12 +228,12 @@ pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotRecord> {
     Ok(SlotRecord { start_ns, tenure, extent: state.extent, facts, price_nanos: state.price_nanos, rows })
 }
 
-fn owner(db: &Connection, id: i64) -> Result<Option<Owner>> {
+pub(super) fn owner(db: &Connection, id: i64) -> Result<Option<Owner>> {
     let sql = format!("SELECT {OWNER} FROM owner o WHERE o.id = ?1");
     Ok(db.prepare_cached(&sql)?.query_row([id], |row| owner_of(row, 0)).optional()?)
 }
 
-fn instance(db: &Connection, tenure: &TenureRecord, id: i64) -> Result<Option<Instance>> {
+pub(super) fn instance(db: &Connection, tenure: &TenureRecord, id: i64) -> Result<Option<Instance>> {
     let found = db
         .prepare_cached(
             "SELECT generation, gpu_instance, compute_instance, slices, uuid, profile, memory_bytes FROM instance
