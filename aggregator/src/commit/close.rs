@@ -119,10 +119,7 @@ fn post(db: &Connection, now_ns: i64, closed_until_ns: i64, closed: bool) -> Res
         entries: 0,
         hash: Vec::new(),
     };
-    let mut entries = Vec::new();
-    for (start_ns, tenure) in &waiting {
-        entries.extend(closing::post(db, *start_ns, *tenure, checkpoint.id)?);
-    }
+    let entries = closing::post(db, &waiting, checkpoint.id)?;
     if entries.is_empty() && !closed {
         return Ok(false);
     }

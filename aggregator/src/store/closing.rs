@@ -1,7 +1,10 @@
 //! What is posted when slots close: entries, checkpoints over them, balances; and who may close.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use sha2::{Digest, Sha256};
 
+use super::write::{Mark, mark, set_mark};
 use super::{StoreError, server, wide};
 use crate::ledger::settle::{Key, Row, WHOLE};
 use crate::model::RowKind;
@@ -39,6 +42,18 @@ pub struct Posted {
 }
 
 impl Posted {
+    /// As the table has it.
+    fn columns(&self) -> [Option<i64>; 14] {
+        let Row { time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns, .. } = self.row;
+        let (instance, owner, kind) = self.key;
+        let place =
+            [self.id, self.checkpoint, self.start_ns, self.tenure, instance, owner, i64::from(kind as u8)];
+        let figures =
+            [time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns, self.corrects];
+        let mut columns = place.into_iter().chain(figures);
+        std::array::from_fn(|_| columns.next())
+    }
+
     /// What a checkpoint hashes: every field, eight bytes each, least significant first. An entry of an instance says so in
     /// its kind, and the instance follows: so those of whole devices hash as they did before there were instances.
     fn hash_into(&self, hash: &mut Sha256) {
@@ -118,90 +133,108 @@ pub fn is_incomplete(db: &Connection, until_ns: i64) -> Result<bool> {
     Ok(found.is_some())
 }
 
-/// Posts what the rows of a (slot, tenure) differ by from all that is posted of it, under `checkpoint`.
-pub fn post(db: &Connection, start_ns: i64, tenure: i64, checkpoint: i64) -> Result<Vec<Posted>> {
-    let mut statement = db.prepare_cached(
-        "SELECT instance, owner, kind, CAST(SUM(time_ns) AS BIGINT), CAST(SUM(busy_ns) AS BIGINT),
-         CAST(SUM(memory_byte_seconds) AS BIGINT), CAST(SUM(energy_uj) AS BIGINT), CAST(SUM(cost_nanos) AS BIGINT),
-         CAST(SUM(unpriced_ns) AS BIGINT), MAX(first) FROM (
-            SELECT instance, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns,
-                0 AS first FROM slot WHERE start = ?1 AND tenure = ?2
-            UNION ALL
-            SELECT instance, owner, kind, -time_ns, -busy_ns, -memory_byte_seconds, -energy_uj, -cost_nanos,
-                -unpriced_ns,
-                CASE corrects WHEN 0 THEN id ELSE corrects END FROM entry WHERE start = ?1 AND tenure = ?2) r
-         GROUP BY instance, owner, kind ORDER BY instance, owner, kind",
-    )?;
-    let mut rows = statement.query([start_ns, tenure])?;
+/// Posts what the rows of some (slot, tenure), in order, differ by from all that is posted of them, under `checkpoint`.
+pub fn post(db: &Connection, waiting: &[(i64, i64)], checkpoint: i64) -> Result<Vec<Posted>> {
     let mut posted = Vec::new();
-    while let Some(row) = rows.next()? {
-        let kind: i64 = row.get(2)?;
-        let kind = RowKind::from_number(kind).ok_or(sql::Error::out_of_range(2, kind))?;
-        let difference = Row {
-            time_ns: row.get(3)?,
-            busy_ns: row.get(4)?,
-            memory_byte_seconds: row.get(5)?,
-            energy_uj: row.get(6)?,
-            method: 0,
-            cost_nanos: row.get(7)?,
-            unpriced_ns: row.get(8)?,
-        };
-        if difference != Row::default() {
-            let key = (row.get(0)?, row.get(1)?, kind);
-            let corrects = row.get(9)?;
-            posted.push(Posted { id: 0, checkpoint, start_ns, tenure, key, row: difference, corrects });
-        }
+    for slot in waiting.chunk_by(|a, b| a.0 == b.0) {
+        let tenures: Vec<String> = slot.iter().map(|(_, tenure)| tenure.to_string()).collect();
+        let tenures = format!("[{}]", tenures.join(","));
+        differences(db, slot[0].0, &tenures, checkpoint, &mut posted)?;
+        db.prepare_cached(
+            "DELETE FROM unposted
+             WHERE start = ?1 AND tenure IN (SELECT CAST(value AS BIGINT) FROM json_each(?2))",
+        )?
+        .execute(params![slot[0].0, tenures])?;
     }
-    server::make_room(db, "entry", posted.iter().map(|entry| entry.start_ns))?;
+    if posted.is_empty() {
+        return Ok(posted);
+    }
+    // A number is never given again, not even that of an entry that was purged.
+    let newest: Option<i64> =
+        db.prepare_cached("SELECT MAX(id) FROM entry")?.query_row([], |row| row.get(0))?;
+    let mut id = newest.unwrap_or(0).max(mark(db, Mark::LastEntry)?);
     for entry in &mut posted {
-        let Posted { row, key, .. } = *entry;
-        let mut insert = db.prepare_cached(
-            "INSERT INTO entry (checkpoint, start, tenure, instance, owner, kind, time_ns, busy_ns,
-             memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns, corrects)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) RETURNING id",
-        )?;
-        let values = params![
-            checkpoint,
-            start_ns,
-            tenure,
-            key.0,
-            key.1,
-            key.2 as u8,
-            row.time_ns,
-            row.busy_ns,
-            row.memory_byte_seconds,
-            row.energy_uj,
-            row.cost_nanos,
-            row.unpriced_ns,
-            entry.corrects
-        ];
-        entry.id = insert.query_row(values, |row| row.get(0))?;
-        add_to_balance(db, (key.1, key.2), row)?;
+        id += 1;
+        entry.id = id;
     }
-    db.prepare_cached("DELETE FROM unposted WHERE start = ?1 AND tenure = ?2")?
-        .execute([start_ns, tenure])?;
+    set_mark(db, Mark::LastEntry, id)?;
+    server::make_room(db, "entry", posted.iter().map(|entry| entry.start_ns))?;
+    let rows: Vec<[Option<i64>; 14]> = posted.iter().map(Posted::columns).collect();
+    db.insert_all("entry", "", &rows)?;
+    add_to_balances(db, &posted)?;
     Ok(posted)
 }
 
-fn add_to_balance(db: &Connection, (owner, kind): (i64, RowKind), row: Row) -> Result<()> {
-    let balance = db
-        .prepare_cached(
-            "SELECT time_ns, cost_nanos, unpriced_ns FROM balance WHERE owner = ?1 AND kind = ?2",
-        )?
-        .query_row(params![owner, kind as u8], |row| sums(row, 0))
-        .optional()?;
-    let [time_ns, cost_nanos, unpriced_ns] = balance.unwrap_or_default();
-    db.prepare_cached(
+/// What the rows of some tenures in one slot differ by from what is posted of them.
+fn differences(
+    db: &Connection,
+    start_ns: i64,
+    tenures: &str,
+    checkpoint: i64,
+    posted: &mut Vec<Posted>,
+) -> Result<()> {
+    let mut statement = db.prepare_cached(
+        "SELECT tenure, instance, owner, kind, CAST(SUM(time_ns) AS BIGINT), CAST(SUM(busy_ns) AS BIGINT),
+         CAST(SUM(memory_byte_seconds) AS BIGINT), CAST(SUM(energy_uj) AS BIGINT), CAST(SUM(cost_nanos) AS BIGINT),
+         CAST(SUM(unpriced_ns) AS BIGINT), MAX(first) FROM (
+            SELECT tenure, instance, owner, kind, time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos,
+                unpriced_ns, 0 AS first FROM slot
+                WHERE start = ?1 AND tenure IN (SELECT CAST(value AS BIGINT) FROM json_each(?2))
+            UNION ALL
+            SELECT tenure, instance, owner, kind, -time_ns, -busy_ns, -memory_byte_seconds, -energy_uj, -cost_nanos,
+                -unpriced_ns, CASE corrects WHEN 0 THEN id ELSE corrects END FROM entry
+                WHERE start = ?1 AND tenure IN (SELECT CAST(value AS BIGINT) FROM json_each(?2))) r
+         GROUP BY tenure, instance, owner, kind ORDER BY tenure, instance, owner, kind",
+    )?;
+    let mut rows = statement.query(params![start_ns, tenures])?;
+    while let Some(row) = rows.next()? {
+        let kind: i64 = row.get(3)?;
+        let kind = RowKind::from_number(kind).ok_or(sql::Error::out_of_range(3, kind))?;
+        let difference = Row {
+            time_ns: row.get(4)?,
+            busy_ns: row.get(5)?,
+            memory_byte_seconds: row.get(6)?,
+            energy_uj: row.get(7)?,
+            method: 0,
+            cost_nanos: row.get(8)?,
+            unpriced_ns: row.get(9)?,
+        };
+        if difference != Row::default() {
+            let (tenure, corrects) = (row.get(0)?, row.get(10)?);
+            let key = (row.get(1)?, row.get(2)?, kind);
+            posted.push(Posted { id: 0, checkpoint, start_ns, tenure, key, row: difference, corrects });
+        }
+    }
+    Ok(())
+}
+
+fn add_to_balances(db: &Connection, posted: &[Posted]) -> Result<()> {
+    let mut sums: BTreeMap<(i64, RowKind), [i128; 3]> = BTreeMap::new();
+    for Posted { key: (_, owner, kind), row, .. } in posted {
+        let sum = sums.entry((*owner, *kind)).or_default();
+        for (sum, figure) in sum.iter_mut().zip([row.time_ns, row.cost_nanos, row.unpriced_ns]) {
+            *sum += i128::from(figure);
+        }
+    }
+    let owners: BTreeSet<String> = sums.keys().map(|(owner, _)| owner.to_string()).collect();
+    let owners = format!("[{}]", owners.into_iter().collect::<Vec<_>>().join(","));
+    for (key, balance) in balances_where(
+        db,
+        "WHERE owner IN (SELECT CAST(value AS BIGINT) FROM json_each(?1))",
+        params![owners],
+    )? {
+        if let Some(sum) = sums.get_mut(&key) {
+            sum.iter_mut().zip(balance).for_each(|(sum, before)| *sum += before);
+        }
+    }
+    let mut put = db.prepare_cached(
         "INSERT INTO balance VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (owner, kind) DO UPDATE SET
          time_ns = excluded.time_ns, cost_nanos = excluded.cost_nanos, unpriced_ns = excluded.unpriced_ns",
-    )?
-    .execute(params![
-        owner,
-        kind as u8,
-        (time_ns + i128::from(row.time_ns)).to_string(),
-        (cost_nanos + i128::from(row.cost_nanos)).to_string(),
-        (unpriced_ns + i128::from(row.unpriced_ns)).to_string()
-    ])?;
+    )?;
+    for ((owner, kind), sum) in sums {
+        let [time_ns, cost_nanos, unpriced_ns] = sum.map(|sum| sum.to_string());
+        put.execute(params![owner, kind as u8, time_ns, cost_nanos, unpriced_ns])?;
+    }
     Ok(())
 }
 
@@ -300,10 +333,14 @@ fn entries(db: &Connection, which: &str, parameter: i64) -> Result<Vec<Posted>> 
 
 /// Sums of all entries ever posted: by owner and kind, time, cost and unpriced time.
 pub fn balances(db: &Connection) -> Result<Vec<Balance>> {
-    let mut statement = db.prepare_cached(
-        "SELECT owner, kind, time_ns, cost_nanos, unpriced_ns FROM balance ORDER BY owner, kind",
-    )?;
-    let rows = statement.query_map([], |row| {
+    balances_where(db, "", params![])
+}
+
+fn balances_where(db: &Connection, which: &str, values: &[&dyn sql::ToSql]) -> Result<Vec<Balance>> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT owner, kind, time_ns, cost_nanos, unpriced_ns FROM balance {which} ORDER BY owner, kind"
+    ))?;
+    let rows = statement.query_map(values, |row| {
         let kind: i64 = row.get(1)?;
         let kind = RowKind::from_number(kind).ok_or(sql::Error::out_of_range(1, kind))?;
         Ok(((row.get(0)?, kind), sums(row, 2)?))

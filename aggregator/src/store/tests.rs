@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 
 use postgres_server::Server;
+use tonnage_proto::limits::SLOT_NS;
 
 use super::audit::{self, Buckets};
 use super::{Store, StoreError, closing, opening, purge, server, sql};
@@ -55,6 +56,29 @@ fn all_that_one_query_reads_is_of_one_moment() {
 }
 
 #[test]
+fn the_number_of_an_entry_is_not_given_again_once_it_is_purged() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Store::open(folder.path()).unwrap().writer().unwrap();
+    let post = |start: i64, tenures: &[i64]| -> Vec<i64> {
+        server::make_room(&db, "slot", std::iter::once(start)).unwrap();
+        for tenure in tenures {
+            db.execute(
+                &format!("INSERT INTO slot VALUES ({start}, {tenure}, 0, 7, 0, 5, 0, 0, 0, 0, 1, 1)"),
+                [],
+            )
+            .unwrap();
+        }
+        let waiting: Vec<_> = tenures.iter().map(|tenure| (start, *tenure)).collect();
+        closing::post(&db, &waiting, 1).unwrap().iter().map(|entry| entry.id).collect()
+    };
+    assert_eq!(post(0, &[1, 2]), [1, 2]);
+    let mut opening = purge::opening_at(&db, SLOT_NS).unwrap();
+    purge::delete(&db, &mut opening, 0, 0).unwrap();
+    assert!(closing::entries_from(&db, 0).unwrap().is_empty());
+    assert_eq!(post(SLOT_NS, &[1]), [3]);
+}
+
+#[test]
 fn sums_over_a_fleets_years_are_wider_than_64_bits() {
     let folder = tempfile::tempdir().unwrap();
     let db = Store::open(folder.path()).unwrap().writer().unwrap();
@@ -67,7 +91,7 @@ fn sums_over_a_fleets_years_are_wider_than_64_bits() {
             );
             db.execute(&row, []).unwrap();
         }
-        assert_eq!(closing::post(&db, 0, tenure, 1).unwrap().len(), 1);
+        assert_eq!(closing::post(&db, &[(0, tenure)], 1).unwrap().len(), 1);
     }
     let [most, least] = [most, least].map(|one| 3 * i128::from(one));
     let (owner, kind) = (7, RowKind::Held);

@@ -64,7 +64,7 @@ fn post(db: &Connection, slots: i64, owners: i64) -> i128 {
                     "INSERT INTO slot_state VALUES ({start}, {tenure}, 1, 1, 1, 0, 1) ON CONFLICT DO NOTHING;"
                 );
                 db.execute_batch(&sql).unwrap();
-                closing::post(&db, start, tenure, id).unwrap();
+                closing::post(&db, &[(start, tenure)], id).unwrap();
             }
         }
         closing::put_checkpoint(&db, &Checkpoint { id, at_ns, ..Checkpoint::default() }).unwrap();

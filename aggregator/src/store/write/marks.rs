@@ -15,6 +15,8 @@ pub enum Mark {
     /// Hours, and days, before this are purged.
     HoursFrom,
     DaysFrom,
+    /// Number of the newest entry that was ever posted, be it purged.
+    LastEntry,
 }
 
 impl Mark {
@@ -25,6 +27,7 @@ impl Mark {
             Self::PurgedUntil => "purged_until_ns",
             Self::HoursFrom => "hours_from_ns",
             Self::DaysFrom => "days_from_ns",
+            Self::LastEntry => "last_entry",
         }
     }
 }
@@ -37,6 +40,6 @@ pub fn mark(db: &Connection, mark: Mark) -> Result<i64> {
 }
 
 /// Sets a mark.
-pub fn set_mark(db: &Connection, mark: Mark, at_ns: i64) -> Result<()> {
-    meta::set(db, mark.key(), &at_ns.to_string())
+pub fn set_mark(db: &Connection, mark: Mark, value: i64) -> Result<()> {
+    meta::set(db, mark.key(), &value.to_string())
 }
