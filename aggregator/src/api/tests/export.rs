@@ -36,42 +36,38 @@ fn post(db: &Connection, slots: i64, owners: i64) -> i128 {
     }
     db.execute_batch(&names(owners)).unwrap();
     db.execute("INSERT INTO facts VALUES (1, ?1)", [FACTS]).unwrap();
-    let mut row = |slot: i64, tenure: i64, instance: i64, owner: i64, kind: i64| -> String {
+    let mut row = |slot: i64, tenure: i64, instance: i64, owner: i64, kind: i64| -> [Option<i64>; 12] {
         let figures: [i64; 6] = match kind {
             // No time and no cost.
             4 => [0, rng.random_range(1..1_000_000), 1, 1, 0, 0],
             _ => std::array::from_fn(|_| rng.random_range(0..900_000_000_000)),
         };
         let [time, busy, memory, energy, cost, unpriced] = figures;
-        format!(
-            "DELETE FROM slot WHERE start = {0} AND tenure = {tenure} AND instance = {instance} AND owner = {owner}
-                 AND kind = {kind};
-             INSERT INTO slot VALUES ({0}, {tenure}, {instance}, {owner}, {kind}, {time}, {busy}, {memory}, {energy}, 0,
-                 {cost}, {unpriced});",
-            slot * SLOT_NS
-        )
+        [slot * SLOT_NS, tenure, instance, owner, kind, time, busy, memory, energy, 0, cost, unpriced]
+            .map(Some)
     };
-    let post = |at_ns: i64, id: i64, each: i64, row: &mut dyn FnMut(i64, i64, i64, i64, i64) -> String| {
+    let changed =
+        "ON CONFLICT (start, tenure, instance, owner, kind) DO UPDATE SET time_ns = excluded.time_ns,
+        busy_ns = excluded.busy_ns, memory_byte_seconds = excluded.memory_byte_seconds,
+        energy_uj = excluded.energy_uj, cost_nanos = excluded.cost_nanos, unpriced_ns = excluded.unpriced_ns";
+    let mut post = |at_ns: i64, id: i64, each: i64| {
         for slot in (0..slots).filter(|slot| slot % each == 0) {
+            let mut rows = Vec::new();
             for tenure in [1, 2] {
-                let mut sql: String =
-                    (1..=owners).map(|owner| row(slot, tenure, tenure - 1, owner, 0)).collect();
-                sql += &row(slot, tenure, 0, 0, 1);
-                sql += &row(slot, tenure, 0, 0, 3);
-                sql += &row(slot, tenure, 0, 1, 4);
-                let start = slot * SLOT_NS;
-                sql += &format!(
-                    "INSERT INTO slot_state VALUES ({start}, {tenure}, 1, 1, 1, 0, 1) ON CONFLICT DO NOTHING;"
-                );
-                db.execute_batch(&sql).unwrap();
-                closing::post(&db, &[(start, tenure)], id).unwrap();
+                rows.extend((1..=owners).map(|owner| row(slot, tenure, tenure - 1, owner, 0)));
+                rows.extend([(0, 1), (0, 3), (1, 4)].map(|(owner, kind)| row(slot, tenure, 0, owner, kind)));
             }
+            db.insert_all("slot", changed, &rows).unwrap();
+            let start = slot * SLOT_NS;
+            let states = [1, 2].map(|tenure| [start, tenure, 1, 1, 1, 0, 1].map(Some));
+            db.insert_all("slot_state", "ON CONFLICT DO NOTHING", &states).unwrap();
+            closing::post(&db, &[(start, 1), (start, 2)], id).unwrap();
         }
         closing::put_checkpoint(&db, &Checkpoint { id, at_ns, ..Checkpoint::default() }).unwrap();
     };
-    post(1, 1, 1, &mut row);
-    post(MONTH_NS - 1, 2, 2, &mut row);
-    post(MONTH_NS, 3, 3, &mut row);
+    post(1, 1, 1);
+    post(MONTH_NS - 1, 2, 2);
+    post(MONTH_NS, 3, 3);
     set_mark(&db, Mark::ClosedUntil, slots * SLOT_NS).unwrap();
     let cost: i64 =
         db.query_row("SELECT CAST(SUM(cost_nanos) AS BIGINT) FROM slot", [], |row| row.get(0)).unwrap();
