@@ -4,6 +4,7 @@
 //! kubelet's list -> device ids -> devices      |
 //!               '-> names -> uids that live    |-> grants -> claims of each device -.
 //! Slurm's hooks  -> device nodes -> devices    |                                    +-> joined owners
+//! driver's virtual GPUs -> virtual machines    |                                    |
 //! driver's pids  -> /proc -> cgroup -> owner ---------------------------------------'
 //! ```
 //!
@@ -22,6 +23,7 @@ mod device_ids;
 mod devices;
 mod dra_checkpoint;
 mod grants;
+mod guests;
 mod kubelet;
 mod live_pods;
 pub mod mps;
@@ -41,6 +43,7 @@ use crate::attribution::cgroup::Place;
 use crate::attribution::container_names::ContainerNames;
 use crate::attribution::devices::{Devices, Place as DevicePlace};
 use crate::attribution::dra_checkpoint::Checkpoint;
+use crate::attribution::guests::Guests;
 use crate::attribution::kubelet::Listed;
 use crate::attribution::live_pods::LivePods;
 use crate::attribution::pod_names::{PodName, PodNames};
@@ -113,6 +116,7 @@ pub struct Attribution {
     swept_at_ns: i64,
     /// By device and instance, as of this tick.
     allocations: BTreeMap<DevicePlace, Allocation>,
+    guests: Guests,
     counts: AllocationCounts,
     /// Pods on a device of which the kubelet's list says nothing.
     unlisted: Vec<PodName>,
@@ -149,6 +153,7 @@ impl Attribution {
             lists_mps_clients: false,
             swept_at_ns: 0,
             allocations: BTreeMap::new(),
+            guests: Guests::default(),
             counts: AllocationCounts::default(),
             unlisted: Vec::new(),
         }
@@ -171,7 +176,9 @@ impl Attribution {
         let standing = |name: &PodName| pods::standing(names, live, name, now_ns);
         let (mut all, mut counts) = self.listed.grants(&found, standing, now.reading.boot_ns);
         let (of_jobs, unresolved) = slurm::grants(self.jobs.read(&self.boot_id, now.reading), &found, now);
-        all.extend(of_jobs);
+        let (guests, of_guests) = Guests::of(devices);
+        all.extend(of_jobs.into_iter().chain(of_guests));
+        self.guests = guests;
         counts.unresolved += unresolved;
         (self.allocations, self.counts) = (grants::by_place(all), counts);
     }
@@ -189,6 +196,9 @@ impl Attribution {
         let mut holders: Vec<Holder> =
             pids.iter().map(|process| self.holder(*process, now.ledger_ns, now.reading)).collect();
         self.set_mps_servers_apart(&mut holders, pids);
+        if instance.is_none() && !self.foreign_pids {
+            self.guests.join(&device.uuid, &mut holders, &self.procfs);
+        }
         for owner in holders.iter().map(|holder| &holder.owner).filter(|owner| !owner.pod.is_empty()) {
             let name = (owner.namespace.clone(), owner.pod.clone());
             if !self.listed.has(&name) && !self.unlisted.contains(&name) {

@@ -28,7 +28,10 @@ pub struct DeviceReading {
     /// Every process with a context on the device, each pid once; of a partitioned GPU, those that the driver names no
     /// instance for. `Err`: the call failed this time, so nobody knows who held the device: the interval is unobserved.
     pub processes: Result<Vec<DeviceProcess>, String>,
-    /// Utilisation samples newer than those read before, each (pid, timestamp) once, impossible values left out.
+    /// Where the GPU is given to virtual machines: who has it.
+    pub vgpus: Vec<Vgpu>,
+    /// Utilisation samples newer than those read before, each (pid, timestamp) once, impossible values left out. Of a host
+    /// of virtual GPUs they are of those, by their numbers.
     pub utilisation: Option<Vec<UtilisationSample>>,
     /// Energy since the driver was loaded.
     pub energy_mj: Option<u64>,
@@ -158,7 +161,6 @@ pub struct Signals {
     /// Where the GPU is partitioned: one list of it names each process's instance, so the agent has the privileges. `None`
     /// = there was no process yet to tell by.
     pub sees_instances: Option<bool>,
-    pub vgpus: Vec<Vgpu>,
     /// Since the agent started: totals, so that nothing is lost with a reading that is.
     pub xids: BTreeMap<Xid, u64>,
 }
@@ -205,11 +207,15 @@ pub struct Links {
 /// A virtual GPU of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vgpu {
-    pub uuid: String,
+    /// NVML's, while it lives.
+    pub number: u32,
+    pub uuid: Arc<str>,
     /// The virtual machine's UUID, or its number for the hypervisor.
-    pub vm: String,
+    pub vm: Arc<str>,
     /// E.g. "NVIDIA A100-10C".
-    pub kind: String,
+    pub kind: Arc<str>,
+    /// How many of this kind the GPU has room for.
+    pub of: Option<u32>,
     pub memory_bytes: Option<u64>,
 }
 
@@ -232,6 +238,7 @@ pub struct DeviceProcess {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UtilisationSample {
+    /// Or the number of a virtual GPU.
     pub pid: u32,
     /// Driver's clock, microseconds since the Unix epoch; may lag the call by seconds.
     pub timestamp_us: u64,
@@ -307,6 +314,8 @@ pub enum OwnerKind {
     SystemdUnit,
     User,
     Container,
+    /// A guest of this host of virtual GPUs; its name is its `unit`.
+    VirtualMachine,
 }
 
 /// How many of the kubelet's allocations count, and why the others do not.

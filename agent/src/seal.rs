@@ -385,6 +385,7 @@ fn owner(owner: &Owner) -> pb::Owner {
         OwnerKind::SystemdUnit => Kind::SystemdUnit,
         OwnerKind::User => Kind::User,
         OwnerKind::Container => Kind::Container,
+        OwnerKind::VirtualMachine => Kind::VirtualMachine,
     };
     pb::Owner {
         kind: kind.into(),

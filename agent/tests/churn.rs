@@ -104,6 +104,7 @@ fn reading(gpu: usize, info: &Arc<DeviceInfo>, pods: &VecDeque<Pod>) -> DeviceRe
         index: u32::try_from(gpu).unwrap(),
         mig: None,
         processes: Ok(processes.collect()),
+        vgpus: Vec::new(),
         utilisation: Some(Vec::new()),
         energy_mj: None,
         gauges: Gauges::default(),

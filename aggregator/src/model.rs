@@ -101,17 +101,19 @@ pub enum OwnerKind {
     SystemdUnit = 4,
     User = 5,
     Container = 6,
+    VirtualMachine = 7,
 }
 
 impl OwnerKind {
     /// Every kind with the name that answers and metrics use.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::Unowned, "unowned"),
         (Self::Pod, "pod"),
         (Self::SlurmJob, "slurm_job"),
         (Self::SystemdUnit, "systemd_unit"),
         (Self::User, "user"),
         (Self::Container, "container"),
+        (Self::VirtualMachine, "virtual_machine"),
     ];
 
     /// By its number on the wire and in the store.

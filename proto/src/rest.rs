@@ -245,7 +245,7 @@ pub struct LiveRow {
 }
 
 /// An owner as answers name it; empty fields do not apply. `kind` is `pod`, `slurm_job`, `systemd_unit`,
-/// `user`, `container`, `unowned`, or `idle` in a live answer.
+/// `user`, `container`, `virtual_machine` (its name is `unit`), `unowned`, or `idle` in a live answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OwnerName {
     pub kind: String,

@@ -70,6 +70,7 @@ fn owner(key: &BTreeMap<String, String>) -> String {
         "systemd_unit" => format!("unit {}", value("unit")),
         "user" => format!("user {}", value("user")),
         "container" => format!("container {:.12}", value("container")),
+        "virtual_machine" => format!("vm {}", value("unit")),
         _ => "unowned: a process that belongs to nobody known".to_owned(),
     }
 }

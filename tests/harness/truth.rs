@@ -7,13 +7,14 @@
 //! | systemd unit | `unit:<name>` |
 //! | Linux user | `user:<name or number>` |
 //! | container of no pod | `container:<id>` |
+//! | virtual machine | `vm:<name>` |
 //! | nobody who can be known | `unowned` |
 
 use tonnage_proto::metering::{Owner, owner::Kind};
 use tonnage_proto::rest::OwnerName;
 
 /// The words in the order in which the contract orders kinds.
-const KINDS: [&str; 6] = ["unowned", "pod", "slurm", "unit", "user", "container"];
+const KINDS: [&str; 7] = ["unowned", "pod", "slurm", "unit", "user", "container", "vm"];
 
 /// Orders owners as the ledger's contract does: by kind, then field by field.
 #[must_use]
@@ -33,6 +34,7 @@ pub fn of_wire(owner: &Owner) -> String {
         Kind::SystemdUnit => format!("unit:{}", owner.unit),
         Kind::User => format!("user:{}", owner.user),
         Kind::Container => format!("container:{}", owner.container_id),
+        Kind::VirtualMachine => format!("vm:{}", owner.unit),
     }
 }
 
@@ -45,6 +47,7 @@ pub fn of_rest(owner: &OwnerName) -> String {
         "systemd_unit" => format!("unit:{}", owner.unit),
         "user" => format!("user:{}", owner.user),
         "container" => format!("container:{}", owner.container_id),
+        "virtual_machine" => format!("vm:{}", owner.unit),
         other => other.to_owned(),
     }
 }

@@ -33,6 +33,9 @@ mod model;
 /// MIG, GPM, events and signals, as the driver shows them.
 mod partitions;
 
+/// Virtual machines that have virtual GPUs.
+mod guests;
+
 /// What clients of OpenCost read.
 mod opencost;
 

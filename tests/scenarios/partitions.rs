@@ -292,6 +292,8 @@ fn signals_are_shown_with_their_source_and_slow_ones_only_if_they_are_asked_for(
             vm: "vm-1".to_owned(),
             kind: "NVIDIA H100-10C".to_owned(),
             memory_bytes: GIB,
+            max_instances: Some(8),
+            utilisation: Vec::new(),
             from_s: None,
             to_s: None,
         }]);

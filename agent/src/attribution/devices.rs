@@ -243,6 +243,7 @@ mod tests {
             index,
             mig: None,
             processes: Ok(Vec::new()),
+            vgpus: Vec::new(),
             utilisation: None,
             energy_mj: None,
             gauges: Gauges::default(),

@@ -85,6 +85,7 @@ fn is_of(process: &Owner, claim: &Owner) -> bool {
         }
         OwnerKind::Pod => process.pod_uid == claim.pod_uid,
         OwnerKind::SlurmJob => process.job_id == claim.job_id,
+        OwnerKind::VirtualMachine => process.unit == claim.unit,
         OwnerKind::Unowned | OwnerKind::SystemdUnit | OwnerKind::User | OwnerKind::Container => false,
     }
 }

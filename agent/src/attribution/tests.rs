@@ -10,10 +10,10 @@ const UID: &str = "0b3f4b3e-8a0c-4b6e-9a55-0123456789ab";
 const ID: &str = "89abcdef0123456789abcdef0123456789abcdef0123456789abcdef01234567";
 
 /// A made-up node's files.
-struct Node(tempfile::TempDir);
+pub(super) struct Node(tempfile::TempDir);
 
 impl Node {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let node = Self(tempfile::tempdir().unwrap());
         fs::create_dir(node.0.path().join("pods")).unwrap();
         fs::write(node.0.path().join("passwd"), "ada:x:1000:1000::/home/ada:/bin/sh\n").unwrap();
@@ -33,11 +33,19 @@ impl Node {
 
     /// A process that began `start_s` after boot, of user 1000.
     fn process(&self, pid: u32, start_s: u64, cgroup: &str) {
+        self.program(pid, "a) b) c", 1_000, start_s, cgroup);
+    }
+
+    pub(super) fn procfs(&self) -> PathBuf {
+        self.0.path().join("proc")
+    }
+
+    pub(super) fn program(&self, pid: u32, name: &str, uid: u32, start_s: u64, cgroup: &str) {
         let folder = self.0.path().join("proc").join(pid.to_string());
         fs::create_dir_all(&folder).unwrap();
         let ticks = start_s * procfs::ticks_per_second();
         let zeros = "0 ".repeat(17);
-        let stat = format!("{pid} (a) b) c) S 1 {zeros}{ticks} {}\n", "0 ".repeat(30).trim());
+        let stat = format!("{pid} ({name}) S 1 {zeros}{ticks} {}\n", "0 ".repeat(30).trim());
         fs::write(folder.join("stat"), stat).unwrap();
         fs::write(folder.join("cgroup"), format!("0::{cgroup}\n")).unwrap();
         let own = fs::read_to_string("/proc/self/status").unwrap();
@@ -45,7 +53,7 @@ impl Node {
             .lines()
             .map(|line| {
                 if line.starts_with("Uid:") {
-                    "Uid:\t1000\t1000\t1000\t1000\n".into()
+                    format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
                 } else {
                     format!("{line}\n")
                 }
@@ -84,6 +92,7 @@ pub(super) fn device() -> DeviceReading {
         index: 0,
         mig: None,
         processes: Ok(Vec::new()),
+        vgpus: Vec::new(),
         utilisation: None,
         energy_mj: None,
         gauges: Gauges::default(),

@@ -19,7 +19,7 @@ pub(super) fn told(device: &DeviceReading) -> String {
         ("accounting mode", signals.accounting.is_some()),
         ("PCIe", signals.links.pcie_sent_kib_s.is_some()),
         ("NVLink", signals.links.nvlink_sent_kib.is_some()),
-        ("virtual GPUs", !signals.vgpus.is_empty()),
+        ("virtual GPUs", !device.vgpus.is_empty()),
     ];
     let told: Vec<&str> = known.into_iter().filter(|(_, is_known)| *is_known).map(|(name, _)| name).collect();
     if told.is_empty() { "nothing".to_owned() } else { told.join(", ") }

@@ -22,6 +22,7 @@ mod raw;
 mod session;
 mod signals;
 mod slot;
+mod vgpu;
 
 use raw::Buffers;
 use session::{Memory, Session};

@@ -147,6 +147,7 @@ fn owner_labels((gpu, instance, owner): &Key) -> Vec<LabelPair> {
         OwnerKind::SystemdUnit => "systemd_unit",
         OwnerKind::User => "user",
         OwnerKind::Container => "container",
+        OwnerKind::VirtualMachine => "virtual_machine",
     };
     // A pod whose name is not known yet is still itself.
     let pod = if owner.pod.is_empty() { &owner.pod_uid } else { &owner.pod };

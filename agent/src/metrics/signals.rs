@@ -31,12 +31,14 @@ pub(super) struct Noted {
     energy_mj: Option<u64>,
     /// With the use of each.
     instances: Vec<(Arc<Instance>, Option<u32>)>,
+    vgpus: Vec<Vgpu>,
 }
 
 impl Noted {
     pub(super) fn note(&mut self, reading: &DeviceReading) {
         self.signals.clone_from(&reading.signals);
-        self.signals.vgpus.truncate(VGPUS_MAX);
+        self.vgpus.clear();
+        self.vgpus.extend(reading.vgpus.iter().take(VGPUS_MAX).cloned());
         self.energy_mj = reading.energy_mj;
         let instances = reading.mig.iter().flat_map(|mig| &mig.instances);
         self.instances = instances
@@ -272,12 +274,12 @@ fn parts(each: &Each<'_>) -> Vec<MetricFamily> {
             let labels = [("gpu", gpu), ("type", &of.kind), ("vgpu", &of.uuid), ("vm", &of.vm)];
             (labels.map(|(name, value)| label(name, value)).to_vec(), 1.0)
         };
-        noted.signals.vgpus.iter().map(sample).collect::<Vec<_>>()
+        noted.vgpus.iter().map(sample).collect::<Vec<_>>()
     };
     let memory = |gpu: &str, noted: &Noted| {
         let sample =
             |of: &Vgpu| Some((vec![label("gpu", gpu), label("vgpu", &of.uuid)], of.memory_bytes? as f64));
-        noted.signals.vgpus.iter().filter_map(sample).collect::<Vec<_>>()
+        noted.vgpus.iter().filter_map(sample).collect::<Vec<_>>()
     };
     vec![
         each(

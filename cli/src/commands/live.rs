@@ -75,6 +75,7 @@ pub(super) fn owner(name: &OwnerName) -> String {
         "systemd_unit" => name.unit.clone(),
         "user" => format!("user {}", name.user),
         "container" => format!("container {}", or(&name.container, &name.container_id)),
+        "virtual_machine" => format!("vm {}", name.unit),
         "idle" => "(idle)".to_owned(),
         other => format!("({other})"),
     }

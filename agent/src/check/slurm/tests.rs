@@ -58,6 +58,7 @@ fn device(uuid: &str, minor: u32) -> DeviceReading {
         mig: None,
         info: Arc::new(info),
         processes: Ok(Vec::new()),
+        vgpus: Vec::new(),
         utilisation: None,
         energy_mj: None,
         gauges: Gauges::default(),

@@ -15,7 +15,11 @@ use nvml_wrapper_sys::bindings::{
     NVML_GPM_METRICS_GET_VERSION, NVML_GPM_SUPPORT_VERSION, NvmlLib,
     field_id::{NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX, NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX},
     nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, nvmlFieldValue_t, nvmlGpmMetricsGet_t, nvmlGpmSample_t,
-    nvmlGpmSupport_t, nvmlProcessInfo_t, nvmlProcessUtilizationSample_t, nvmlReturn_t, nvmlVgpuInstance_t,
+    nvmlGpmSupport_t, nvmlProcessInfo_t, nvmlProcessUtilizationSample_t, nvmlReturn_t, nvmlValue_t,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT as UNSIGNED_INT,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG as UNSIGNED_LONG,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG as UNSIGNED_LONG_LONG, nvmlValueType_t,
+    nvmlVgpuInstance_t, nvmlVgpuInstanceUtilizationSample_t,
 };
 
 use super::errors::missing_symbol;
@@ -212,6 +216,52 @@ pub(super) fn vgpu_uuid(lib: &NvmlLib, vgpu: nvmlVgpuInstance_t) -> Result<Strin
     nvml_try(unsafe { call(vgpu, text.as_mut_ptr(), 80) })?;
     // SAFETY: the last byte is zero.
     Ok(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
+}
+
+/// How busy virtual GPUs were, by their numbers; samples newer than `since_us`.
+pub(super) fn vgpu_samples(
+    lib: &NvmlLib,
+    handle: Handle,
+    since_us: u64,
+) -> Result<Vec<UtilisationSample>, NvmlError> {
+    let call = lib.nvmlDeviceGetVgpuUtilization.as_ref().map_err(missing_symbol)?;
+    let nothing = nvmlValue_t { ullVal: 0 };
+    let sample = nvmlVgpuInstanceUtilizationSample_t {
+        vgpuInstance: 0,
+        timeStamp: 0,
+        smUtil: nothing,
+        memUtil: nothing,
+        encUtil: nothing,
+        decUtil: nothing,
+    };
+    let mut samples = vec![sample; ENTRIES];
+    let (mut count, mut kind) = (room(&samples), 0);
+    // SAFETY: as in `Buffers::list`.
+    let code = unsafe { call(handle.0, since_us, &raw mut kind, &raw mut count, samples.as_mut_ptr()) };
+    match nvml_try(code) {
+        Err(NvmlError::NotFound) => return Ok(Vec::new()),
+        other => other?,
+    }
+    fits(&samples, count)?;
+    let sample = |raw: &nvmlVgpuInstanceUtilizationSample_t| UtilisationSample {
+        pid: raw.vgpuInstance,
+        timestamp_us: raw.timeStamp,
+        sm_percent: percent(raw.smUtil, kind),
+    };
+    Ok(filled(&samples, count).map(sample).collect())
+}
+
+/// A value of a type that the driver names; of one that is not known here, what no sample can be.
+fn percent(value: nvmlValue_t, kind: nvmlValueType_t) -> u32 {
+    // SAFETY: any bits are a number of each of these types.
+    let number = unsafe {
+        match kind {
+            UNSIGNED_INT => u64::from(value.uiVal),
+            UNSIGNED_LONG | UNSIGNED_LONG_LONG => value.ullVal,
+            _ => u64::MAX,
+        }
+    };
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// Room for one GPM sample. Frees itself, which must be before NVML is shut down.

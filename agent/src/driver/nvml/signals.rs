@@ -3,15 +3,13 @@
 
 use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::{
-    Clock, EccCounter, GpuVirtualizationMode, MemoryError, PcieUtilCounter, TemperatureSensor,
+    Clock, EccCounter, MemoryError, PcieUtilCounter, TemperatureSensor,
 };
-use nvml_wrapper::enum_wrappers::vgpu::VmId;
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::vgpu::VgpuInstance;
 
 use super::errors::{Missing, ask};
 use super::raw;
-use crate::model::{EccErrors, Gauges, Links, Signals, Vgpu};
+use crate::model::{EccErrors, Gauges, Links, Signals};
 
 /// More than any GPU has, or does.
 const CLOCK_MHZ_MAX: u32 = 20_000;
@@ -22,8 +20,6 @@ const NVLINKS_MAX: u32 = 18;
 const KIB_S_MAX: u32 = 1 << 30;
 /// Errors and bytes beyond this are all ones, or the like.
 const COUNT_MAX: u64 = 1 << 60;
-/// Letters of a text that becomes a label.
-const TEXT_MAX: usize = 64;
 
 pub(super) fn gauges(device: &Device<'_>, missing: &mut Missing) -> Gauges {
     let rates = ask(missing, "device utilisation", || device.utilization_rates());
@@ -48,7 +44,7 @@ pub(super) fn quick(device: &Device<'_>, missing: &mut Missing, signals: &mut Si
 }
 
 /// What hardly changes.
-pub(super) fn rare(device: &Device<'_>, memory_bytes: u64, missing: &mut Missing, signals: &mut Signals) {
+pub(super) fn rare(device: &Device<'_>, missing: &mut Missing, signals: &mut Signals) {
     let mut ecc = |error: MemoryError, counter: EccCounter| {
         let count = ask(missing, "ECC errors", || device.total_ecc_errors(error, counter));
         count.filter(|count| *count < COUNT_MAX)
@@ -62,12 +58,6 @@ pub(super) fn rare(device: &Device<'_>, memory_bytes: u64, missing: &mut Missing
     signals.remapped_rows = ask(missing, "remapped rows", || raw::remapped_rows(device))
         .filter(|rows| rows.correctable <= ROWS_MAX && rows.uncorrectable <= ROWS_MAX);
     signals.accounting = ask(missing, "accounting mode", || device.is_accounting_enabled());
-    let host = ask(missing, "virtualisation mode", || device.virtualization_mode());
-    signals.vgpus = if matches!(host, Some(GpuVirtualizationMode::HostVgpu)) {
-        ask(missing, "virtual GPUs", || vgpus(device, memory_bytes)).unwrap_or_default()
-    } else {
-        Vec::new()
-    };
 }
 
 /// Some 20 milliseconds for PCIe in each direction.
@@ -101,23 +91,4 @@ fn links_up(device: &Device<'_>) -> Result<u32, NvmlError> {
         }
     }
     Ok(up)
-}
-
-fn vgpus(device: &Device<'_>, memory_bytes: u64) -> Result<Vec<Vgpu>, NvmlError> {
-    let known = |number| {
-        let vgpu = VgpuInstance::new(number, device);
-        let vm = match vgpu.vm_id().ok()? {
-            VmId::Domain(text) | VmId::Uuid(text) => text,
-        };
-        let kind = vgpu.instance_type().and_then(|kind| kind.name()).unwrap_or_default();
-        let memory_bytes = vgpu.fb_usage().ok().filter(|bytes| *bytes <= memory_bytes);
-        let uuid = raw::vgpu_uuid(device.nvml().lib(), number).ok()?;
-        Some(Vgpu { uuid: cut(&uuid), vm: cut(&vm), kind: cut(&kind), memory_bytes })
-    };
-    // One that ended just now is not shown.
-    Ok(raw::vgpus(device)?.into_iter().filter_map(known).collect())
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(TEXT_MAX).collect()
 }

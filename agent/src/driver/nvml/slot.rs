@@ -10,6 +10,7 @@ use super::gpm::{Gpm, asked_for_gpm};
 use super::mig::{self, Gpu, Mig};
 use super::raw::{Buffers, Handle};
 use super::signals;
+use super::vgpu::Host;
 use crate::driver::lives::Lives;
 use crate::driver::processes;
 use crate::driver::utilisation::Seen;
@@ -33,6 +34,7 @@ pub(super) struct Slot {
     partitionable: bool,
     gpm: Gpm,
     gpm_asked: bool,
+    host: Host,
     signals: Signals,
     reads: u32,
     /// It was cut anew, or MIG was switched, by the driver's word.
@@ -90,6 +92,7 @@ impl Slot {
                 partitionable: mode.is_ok(),
                 gpm: Gpm::default(),
                 gpm_asked: false,
+                host: Host::default(),
                 signals: Signals::default(),
                 reads: 0,
                 cut_anew: false,
@@ -150,15 +153,25 @@ impl Slot {
                 (None, listed.map(|listed| processes::merge(listed.into_iter().map(|one| one.process))))
             }
         };
-        let processes = processes.map_err(|error| {
+        let turn = self.turn();
+        if turn {
+            self.host.look(&device, &mut self.missing);
+        }
+        let guests = self.host.guests(&device, self.info.memory_bytes, &mut self.missing);
+        let listed = processes.and_then(|processes| Ok((processes, guests?)));
+        let listed = listed.map_err(|error| {
             self.lost |= matches!(error, NvmlError::GpuLost | NvmlError::Uninitialized);
             list_error(&error)
         });
+        let (processes, vgpus) = match listed {
+            Ok((processes, vgpus)) => (Ok(processes), vgpus),
+            Err(reason) => (Err(reason), Vec::new()),
+        };
         let utilisation = self.utilisation(tools);
         let gauges = signals::gauges(&device, &mut self.missing);
         signals::quick(&device, &mut self.missing, &mut self.signals);
-        if self.turn() {
-            signals::rare(&device, self.info.memory_bytes, &mut self.missing, &mut self.signals);
+        if turn {
+            signals::rare(&device, &mut self.missing, &mut self.signals);
             if tools.slow_signals {
                 self.signals.links = signals::slow(&device, &mut self.missing);
             }
@@ -173,6 +186,7 @@ impl Slot {
             index: self.index,
             mig,
             processes,
+            vgpus,
             utilisation,
             energy_mj,
             gauges,
@@ -182,8 +196,14 @@ impl Slot {
 
     fn utilisation(&mut self, tools: &mut Tools<'_>) -> Option<Vec<UtilisationSample>> {
         let since_us = tools.seen.since_us(tools.now_us);
-        let samples = ask(&mut self.missing, "utilisation per process", || {
-            tools.buffers.samples(tools.nvml.lib(), self.handle, since_us)
+        let (handle, is_host) = (self.handle, self.host.is_host());
+        let what = if is_host { "utilisation per virtual GPU" } else { "utilisation per process" };
+        let samples = ask(&mut self.missing, what, || {
+            if is_host {
+                Host::samples(tools.nvml, handle, since_us)
+            } else {
+                tools.buffers.samples(tools.nvml.lib(), handle, since_us)
+            }
         })?;
         Some(tools.seen.accept(samples, tools.now_us))
     }

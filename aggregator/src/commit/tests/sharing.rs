@@ -98,7 +98,7 @@ fn worked_out(title: &str, line: &[&str]) {
 fn the_examples_of_the_documentation_are_what_the_ledger_does() {
     let sections: Vec<(&str, &str)> =
         DOCUMENT.split("\n## ").skip(1).filter_map(|section| section.split_once('\n')).collect();
-    assert_eq!(sections.len(), 7);
+    assert_eq!(sections.len(), 8);
     for (title, section) in sections {
         check(title, section);
     }

@@ -5,7 +5,9 @@ use std::ffi::{c_char, c_uint, c_ulonglong};
 use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlGpuVirtualizationMode_NVML_GPU_VIRTUALIZATION_MODE_HOST_VGPU,
     nvmlGpuVirtualizationMode_NVML_GPU_VIRTUALIZATION_MODE_NONE, nvmlGpuVirtualizationMode_t, nvmlReturn_t,
-    nvmlVgpuInstance_t, nvmlVgpuTypeId_t, nvmlVgpuVmIdType_NVML_VGPU_VM_ID_UUID, nvmlVgpuVmIdType_t,
+    nvmlValue_t, nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT, nvmlValueType_t, nvmlVgpuInstance_t,
+    nvmlVgpuInstanceUtilizationSample_t, nvmlVgpuTypeId_t, nvmlVgpuVmIdType_NVML_VGPU_VM_ID_UUID,
+    nvmlVgpuVmIdType_t,
 };
 
 use super::lists::fill;
@@ -108,6 +110,49 @@ pub unsafe extern "C" fn nvmlVgpuTypeGetName(
         }
         // SAFETY: not null, and then the caller's; the buffer has so many bytes, by NVML's contract.
         unsafe { put_text(name, length.read(), &vgpu.info.kind) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlVgpuTypeGetMaxInstances(
+    device: nvmlDevice_t,
+    kind: nvmlVgpuTypeId_t,
+    count: *mut c_uint,
+) -> nvmlReturn_t {
+    let value =
+        |call: &mut Call<'_>, _: usize| vgpu(call, kind)?.info.max_instances.ok_or(Refusal::NotSupported);
+    // SAFETY: as this function's own.
+    unsafe { get("nvmlVgpuTypeGetMaxInstances", device, count, value) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetVgpuUtilization(
+    device: nvmlDevice_t,
+    last_seen_us: c_ulonglong,
+    kind: *mut nvmlValueType_t,
+    count: *mut c_uint,
+    utilization: *mut nvmlVgpuInstanceUtilizationSample_t,
+) -> nvmlReturn_t {
+    about("nvmlDeviceGetVgpuUtilization", device, |call, at| {
+        let now_ns = call.now.wall_ns;
+        let samples = call.story().vgpu_samples(at, last_seen_us, now_ns).ok_or(Refusal::NotSupported)?;
+        if samples.is_empty() {
+            return Err(Refusal::NotFound);
+        }
+        let value = |percent: u32| nvmlValue_t { uiVal: percent };
+        let answer = samples.iter().map(|sample| nvmlVgpuInstanceUtilizationSample_t {
+            vgpuInstance: sample.pid,
+            timeStamp: sample.timestamp_us,
+            smUtil: value(sample.percent),
+            memUtil: value(0),
+            encUtil: value(0),
+            decUtil: value(0),
+        });
+        // SAFETY: null or the caller's, by NVML's contract; the list as this function's own.
+        unsafe {
+            put(kind, nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT)?;
+            fill(call, &answer.collect::<Vec<_>>(), count, utilization)
+        }
     })
 }
 

@@ -130,6 +130,12 @@ fn check_vgpu(vgpu: &Vgpu, name: &str) -> Result<(), ScenarioError> {
             return Err(invalid(format!("{name}.{field}"), text, "must have 1 to 63 bytes"));
         }
     }
+    for &(from_s, percent) in &vgpu.utilisation {
+        check_time(from_s, &format!("{name}.utilisation"))?;
+        if percent > 100 {
+            return Err(invalid(format!("{name}.utilisation"), percent, "must be at most 100"));
+        }
+    }
     check_span(vgpu.from_s, vgpu.to_s, name, "")
 }
 

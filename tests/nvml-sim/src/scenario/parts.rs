@@ -95,6 +95,11 @@ pub struct Vgpu {
     /// E.g. "NVIDIA A100-10C".
     pub kind: String,
     pub memory_bytes: u64,
+    /// How many of its kind the GPU has room for; absent = the driver does not say.
+    pub max_instances: Option<u32>,
+    /// (seconds since the epoch, percent): steps of the GPU's use by it.
+    #[serde(default)]
+    pub utilisation: Vec<(f64, u32)>,
     pub from_s: Option<f64>,
     pub to_s: Option<f64>,
 }

@@ -1,6 +1,7 @@
 //! Values of the moment that nothing is billed by: clocks, why they are low, ECC, links, virtual GPUs.
 
 use super::Story;
+use super::utilisation::Sample;
 use crate::scenario;
 
 /// NVML's bit for clocks that are low because nothing runs.
@@ -9,6 +10,8 @@ const IDLE_CLOCK_MHZ: u32 = 345;
 /// What a device moves over PCIe and over each NVLink at 100 percent of use.
 const PCIE_KIB_S: u64 = 20_000_000;
 const NVLINK_KIB_S: u64 = 25_000_000;
+/// Drivers number virtual GPUs from far beyond any pid.
+const VGPU_NUMBERS: u32 = 3_251_634_177;
 
 /// A virtual GPU that is there now, with the number by which NVML names it.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,9 +85,27 @@ impl Story {
             vgpu.from_s.is_none_or(|from_s| self.at(from_s) <= wall_ns)
                 && vgpu.to_s.is_none_or(|to_s| wall_ns < self.at(to_s))
         };
-        let base = u32::try_from(device).unwrap_or(0) * 1_000 + 1;
+        let base = VGPU_NUMBERS + u32::try_from(device).unwrap_or(0) * 1_000;
         let numbered = (base..).zip(all).filter(|(_, vgpu)| there(vgpu));
         Some(numbered.map(|(number, info)| Vgpu { number, device, info: info.clone() }).collect())
+    }
+
+    /// A sample of each virtual GPU that is newer than `last_seen_us`, on one grid.
+    #[must_use]
+    pub fn vgpu_samples(&self, device: usize, last_seen_us: u64, wall_ns: i64) -> Option<Vec<Sample>> {
+        let period_us = u64::from(self.scenario.sample_period_ms) * 1_000;
+        let timestamp_us = u64::try_from(wall_ns / 1_000).unwrap_or(0) / period_us * period_us;
+        let at_ns = i64::try_from(timestamp_us * 1_000).unwrap_or(i64::MAX);
+        let sample = |vgpu: Vgpu| {
+            let steps = vgpu.info.utilisation.iter().rev();
+            let percent = steps
+                .clone()
+                .find(|(from_s, _)| self.at(*from_s) <= at_ns)
+                .map_or(0, |(_, percent)| *percent);
+            Sample { pid: vgpu.number, timestamp_us, percent }
+        };
+        let there = self.vgpus(device, wall_ns)?;
+        Some(there.into_iter().map(sample).filter(|sample| sample.timestamp_us > last_seen_us).collect())
     }
 
     fn step(&self, steps: &[(f64, u64)], wall_ns: i64) -> Option<u64> {

@@ -20,6 +20,8 @@ uuid = 'vgpu-1'
 vm = 'vm-1'
 kind = 'NVIDIA H100-10C'
 memory_bytes = 500
+max_instances = 8
+utilisation = [[0, 10], [30, 70]]
 from_s = 25
 ";
 const BUSY: &str =
@@ -111,6 +113,8 @@ fn a_host_shows_the_virtual_gpus_that_run() {
         assert_eq!(nvmlVgpuInstanceGetVmID(number, text.as_mut_ptr(), 80, &mut kind), 0);
         assert_eq!((said(&text).as_str(), kind), ("vm-1", 1));
         assert_eq!(nvmlVgpuInstanceGetType(number, &mut kind), 0);
+        let mut most = 0;
+        assert_eq!((nvmlVgpuTypeGetMaxInstances(device(0), kind, &mut most), most), (0, 8));
         assert_eq!(nvmlVgpuTypeGetName(kind, text.as_mut_ptr(), &mut length), 0);
         assert_eq!(said(&text), "NVIDIA H100-10C");
         assert_eq!(nvmlVgpuInstanceGetUUID(number, text.as_mut_ptr(), 80), 0);
@@ -119,4 +123,25 @@ fn a_host_shows_the_virtual_gpus_that_run() {
         let gone = nvmlVgpuInstanceGetFbUsage(number + 1, &mut bytes);
         assert_eq!(gone, nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT);
     }
+    let nothing = nvmlValue_t { ullVal: 0 };
+    let empty = nvmlVgpuInstanceUtilizationSample_t {
+        vgpuInstance: 0,
+        timeStamp: 0,
+        smUtil: nothing,
+        memUtil: nothing,
+        encUtil: nothing,
+        decUtil: nothing,
+    };
+    let used = |since_us: u64| unsafe {
+        let (mut samples, mut count, mut kind) = ([empty; 4], 4, 9);
+        let code =
+            nvmlDeviceGetVgpuUtilization(device(0), since_us, &mut kind, &mut count, samples.as_mut_ptr());
+        let [sample, ..] = samples;
+        (code, kind, sample.vgpuInstance, sample.smUtil.uiVal, sample.timeStamp)
+    };
+    let (code, kind, of, percent, at_us) = used(0);
+    assert_eq!((code, kind, of, percent), (0, 1, number, 10));
+    assert_eq!(used(at_us).0, nvmlReturn_enum_NVML_ERROR_NOT_FOUND, "nothing is newer");
+    sim.at(31 * S);
+    assert_eq!((used(at_us).0, used(at_us).3), (0, 70));
 }
