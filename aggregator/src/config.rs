@@ -206,6 +206,9 @@ struct File {
     data: Option<PathBuf>,
     database_url: Option<String>,
     database_url_file: Option<PathBuf>,
+    database_ca_file: Option<PathBuf>,
+    database_cert_file: Option<PathBuf>,
+    database_key_file: Option<PathBuf>,
     listen_http: Option<SocketAddr>,
     listen_grpc: Option<SocketAddr>,
     tls_cert: Option<PathBuf>,
@@ -262,16 +265,8 @@ impl ServeArgs {
     /// If the file cannot be used, or a setting is wrong.
     pub fn resolve(self) -> Result<Config, SettingsError> {
         let file: File = settings::read(self.config.as_deref())?;
-        let StoreArgs { data, database_url, database_url_file } = self.store;
         // Whatever place is named nearer, it stands for all of them.
-        let named = data.is_some() || database_url.is_some() || database_url_file.is_some();
-        let store = if named {
-            StoreArgs { data, database_url, database_url_file }
-        } else {
-            let File { data, database_url, database_url_file, .. } = &file;
-            let (data, database_url_file) = (data.clone(), database_url_file.clone());
-            StoreArgs { data, database_url: database_url.clone(), database_url_file }
-        };
+        let store = if self.store.is_named() { self.store } else { self.store.or(&file) };
         let insecure_loopback = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let opencost = self.opencost.resolve(&file, insecure_loopback)?;
         let focus = self.focus.resolve(&file)?;

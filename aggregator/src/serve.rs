@@ -30,7 +30,7 @@ use crate::opencost::upstream::Upstream;
 use crate::opencost::{self, OpenCost};
 use crate::prices::Book;
 use crate::prices::watch::{self, Files, LoadError, Prices, Watcher};
-use crate::store::{self, Store, StoreError, write};
+use crate::store::{self, Location, Store, StoreError, write};
 use crate::verify;
 
 /// What streams and requests get to end after a stop.
@@ -82,8 +82,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let http = listen("listen_http", config.listen_http).await?;
     let grpc = listen("listen_grpc", config.listen_grpc).await?;
     let opencost = listen_opencost(config.opencost.clone()).await?;
-    let store = config.store.open()?;
-    let _alone = config.store.lock()?;
+    let (store, _alone) = open(&config.store)?;
     let readers = store.readers();
     let identity = readers.with(store::identity)?;
     let (watcher, prices) = prices(&config, &store)?;
@@ -153,6 +152,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     api_stop.set();
     let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
     if bug { Err(RunError::CommitEnded) } else { Ok(()) }
+}
+
+/// The ledger, and what keeps others off it.
+fn open(place: &Location) -> Result<(Store, Option<std::fs::File>), StoreError> {
+    if let Some(exposure) = place.exposure() {
+        tracing::warn!("The connection to the database is not safe: {exposure}.");
+    }
+    Ok((place.open()?, place.lock()?))
 }
 
 /// Starts the commit thread: its queue, and who hears when it has ended.

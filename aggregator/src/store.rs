@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 pub use embedded::lock;
+use server::{Access, TlsFiles};
 pub use sql::Connection;
-use tokio_postgres::Config;
 
 pub mod audit;
 pub mod backup;
@@ -96,7 +96,7 @@ pub enum Location {
     /// A folder with a file of SQLite.
     Folder(PathBuf),
     /// A database of PostgreSQL.
-    Database(Box<Config>),
+    Database(Box<Access>),
 }
 
 impl Location {
@@ -104,14 +104,23 @@ impl Location {
     ///
     /// # Errors
     /// If it is none.
-    pub fn database(url: &str, secret: bool) -> Result<Self, StoreError> {
-        let config = server::parse(url)?;
-        if config.get_password().is_some() && !secret {
+    pub fn database(url: &str, secret: bool, files: &TlsFiles) -> Result<Self, StoreError> {
+        let access = Access::parse(url, files)?;
+        if access.config.get_password().is_some() && !secret {
             let text = "it has a password, which everybody sees among the processes: put it into a file, and name that by \
                         database_url_file";
             return Err(StoreError::Url(text.to_owned()));
         }
-        Ok(Self::Database(Box::new(config)))
+        Ok(Self::Database(Box::new(access)))
+    }
+
+    /// What a stranger on the way to it could do, if anything.
+    #[must_use]
+    pub fn exposure(&self) -> Option<String> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Database(access) => access.exposure(),
+        }
     }
 
     /// Opens the ledger there, making it if there is none.
@@ -121,7 +130,7 @@ impl Location {
     pub fn open(&self) -> Result<Store, StoreError> {
         match self {
             Self::Folder(folder) => Store::open(folder),
-            Self::Database(config) => Store::connect(Config::clone(config)),
+            Self::Database(access) => Store::connect(Access::clone(access)),
         }
     }
 
@@ -174,7 +183,7 @@ enum Place {
     /// A file of SQLite.
     Embedded(PathBuf),
     /// A database of PostgreSQL.
-    Server(Arc<Config>),
+    Server(Arc<Access>),
 }
 
 impl Store {
@@ -199,9 +208,9 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be reached or written, or has a schema that this version does not read.
-    pub fn connect(config: Config) -> Result<Self, StoreError> {
-        server::open(&config)?;
-        Ok(Self(Place::Server(Arc::new(config))))
+    pub fn connect(access: Access) -> Result<Self, StoreError> {
+        server::open(&access)?;
+        Ok(Self(Place::Server(Arc::new(access))))
     }
 
     /// A connection that writes. The ledger has one writer: only the commit thread keeps one, and short
@@ -212,7 +221,7 @@ impl Store {
     pub fn writer(&self) -> Result<Connection, StoreError> {
         match &self.0 {
             Place::Embedded(path) => embedded::writer(path),
-            Place::Server(config) => Ok(Connection::connect(Config::clone(config))?),
+            Place::Server(access) => Ok(Connection::connect(Access::clone(access))?),
         }
     }
 
@@ -239,7 +248,7 @@ impl Place {
     fn reader(&self) -> Result<Connection, StoreError> {
         match self {
             Self::Embedded(path) => embedded::reader(path),
-            Self::Server(config) => Ok(Connection::connect(Config::clone(config))?),
+            Self::Server(access) => Ok(Connection::connect(Access::clone(access))?),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! TLS from PEM files, for both ends of a connection: the only file that touches rustls.
+//! TLS from PEM files, for both ends of a connection: the only file that touches rustls, with [`foreign`] below it.
 //!
-//! TLS 1.3 alone, by ring: both ends are ours. No session is resumed, so every connection shows its certificates
+//! TLS 1.3 alone, by ring: both ends are ours, or as new as a database or a proxy is today. No session is resumed, so every connection shows its certificates
 //! anew. Time comes from the process's clock. Errors name the setting and the file and never repeat what is in it: a
 //! private key that lost its line breaks would otherwise stand in a log.
 //!
@@ -28,6 +28,9 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::clock::Clock;
 
+/// Clients of servers that are not ours.
+pub mod foreign;
+
 /// Bytes of one file; a bundle of all public CAs is a quarter of that.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What is spoken within.
@@ -50,6 +53,9 @@ pub enum TlsError {
     },
     #[error("{field}: {path}: {reason}")]
     File { field: &'static str, path: PathBuf, reason: String },
+    /// It is not about a file.
+    #[error("{field}: {reason}")]
+    System { field: &'static str, reason: String },
 }
 
 /// A certificate with those that lead to its CA, and its key.
@@ -132,7 +138,7 @@ impl Server {
         let mut config = builder
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
-            .map_err(|e| mismatch(identity, &e))?;
+            .map_err(|e| mismatch("tls_key", identity, &e))?;
         config.alpn_protocols = vec![HTTP2.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -207,7 +213,7 @@ impl Client {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let (chain, key) = load_identity(identity)?;
-                builder.with_client_auth_cert(chain, key).map_err(|e| mismatch(identity, &e))?
+                builder.with_client_auth_cert(chain, key).map_err(|e| mismatch("tls_key", identity, &e))?
             }
         };
         config.alpn_protocols = vec![HTTP2.to_vec()];
@@ -325,14 +331,14 @@ fn wrong(field: &'static str, path: &Path, reason: &str) -> TlsError {
     TlsError::File { field, path: path.to_owned(), reason: reason.to_owned() }
 }
 
-fn mismatch(identity: &IdentityFiles, error: &Error) -> TlsError {
+fn mismatch(field: &'static str, identity: &IdentityFiles, error: &Error) -> TlsError {
     let reason = match error {
         Error::InconsistentKeys(_) => {
             format!("is not the key of the certificate in {}", identity.cert.display())
         }
         other => format!("cannot be used with {}: {other}", identity.cert.display()),
     };
-    wrong("tls_key", &identity.key, &reason)
+    wrong(field, &identity.key, &reason)
 }
 
 /// URIs of a certificate.

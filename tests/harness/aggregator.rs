@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use tonnage_aggregator::store::server::TlsFiles;
 use tonnage_aggregator::store::{Location, Store};
 
 use crate::binaries::Binaries;
@@ -197,7 +198,7 @@ impl Aggregator {
     /// If it cannot be opened.
     pub fn store(&self) -> anyhow::Result<Store> {
         Ok(match &self.database {
-            Some(url) => Location::database(url, false)?.open()?,
+            Some(url) => Location::database(url, false, &TlsFiles::default())?.open()?,
             None => Store::open(&self.data_dir())?,
         })
     }

@@ -9,6 +9,9 @@ mod agent;
 /// Processes in real cgroups, as the kernel shows them.
 mod cgroups;
 
+/// A ledger in PostgreSQL.
+mod databases;
+
 /// Drivers that hang, refuse, talk nonsense or are let go of.
 mod faults;
 

@@ -4,10 +4,12 @@
 //! dropped as wholes when what they hold is purged. The distribution column of a cluster that shards (`tenure`) is in
 //! every key of theirs.
 
-use tokio_postgres::Config;
-
 use super::sql::OptionalExtension;
 use super::{Connection, StoreError, meta, schema};
+
+mod access;
+
+pub use access::{Access, TlsFiles};
 
 const DAY_NS: i64 = tonnage_proto::limits::DAY_NS;
 
@@ -20,21 +22,9 @@ const PARTITIONED: [(&str, i64); 5] = [
     ("day", 364 * DAY_NS),
 ];
 
-/// What a URL or a list of `key=value` says; errors name no secret.
-///
-/// # Errors
-/// If it cannot be understood.
-pub fn parse(url: &str) -> Result<Config, StoreError> {
-    let config: Config = url.parse().map_err(|e: tokio_postgres::Error| StoreError::Url(e.to_string()))?;
-    if config.get_dbname().is_none() {
-        return Err(StoreError::Url("it names no database".to_owned()));
-    }
-    Ok(config)
-}
-
 /// Makes the schema where there is none.
-pub(super) fn open(config: &Config) -> Result<(), StoreError> {
-    let db = Connection::connect(config.clone()).map_err(StoreError::Unreachable)?;
+pub(super) fn open(access: &Access) -> Result<(), StoreError> {
+    let db = Connection::connect(access.clone()).map_err(StoreError::Unreachable)?;
     // One at a time: who writes.
     let transaction = db.begin()?;
     let found = version(&transaction)?;

@@ -9,6 +9,9 @@
 use std::ops::Deref;
 
 use tokio_postgres::error::SqlState;
+use tonnage_runtime::tls::TlsError;
+
+use super::server::Access;
 
 mod postgres;
 mod sqlite;
@@ -25,6 +28,8 @@ pub enum Error {
     Postgres(#[from] tokio_postgres::Error),
     #[error("PostgreSQL: {0}")]
     Connect(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("a statement of the transaction failed, so that nothing of it was done")]
     Aborted,
     #[error("no row where there must be one")]
@@ -109,8 +114,8 @@ impl Connection {
     ///
     /// # Errors
     /// If it cannot be reached, or does not let us in.
-    pub fn connect(config: tokio_postgres::Config) -> Result<Self> {
-        Ok(Self(Engine::Postgres(postgres::Session::new(config)?)))
+    pub fn connect(access: Access) -> Result<Self> {
+        Ok(Self(Engine::Postgres(postgres::Session::new(access)?)))
     }
 
     /// Is it PostgreSQL?

@@ -23,7 +23,7 @@ pub(super) fn on_a_server(folder: &Path) -> Result<Option<Store>, StoreError> {
     let (server, databases) = &*SERVER;
     let mut databases = databases.lock().unwrap();
     let url = databases.entry(folder.to_owned()).or_insert_with(|| server.database().unwrap());
-    Store::connect(server::parse(url)?).map(Some)
+    Store::connect(server::Access::parse(url, &server::TlsFiles::default())?).map(Some)
 }
 
 /// A server that ends with the process: the thread that starts it outlives all tests.

@@ -7,6 +7,7 @@
 
 mod port;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -60,6 +61,14 @@ impl Server {
     /// # Errors
     /// If PostgreSQL is not installed, or does not start.
     pub fn start(settings: &[&str]) -> anyhow::Result<Self> {
+        Self::start_with(settings, &[])
+    }
+
+    /// The same with these files in its folder, each by its name with what is in it; `pg_hba.conf` is one that it has.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(settings: &[&str], files: &[(&str, &str)]) -> anyhow::Result<Self> {
         let programs = programs().context("PostgreSQL is not installed: apt-get install postgresql")?;
         remove_leftovers();
         let folder =
@@ -80,6 +89,15 @@ impl Server {
         let mut initdb = server.as_user("initdb");
         initdb.args(["--auth=trust", "--username=postgres", "--no-locale", "--encoding=UTF8", "--no-sync"]);
         run(initdb.arg("-D").arg(server.data()))?;
+        for (name, text) in files {
+            let path = server.data().join(name);
+            std::fs::write(&path, text)?;
+            // It takes no key that others may read.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            if rustix::process::getuid().is_root() {
+                run(Command::new("chown").arg(USER).arg(&path))?;
+            }
+        }
         server.run()?;
         Ok(server)
     }

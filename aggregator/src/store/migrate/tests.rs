@@ -218,7 +218,12 @@ fn a_ledger_goes_to_a_database_and_back_and_is_the_same() {
     written(&from);
     let expected = contents(&opened(&from));
     let server = Server::start(&["fsync=off"]).unwrap();
-    let database = || Store::connect(server::parse(&server.database().unwrap()).unwrap()).unwrap();
+    let database = || {
+        Store::connect(
+            server::Access::parse(&server.database().unwrap(), &server::TlsFiles::default()).unwrap(),
+        )
+        .unwrap()
+    };
     let conserved = |store: &Store| {
         let report = verify::verify(&store.reader().unwrap()).unwrap();
         assert!(report.conserved() && report.entries > 0 && report.batches == 4, "{report:?}");

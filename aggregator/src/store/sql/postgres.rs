@@ -10,11 +10,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type};
-use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{Client, Config, NoTls, Row, Socket, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Error, Result, ValueRef};
+use super::{Access, Error, Result, ValueRef};
 
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 256;
@@ -32,7 +34,7 @@ const WRITER_LOCK: i64 = 0x0074_6f6e_6e61_6765;
 
 /// A connection, made again when it breaks.
 pub(super) struct Session {
-    config: Arc<Config>,
+    access: Arc<Access>,
     client: RefCell<Client>,
     statements: RefCell<HashMap<String, Statement>>,
     /// In a transaction, and whether one of its statements failed: then it can no longer be committed.
@@ -46,7 +48,7 @@ pub(super) struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Session").field("access", &self.access).finish_non_exhaustive()
     }
 }
 
@@ -63,28 +65,42 @@ fn runtime() -> Result<&'static Runtime> {
     made.as_ref().map_err(|e| Error::Connect(e.to_string()))
 }
 
-fn connect(config: &Arc<Config>) -> Result<Client> {
-    let config = Arc::clone(config);
+/// Files for TLS are read for each connection, so new ones need no restart.
+fn connect(access: &Arc<Access>) -> Result<Client> {
+    let (tls, to) = (access.tls()?, Arc::clone(access));
     let task = runtime()?.spawn(async move {
-        let (client, connection) = config.connect(NoTls).await?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::warn!(%error, "A connection to PostgreSQL broke.");
-            }
-        });
-        Ok::<_, tokio_postgres::Error>(client)
+        match tls {
+            None => attach(&to.config, NoTls).await,
+            Some(tls) => attach(&to.config, MakeRustlsConnect::new(tls)).await,
+        }
     });
-    pollster::block_on(task).map_err(|e| Error::Connect(e.to_string()))?.map_err(Error::Postgres)
+    let connected = pollster::block_on(task).map_err(|e| Error::Connect(e.to_string()))?;
+    connected.map_err(|e| access.explained(&e).map_or(Error::Postgres(e), Error::Connect))
+}
+
+/// Connects, and leaves the connection's own side to the runtime.
+async fn attach<T>(config: &Config, tls: T) -> std::result::Result<Client, tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect(tls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::warn!(%error, "A connection to PostgreSQL broke.");
+        }
+    });
+    Ok(client)
 }
 
 impl Session {
-    pub(super) fn new(mut config: Config) -> Result<Self> {
-        config.connect_timeout(Duration::from_secs(10));
-        config.tcp_user_timeout(Duration::from_secs(60));
-        let config = Arc::new(config);
+    pub(super) fn new(mut access: Access) -> Result<Self> {
+        access.config.connect_timeout(Duration::from_secs(10));
+        access.config.tcp_user_timeout(Duration::from_secs(60));
+        let access = Arc::new(access);
         Ok(Self {
-            client: RefCell::new(connect(&config)?),
-            config,
+            client: RefCell::new(connect(&access)?),
+            access,
             statements: RefCell::default(),
             open: Cell::new(false),
             failed: Cell::new(false),
@@ -102,7 +118,7 @@ impl Session {
     pub(super) fn begin(&self, writes: bool) -> Result<()> {
         if self.client.borrow().is_closed() {
             self.statements.borrow_mut().clear();
-            *self.client.borrow_mut() = connect(&self.config)?;
+            *self.client.borrow_mut() = connect(&self.access)?;
         }
         let mut sql = if writes {
             format!(
