@@ -15,6 +15,8 @@ pub enum Mark {
     /// Hours, and days, before this are purged.
     HoursFrom,
     DaysFrom,
+    /// Roll-ups that end at or before this are built (`store::rollup`).
+    RolledUntil,
 }
 
 impl Mark {
@@ -25,6 +27,7 @@ impl Mark {
             Self::PurgedUntil => "purged_until_ns",
             Self::HoursFrom => "hours_from_ns",
             Self::DaysFrom => "days_from_ns",
+            Self::RolledUntil => "rolled_until_ns",
         }
     }
 }
