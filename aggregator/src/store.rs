@@ -21,6 +21,7 @@ pub mod opening;
 pub mod purge;
 pub mod quarantine;
 pub mod query;
+pub mod rollup;
 mod schema;
 pub mod server;
 pub mod sql;

@@ -4,7 +4,7 @@
 //! written plainly rather than fast, and holds the recomputed ledger in memory.
 //!
 //! Proves, for every (slot, tenure): held + idle + unobserved = existence, charges + idle + unobserved + rounding =
-//! price; for slots, hours and days: stored = recomputed; that exactly those windows are quarantined that must be; for
+//! price; for slots, hours and days: stored = recomputed; that roll-ups are their sums; that exactly those windows are quarantined that must be; for
 //! closed slots: what is posted sums to their rows; that every checkpoint is the hash of its entries; and that
 //! balances are the sums of what was posted. After a purge it starts from the opening.
 
@@ -22,6 +22,7 @@ use crate::store::opening::{self, Opening};
 mod measured;
 mod posted;
 mod recompute;
+mod rollups;
 
 use recompute::Recomputed;
 
@@ -130,6 +131,7 @@ pub fn verify(db: &Connection) -> Result<Report, StoreError> {
     if let Some(opening) = &opening {
         frozen(&db, opening, &mut report)?;
     }
+    rollups::check(&db, &mut report)?;
     posted::check(&db, first_checkpoint, opening.as_ref(), &mut report)?;
     Ok(report)
 }

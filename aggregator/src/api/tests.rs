@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::prices::Book;
 use crate::store::tokens::{self, Grant, Role};
-use crate::store::{Store, server};
+use crate::store::{Store, rollup, server};
 
 const NODES: &str = "[[node]]\nname = \"n*\"\ninstance_type = \"dgx\"\n";
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"4\"\nunit = \"gpu_hour\"\n";
@@ -58,6 +58,14 @@ fn fill(store: &Store, days: i64, sql: &str) {
         server::make_room(&db, table, (0..days).map(|day| day * DAY_NS)).unwrap();
     }
     db.execute_batch(sql).unwrap();
+    roll_up(&db);
+}
+
+/// Roll-ups of what was written behind their back.
+fn roll_up(db: &crate::store::Connection) {
+    let transaction = db.begin().unwrap();
+    rollup::rebuild(&transaction).unwrap();
+    transaction.commit().unwrap();
 }
 
 /// A site whose ledger was filled in this way.
@@ -293,6 +301,7 @@ async fn an_idle_answer_has_three_lists_and_totals() {
          INSERT INTO slot VALUES (0, 1, 0, 2, 4, 0, 9000000000, 0, 0, 16, 0, 0);",
     )
     .unwrap();
+    roll_up(&db);
     let answer: IdleAnswer = site.get("/api/v1/idle?window=today").await.json();
     let row = &answer.held_idle[0];
     assert_eq!((row.owner.pod.as_str(), row.busy_known, row.holding_now), ("train-0", true, false));

@@ -1,4 +1,5 @@
-//! What is due as time passes: silence is taken note of, slots close, entries are posted.
+//! What is due as time passes: silence is taken note of, slots close, entries are posted, roll-ups are
+//! built.
 //!
 //! Each step does a bounded part and says whether more is due, so that ingest is never held up for long. Nothing
 //! depends on a step coming in time: what is late is done later, with the same end.
@@ -11,7 +12,7 @@ use crate::prices::Book;
 use crate::store::Connection;
 use crate::store::closing::{self, Checkpoint};
 use crate::store::write::{self, JournalEntry, JournalKind, Mark};
-use crate::store::{existence, opening, purge};
+use crate::store::{existence, opening, purge, rollup};
 
 /// Slots by which the horizon of existence moves in one step.
 const HORIZON_SLOTS_MAX: i64 = 4;
@@ -44,10 +45,12 @@ pub(super) fn step(
     let more = note_silence(db, working, book, now_ns)?;
     // What the working set holds must be in the store before it is asked what to post.
     working.write(db, book)?;
+    let rolling = rollup::build(db, slot_start(now_ns))?;
+    working.forget_marks();
     let closed = close(db, working, now_ns)?;
     let posted = post(db, now_ns, working.marks(db)?.closed_until_ns, closed)?;
-    let purged = !more && !posted && purge(db, working, retention, now_ns)?;
-    Ok(more || posted || purged)
+    let purged = !more && !rolling && !posted && purge(db, working, retention, now_ns)?;
+    Ok(more || rolling || posted || purged)
 }
 
 /// Devices of which nothing was heard for a while go on existing, slot by slot.

@@ -26,6 +26,8 @@ const ABSENT: &str =
 mod churn;
 /// Devices in parts.
 mod instances;
+/// Sums over devices and pods.
+mod rolled;
 
 struct Ledger {
     dir: TempDir,

@@ -19,6 +19,7 @@ use crate::prices::{Book, PriceFacts};
 use crate::store::Connection;
 use crate::store::closing;
 use crate::store::existence::{self, TenureRecord};
+use crate::store::rollup::{self, Figures, Keys};
 use crate::store::write::{self, Mark, Rollup, SlotState, TableRow, table_row};
 
 /// Entries of the working set before slots that are over are let go: a few hundred GPUs' last two slots.
@@ -54,6 +55,8 @@ pub(super) struct Marks {
     pub(super) closed_until_ns: i64,
     /// Slots before this are frozen.
     pub(super) purged_until_ns: i64,
+    /// Roll-ups that end at or before this are built.
+    rolled_until_ns: i64,
 }
 
 /// See the module.
@@ -78,6 +81,7 @@ pub(super) struct Working {
     facts_ids: HashMap<NodeFacts, i64>,
     /// By UUID: as last described, and the store's number.
     devices: HashMap<String, (Device, i64)>,
+    rollup_keys: Keys,
 }
 
 impl Working {
@@ -89,6 +93,7 @@ impl Working {
             existence_until_ns: write::mark(db, Mark::ExistenceUntil)?,
             closed_until_ns: write::mark(db, Mark::ClosedUntil)?,
             purged_until_ns: write::mark(db, Mark::PurgedUntil)?,
+            rolled_until_ns: write::mark(db, Mark::RolledUntil)?,
         };
         self.marks = Some(marks);
         Ok(marks)
@@ -96,8 +101,13 @@ impl Working {
 
     pub(super) fn set_mark(&mut self, db: &Connection, mark: Mark, at_ns: i64) -> Result<(), CommitError> {
         write::set_mark(db, mark, at_ns)?;
-        self.marks = None;
+        self.forget_marks();
         Ok(())
+    }
+
+    /// For whoever set one.
+    pub(super) fn forget_marks(&mut self) {
+        self.marks = None;
     }
 
     /// True of windows of the batch at hand behind the one that is being folded.
@@ -313,7 +323,7 @@ impl Working {
 
     /// Prices and writes all that changed: slots, hours, days, coverage, stays. The last step before the commit.
     pub(super) fn write(&mut self, db: &Connection, book: &Book) -> Result<(), CommitError> {
-        let closed_until_ns = self.marks(db)?.closed_until_ns;
+        let Marks { closed_until_ns, rolled_until_ns, .. } = self.marks(db)?;
         let mut written = Written::default();
         let mut dirty = Vec::new();
         for ((start_ns, tenure), slot) in self.slots.iter_mut().filter(|(_, slot)| slot.dirty) {
@@ -328,7 +338,7 @@ impl Working {
                 .map(|rate| move |ns: i64| i64::try_from(rate.charge(i128::from(ns))).unwrap_or(i64::MAX));
             let charge = charge.as_ref().map(|charge| charge as &dyn Fn(i64) -> i64);
             slot.state.price_nanos = settle(&mut slot.state.rows, slot.state.extent, charge)?;
-            let changed = written.take(db, (*start_ns, *tenure), slot)?;
+            let changed = written.take(db, &mut self.rollup_keys, (*start_ns, *tenure), slot)?;
             if changed && *start_ns < closed_until_ns {
                 closing::mark_unposted(db, *start_ns, *tenure)?;
             }
@@ -337,7 +347,7 @@ impl Working {
         }
         let state = |key: &(i64, i64)| self.slots.get(key).map(|slot| (key.0, key.1, &slot.state));
         write::put_slot_states(db, dirty.iter().filter_map(state))?;
-        written.write(db)?;
+        written.write(db, rolled_until_ns)?;
         self.write_coverage(db, None)?;
         for (device, stays) in self.stays.iter_mut().filter(|(_, stays)| stays.now != stays.stored) {
             existence::put_stays(db, *device, &stays.stored, &stays.now)?;
@@ -386,6 +396,7 @@ impl Working {
             self.instances.len(),
             self.devices.len(),
             self.facts.len(),
+            self.rollup_keys.count(),
             // A node that has other labels with each batch must not make it grow.
             2 * self.facts_bytes / ENTRY_BYTES,
         ];
@@ -406,11 +417,13 @@ fn known_facts<'a>(
     })
 }
 
-/// What a transaction changes of slots' rows, and what hours and days change by.
+/// What a transaction changes of slots' rows, and what hours, days and roll-ups change by.
 #[derive(Default)]
 struct Written {
     rows: Vec<TableRow>,
     rollups: HashMap<(Rollup, i64, i64, Key), Row>,
+    /// By slot and the number of a roll-up's key.
+    figures: HashMap<(i64, i64), Figures>,
 }
 
 impl Written {
@@ -418,6 +431,7 @@ impl Written {
     fn take(
         &mut self,
         db: &Connection,
+        rollup_keys: &mut Keys,
         (start_ns, tenure): (i64, i64),
         slot: &mut Slot,
     ) -> Result<bool, CommitError> {
@@ -435,24 +449,26 @@ impl Written {
                 Some(row) => self.rows.push(table_row(start_ns, tenure, key, row)),
                 None => write::remove_row(db, start_ns, tenure, key)?,
             }
-            let now = now.copied().unwrap_or_default();
+            let difference = difference(&now.copied().unwrap_or_default(), &before);
             for (rollup, length_ns) in [(Rollup::Hour, HOUR_NS), (Rollup::Day, DAY_NS)] {
                 let start_ns = start_ns - start_ns.rem_euclid(length_ns);
                 let sum = self.rollups.entry((rollup, start_ns, tenure, key)).or_default();
-                sum.time_ns += now.time_ns - before.time_ns;
-                sum.busy_ns += now.busy_ns - before.busy_ns;
-                sum.memory_byte_seconds += now.memory_byte_seconds - before.memory_byte_seconds;
-                sum.energy_uj += now.energy_uj - before.energy_uj;
-                sum.method |= now.method;
-                sum.cost_nanos += now.cost_nanos - before.cost_nanos;
-                sum.unpriced_ns += now.unpriced_ns - before.unpriced_ns;
+                sum.time_ns += difference.time_ns;
+                sum.busy_ns += difference.busy_ns;
+                sum.memory_byte_seconds += difference.memory_byte_seconds;
+                sum.energy_uj += difference.energy_uj;
+                sum.method |= difference.method;
+                sum.cost_nanos += difference.cost_nanos;
+                sum.unpriced_ns += difference.unpriced_ns;
             }
+            let number = rollup_keys.number(db, tenure, key)?;
+            self.figures.entry((start_ns, number)).or_default().add(&difference.into());
         }
         slot.stored.clone_from(&slot.state.rows);
         Ok(changed)
     }
 
-    fn write(self, db: &Connection) -> Result<(), CommitError> {
+    fn write(self, db: &Connection, rolled_until_ns: i64) -> Result<(), CommitError> {
         write::put_rows(db, &self.rows)?;
         for rollup in [Rollup::Hour, Rollup::Day] {
             let of_it = self.rollups.iter().filter(|((which, ..), _)| *which == rollup);
@@ -461,7 +477,20 @@ impl Written {
                 .collect();
             write::add_to_rollup(db, rollup, &rows)?;
         }
+        rollup::add(db, rolled_until_ns, &self.figures)?;
         Ok(())
+    }
+}
+
+fn difference(now: &Row, before: &Row) -> Row {
+    Row {
+        time_ns: now.time_ns - before.time_ns,
+        busy_ns: now.busy_ns - before.busy_ns,
+        memory_byte_seconds: now.memory_byte_seconds - before.memory_byte_seconds,
+        energy_uj: now.energy_uj - before.energy_uj,
+        method: now.method,
+        cost_nanos: now.cost_nanos - before.cost_nanos,
+        unpriced_ns: now.unpriced_ns - before.unpriced_ns,
     }
 }
 

@@ -6,8 +6,10 @@ use crate::ledger::settle::Key;
 use crate::model::{Instance, NodeName, Owner, OwnerKind, RowKind};
 use crate::store::sql::{self, Connection, Row as SqlRow};
 
+mod rolled;
 mod unobserved;
 
+pub use rolled::{Rolled, RolledKey, rolled};
 pub use unobserved::{Piece, REASONS, unobserved};
 
 /// An entry of the journal.

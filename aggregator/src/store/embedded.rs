@@ -33,8 +33,8 @@ pub(super) fn open(folder: &Path) -> Result<PathBuf, StoreError> {
     std::fs::create_dir_all(folder)
         .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
     let path = folder.join(FILE);
-    let mut connection = open_writer(&path)?;
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let db = Connection::from(open_writer(&path)?);
+    let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > schema::VERSION {
         return Err(StoreError::Newer { path, found, known: schema::VERSION });
     }
@@ -43,11 +43,10 @@ pub(super) fn open(folder: &Path) -> Result<PathBuf, StoreError> {
     }
     if (migrate::OLDEST..schema::VERSION).contains(&found) {
         let _alone = lock(folder)?;
-        migrate::up(&mut connection)?;
+        migrate::up(&db)?;
         tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
     }
     if found == 0 {
-        let db = Connection::from(connection);
         let transaction = db.begin()?;
         // Another process may have made it meanwhile.
         if transaction.query_row("PRAGMA user_version", [], |row| row.get::<i64>(0))? == 0 {

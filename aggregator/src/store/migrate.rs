@@ -3,9 +3,7 @@
 //! Constraints: one transaction, so that whatever happens the ledger is wholly as it was or wholly as it is to be;
 //! nothing is lost, and no number that other rows or hashes name changes. Non-goal: the way back.
 
-use rusqlite::{Connection, TransactionBehavior};
-
-use super::schema;
+use super::{Connection, StoreError, rollup, schema};
 
 /// The first version that can be brought up; those before were in no release.
 pub(super) const OLDEST: i64 = 2;
@@ -134,12 +132,37 @@ fn sums_from_3(table: &str) -> String {
     )
 }
 
+/// Sums over devices and pods came to be kept, so that large ledgers answer at once.
+pub(super) const FROM_4: &str = "
+CREATE TABLE rollup_key (
+    id         INTEGER PRIMARY KEY,
+    cluster    TEXT NOT NULL,
+    model      TEXT NOT NULL,
+    slices     INTEGER NOT NULL,
+    kind       INTEGER NOT NULL,
+    profile    TEXT NOT NULL,
+    owner_kind INTEGER NOT NULL,
+    namespace  TEXT NOT NULL,
+    \"user\"     TEXT NOT NULL,
+    account    TEXT NOT NULL,
+    partition  TEXT NOT NULL,
+    UNIQUE (cluster, model, slices, kind, profile, owner_kind, namespace, \"user\", account, partition)
+);
+CREATE TABLE rollup (
+    width_ns INTEGER NOT NULL,
+    start    INTEGER NOT NULL,
+    part     INTEGER NOT NULL,
+    sums     BLOB NOT NULL,
+    PRIMARY KEY (width_ns, start, part)
+);
+";
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
 /// If SQL fails; then nothing has changed.
-pub(super) fn up(db: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+pub(super) fn up(db: &Connection) -> Result<(), StoreError> {
+    let transaction = db.begin()?;
     let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found == 2 {
         transaction.execute_batch(FROM_2)?;
@@ -150,8 +173,12 @@ pub(super) fn up(db: &mut Connection) -> rusqlite::Result<()> {
             transaction.execute_batch(&sums_from_3(table))?;
         }
     }
-    transaction.pragma_update(None, "user_version", schema::VERSION)?;
-    transaction.commit()
+    if found <= 4 {
+        transaction.execute_batch(FROM_4)?;
+        rollup::rebuild(&transaction)?;
+    }
+    transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
+    Ok(transaction.commit()?)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //! purpose ([`idle`]), what there is ([`nodes`], [`devices`]), and what was posted ([`posted`]).
 //!
 //! Reads only. A window is cut into whole days, whole hours and slots ([`ranges`]), so that a year is not summed from
-//! quarters of an hour. SQL adds up per (tenure, owner); groups are made here, in 128-bit integers.
+//! quarters of an hour. SQL adds up per (tenure, owner); groups are made here, in 128-bit integers. Where roll-ups tell all that is asked
+//! they are read instead ([`rolled`]).
 
 mod cost;
 mod dimension;
@@ -12,6 +13,7 @@ mod idle;
 mod inventory;
 pub mod posted;
 mod ranges;
+mod rolled;
 
 pub use cost::{CostQuery, Field, Filter, GROUPS_MAX, Group, Groups, QueryError, Sums, cost};
 pub use dimension::Dimension;

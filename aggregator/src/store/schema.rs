@@ -1,11 +1,11 @@
-//! The schema of the ledger's store, version 4.
+//! The schema of the ledger's store, version 5.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -228,6 +228,36 @@ CREATE TABLE day (
     unpriced_ns INTEGER NOT NULL,
     PRIMARY KEY (start, tenure, instance, owner, kind)
 ) WITHOUT ROWID;
+
+-- All that sums over devices and pods tell apart, each set of values once.
+CREATE TABLE rollup_key (
+    id         INTEGER PRIMARY KEY,
+    cluster    TEXT NOT NULL,
+    model      TEXT NOT NULL,
+    slices     INTEGER NOT NULL,
+    -- model::RowKind
+    kind       INTEGER NOT NULL,
+    -- of the instance; empty of none
+    profile    TEXT NOT NULL,
+    -- of the owner; 0 and empty of none
+    owner_kind INTEGER NOT NULL,
+    namespace  TEXT NOT NULL,
+    \"user\"     TEXT NOT NULL,
+    account    TEXT NOT NULL,
+    partition  TEXT NOT NULL,
+    UNIQUE (cluster, model, slices, kind, profile, owner_kind, namespace, \"user\", account, partition)
+);
+
+-- Sums of slots by such keys in blocks of time, kept in the transaction that changes the slots (store::rollup).
+CREATE TABLE rollup (
+    width_ns INTEGER NOT NULL,
+    start    INTEGER NOT NULL,
+    -- keys id / 64
+    part     INTEGER NOT NULL,
+    -- store::rollup::packed
+    sums     BLOB NOT NULL,
+    PRIMARY KEY (width_ns, start, part)
+);
 
 -- Windows that were not folded, and why.
 CREATE TABLE quarantine (

@@ -184,6 +184,17 @@ impl Connection {
         }
     }
 
+    /// The same of rows that end with bytes.
+    ///
+    /// # Errors
+    /// If SQL fails.
+    pub fn insert_bytes(&self, table: &str, conflict: &str, rows: &[([i64; 3], Vec<u8>)]) -> Result<()> {
+        match &self.0 {
+            Engine::Sqlite(db) => sqlite::insert_bytes(db, table, conflict, rows),
+            Engine::Postgres(session) => session.insert_bytes(table, conflict, rows),
+        }
+    }
+
     /// Begins to write: nobody else writes until the end of the transaction.
     ///
     /// # Errors
@@ -381,6 +392,17 @@ impl Row<'_> {
         match self.value(at)? {
             ValueRef::Null => Ok(None),
             ValueRef::Text(text) => Ok(Some(text)),
+            value => Err(Error::Value { at, found: format!("{value:?}") }),
+        }
+    }
+
+    /// The bytes of a column.
+    ///
+    /// # Errors
+    /// If there is no such column, or it holds no bytes.
+    pub fn bytes(&self, at: usize) -> Result<&[u8]> {
+        match self.value(at)? {
+            ValueRef::Blob(bytes) => Ok(bytes),
             value => Err(Error::Value { at, found: format!("{value:?}") }),
         }
     }

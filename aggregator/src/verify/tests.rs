@@ -86,6 +86,8 @@ fn whatever_was_changed_behind_the_ledgers_back_is_found_and_measured() {
         ("UPDATE slot SET busy_ns = 1 WHERE kind = 4", false, false),
         ("UPDATE slot SET time_ns = 1 WHERE kind = 4", true, false),
         ("DELETE FROM hour WHERE kind = 4", false, false),
+        ("DELETE FROM rollup", true, true),
+        ("UPDATE rollup_key SET namespace = 'another' WHERE owner_kind <> 0", true, true),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let db = ledger(folder.path());

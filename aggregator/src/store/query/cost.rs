@@ -7,6 +7,7 @@ use tonnage_proto::rest::sentinel;
 use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension, Line};
 use super::facts::Facts;
 use super::ranges::Range;
+use super::rolled;
 use crate::filter::Expr;
 use crate::model::{GpuTime, RowKind};
 use crate::store::sql::{self, Connection, Row, ToSql};
@@ -48,7 +49,7 @@ impl CostQuery {
         self.filter.by_owner() || self.condition.as_ref().is_some_and(|expr| expr.names(&of_owner))
     }
 
-    fn passes(&self, line: &Line<'_>) -> Result<bool, sql::Error> {
+    pub(super) fn passes(&self, line: &Line<'_>) -> Result<bool, sql::Error> {
         let Some(condition) = &self.condition else { return Ok(true) };
         condition.passes(&mut |field| match field {
             Some(dimension) => dimension.value(line),
@@ -127,6 +128,11 @@ impl Sums {
         self.held_cost_nanos + self.idle_cost_nanos + self.unobserved_cost_nanos + self.rounding_cost_nanos
     }
 
+    /// Is there nothing to tell of it?
+    fn is_nothing(&self) -> bool {
+        Self { method: 0, ..*self } == Self::default()
+    }
+
     pub fn add(&mut self, other: &Self) {
         self.held += other.held;
         self.idle += other.idle;
@@ -146,7 +152,7 @@ impl Sums {
     }
 
     /// `figures` in the order of [`SUMMED`], of a device with so many slices.
-    fn of_row(kind: RowKind, method: u32, slices: u32, figures: [i128; 6]) -> Self {
+    pub(super) fn of_row(kind: RowKind, method: u32, slices: u32, figures: [i128; 6]) -> Self {
         let [time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns] = figures;
         let [time, busy, unpriced] =
             [time_ns, busy_ns, unpriced_ns].map(|slice_ns| GpuTime::of_slices(slice_ns, slices));
@@ -210,6 +216,46 @@ impl From<sql::Error> for QueryError {
     }
 }
 
+/// What is being added up.
+pub(super) struct Adding<'a> {
+    pub(super) query: &'a CostQuery,
+    by_device: bool,
+    groups: HashMap<(bool, Vec<String>), Sums>,
+    totals: Sums,
+}
+
+impl<'a> Adding<'a> {
+    fn new(query: &'a CostQuery) -> Self {
+        let by_device = query.by.iter().all(Dimension::of_device);
+        Self { query, by_device, groups: HashMap::new(), totals: Sums::default() }
+    }
+
+    /// The group of what passes the filter; `None` if it is in totals alone.
+    pub(super) fn group(&self, line: &Line<'_>) -> Result<Option<(bool, Vec<String>)>, sql::Error> {
+        let owned = matches!(line.kind, RowKind::Held | RowKind::Intruder);
+        if !owned && !self.query.idle {
+            return Ok(None);
+        }
+        let key: Result<Vec<_>, _> = self.query.by.iter().map(|by| by.value(line)).collect();
+        Ok(Some((!owned && !self.by_device, key?)))
+    }
+
+    pub(super) fn add(&mut self, group: Option<(bool, Vec<String>)>, sums: &Sums) -> Result<(), QueryError> {
+        self.totals.add(sums);
+        if let Some(group) = group {
+            self.groups.entry(group).or_default().add(sums);
+        }
+        if self.groups.len() > GROUPS_MAX { Err(QueryError::TooManyGroups) } else { Ok(()) }
+    }
+
+    /// What sums to nothing is no group: a row whose windows all gave way.
+    fn groups(self) -> Groups {
+        let found = self.groups.into_iter().filter(|(_, sums)| !sums.is_nothing());
+        let groups = found.map(|((sentinel, key), sums)| Group { key, sentinel, sums }).collect();
+        Groups { groups, totals: self.totals }
+    }
+}
+
 /// Adds up. Asks `expired` now and then whether to give up.
 ///
 /// # Errors
@@ -219,13 +265,34 @@ pub fn cost(
     query: &CostQuery,
     expired: impl Fn() -> bool,
 ) -> Result<Groups, QueryError> {
-    let by_device = query.by.iter().all(Dimension::of_device);
-    let mut groups: HashMap<(bool, Vec<String>), Sums> = HashMap::new();
-    let mut totals = Sums::default();
-    let filter = &query.filter;
+    let mut adding = Adding::new(query);
+    if let Some(window) = rolled::window(query)
+        && rolled::add(connection, window, &mut adding, &expired)?
+    {
+        return Ok(adding.groups());
+    }
+    add_rows(connection, &mut adding, expired)?;
+    Ok(adding.groups())
+}
+
+/// What rows say, whatever roll-ups do.
+#[cfg(test)]
+pub(super) fn by_rows(connection: &Connection, query: &CostQuery) -> Result<Groups, QueryError> {
+    let mut adding = Adding::new(query);
+    add_rows(connection, &mut adding, || false)?;
+    Ok(adding.groups())
+}
+
+/// Row by row of the widest tables.
+fn add_rows(
+    connection: &Connection,
+    adding: &mut Adding<'_>,
+    expired: impl Fn() -> bool,
+) -> Result<(), QueryError> {
+    let query = adding.query;
     for range in &query.ranges {
         let mut statement = connection.prepare_cached(&sql(*range))?;
-        let mut rows = statement.query(&filter.parameters(range)[..])?;
+        let mut rows = statement.query(&query.filter.parameters(range)[..])?;
         let mut seen = 0_u32;
         while let Some(row) = rows.next()? {
             if seen.is_multiple_of(4096) && expired() {
@@ -234,24 +301,12 @@ pub fn cost(
             seen = seen.wrapping_add(1);
             let (kind, tenure, sums) = read(&row)?;
             let line = Line { row: &row, kind, method: sums.method, facts: query.facts.of(tenure) };
-            if !query.passes(&line)? {
-                continue;
-            }
-            totals.add(&sums);
-            let owned = matches!(kind, RowKind::Held | RowKind::Intruder);
-            if !owned && !query.idle {
-                continue;
-            }
-            let key: Result<Vec<_>, _> = query.by.iter().map(|by| by.value(&line)).collect();
-            let sentinel = !owned && !by_device;
-            groups.entry((sentinel, key?)).or_default().add(&sums);
-            if groups.len() > GROUPS_MAX {
-                return Err(QueryError::TooManyGroups);
+            if query.passes(&line)? {
+                adding.add(adding.group(&line)?, &sums)?;
             }
         }
     }
-    let groups = groups.into_iter().map(|((sentinel, key), sums)| Group { key, sentinel, sums }).collect();
-    Ok(Groups { groups, totals })
+    Ok(())
 }
 
 fn sql(range: Range) -> String {

@@ -8,12 +8,12 @@ use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS};
 
 use super::*;
 use crate::model::{GpuTime, RowKind};
-use crate::store::Store;
-use crate::store::server;
 use crate::store::sql::{Connection, params};
+use crate::store::{Store, rollup, server};
 
 mod dimensions;
 mod idle;
+mod rolled;
 
 struct Fact {
     start: i64,
@@ -58,17 +58,25 @@ fn room(db: &Connection, table: &str, start: i64) {
     server::make_room(db, table, std::iter::once(start)).unwrap();
 }
 
+/// Roll-ups of what was written behind their back.
+fn roll_up(db: &Connection) {
+    let transaction = db.begin().unwrap();
+    rollup::rebuild(&transaction).unwrap();
+    transaction.commit().unwrap();
+}
+
 /// Into how many the device of each tenure is cut.
 fn slices(tenure: i64) -> u32 {
     if tenure == 3 { 7 } else { 1 }
 }
 
-fn random_facts(rng: &mut StdRng, db: &Connection) -> Vec<Fact> {
+/// Rows at random among so many slots.
+fn random_facts(rng: &mut StdRng, db: &Connection, slots: i64) -> Vec<Fact> {
     let mut facts = BTreeMap::new();
     for _ in 0..600 {
         let kind = rng.random_range(0..6_i64);
         let owner = if matches!(kind, 0 | 4) { rng.random_range(1..=4) } else { 0 };
-        let (start, tenure) = (rng.random_range(0..96 * 4) * SLOT_NS, rng.random_range(1..=4));
+        let (start, tenure) = (rng.random_range(0..slots) * SLOT_NS, rng.random_range(1..=4));
         let figures = std::array::from_fn(|_| rng.random_range(0..i64::MAX / 700));
         let method = if matches!(kind, 0 | 4) { rng.random_range(0..32) } else { 0 };
         let fact = Fact { start, tenure, owner, kind, figures, method };
@@ -102,6 +110,7 @@ fn random_facts(rng: &mut StdRng, db: &Connection) -> Vec<Fact> {
             .unwrap();
         }
     }
+    roll_up(db);
     facts.into_values().collect()
 }
 
@@ -164,7 +173,7 @@ fn sums_by_days_hours_and_slots_are_those_of_the_plain_way_even_beyond_64_bits()
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let (_folder, db) = ledger();
-    let facts = random_facts(&mut rng, &db);
+    let facts = random_facts(&mut rng, &db, 96 * 4);
     for _ in 0..60 {
         let start = rng.random_range(0..96 * 4) * SLOT_NS;
         let end = start + rng.random_range(1..96 * 4) * SLOT_NS;
@@ -198,6 +207,7 @@ fn one_of_each(db: &Connection) {
         room(db, "slot", 0);
         db.execute("INSERT INTO slot VALUES (0, 1, 0, ?1, ?2, 5, 0, 0, 0, 0, 7, 0)", [owner, kind]).unwrap();
     }
+    roll_up(db);
 }
 
 #[test]

@@ -200,6 +200,28 @@ impl Session {
         Ok(())
     }
 
+    pub(super) fn insert_bytes(
+        &self,
+        table: &str,
+        conflict: &str,
+        rows: &[([i64; 3], Vec<u8>)],
+    ) -> Result<()> {
+        let sql = format!(
+            "INSERT INTO {table} SELECT * FROM UNNEST(CAST($1 AS BIGINT[]), CAST($2 AS BIGINT[]), CAST($3 AS BIGINT[]),
+             CAST($4 AS BYTEA[])) {conflict}"
+        );
+        for rows in rows.chunks(INSERTED) {
+            let numbers: [Vec<i64>; 3] =
+                std::array::from_fn(|at| rows.iter().map(|(numbers, _)| numbers[at]).collect());
+            let bytes: Vec<&[u8]> = rows.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+            let [first, second, third] = &numbers;
+            let prepared = self.prepare(&sql)?;
+            let values: [&(dyn ToSql + Sync); 4] = [first, second, third, &bytes];
+            self.noted(pollster::block_on(self.client.borrow().execute(&prepared.statement, &values)))?;
+        }
+        Ok(())
+    }
+
     fn noted<T>(&self, result: std::result::Result<T, tokio_postgres::Error>) -> Result<T> {
         result.map_err(|error| {
             self.failed.set(true);

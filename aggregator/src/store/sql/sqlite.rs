@@ -50,3 +50,17 @@ pub(super) fn insert_all<R: AsRef<[Option<i64>]>>(
     }
     Ok(())
 }
+
+pub(super) fn insert_bytes(
+    db: &Connection,
+    table: &str,
+    conflict: &str,
+    rows: &[([i64; 3], Vec<u8>)],
+) -> Result<()> {
+    let mut statement =
+        db.prepare_cached(&format!("INSERT INTO {table} VALUES (?1, ?2, ?3, ?4) {conflict}"))?;
+    for ([first, second, third], bytes) in rows {
+        statement.execute(rusqlite::params![first, second, third, bytes])?;
+    }
+    Ok(())
+}

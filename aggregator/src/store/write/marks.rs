@@ -17,6 +17,8 @@ pub enum Mark {
     DaysFrom,
     /// Number of the newest entry that was ever posted, be it purged.
     LastEntry,
+    /// Roll-ups that end at or before this are built (`store::rollup`).
+    RolledUntil,
 }
 
 impl Mark {
@@ -28,6 +30,7 @@ impl Mark {
             Self::HoursFrom => "hours_from_ns",
             Self::DaysFrom => "days_from_ns",
             Self::LastEntry => "last_entry",
+            Self::RolledUntil => "rolled_until_ns",
         }
     }
 }

@@ -18,7 +18,7 @@ fn a_condition_and_its_opposite_share_the_whole() {
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let (_folder, db) = ledger();
-    let facts = random_facts(&mut rng, &db);
+    let facts = random_facts(&mut rng, &db, 96 * 4);
     let inside: Vec<&Fact> = facts.iter().collect();
     let whole = naive(&inside);
     let window = (0, 96 * 4 * SLOT_NS);
@@ -62,6 +62,7 @@ fn with_facts() -> (tempfile::TempDir, Connection) {
         room(&db, "slot", 0);
         db.execute("INSERT INTO slot VALUES (0, ?1, 0, ?2, ?3, 5, 0, 0, 0, 0, ?4, 0)", row).unwrap();
     }
+    roll_up(&db);
     (folder, db)
 }
 
@@ -120,7 +121,7 @@ fn how_a_device_is_shared_is_told_by_its_rows() {
     ] {
         let row = [tenure, instance, owner, kind, method, cost];
         room(&db, "slot", 0);
-        db.execute("INSERT INTO slot VALUES (0, ?1, ?2, ?3, ?4, 5, 0, 0, 0, ?5, ?6, 0)", row).unwrap();
+        db.execute("INSERT INTO slot VALUES (0, ?1, ?2, ?3, ?4, 5, 1, 0, 0, ?5, ?6, 0)", row).unwrap();
     }
     let found = costs(&db, &query(&[Dimension::SharingMode], (0, SLOT_NS)));
     let expected =

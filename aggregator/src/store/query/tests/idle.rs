@@ -29,7 +29,7 @@ fn lists_of_random_rows_are_those_of_the_plain_way() {
     let mut rng = StdRng::seed_from_u64(seed);
     let (_folder, db) = ledger();
     db.execute("UPDATE owner SET kind = 1 WHERE id = 3", []).unwrap();
-    let facts = random_facts(&mut rng, &db);
+    let facts = random_facts(&mut rng, &db, 96 * 4);
     for _ in 0..40 {
         let start = rng.random_range(0..96 * 4) * SLOT_NS;
         let end = start + rng.random_range(1..96 * 4) * SLOT_NS;
