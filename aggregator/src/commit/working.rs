@@ -368,8 +368,10 @@ impl Working {
                 self.facts_ids.clear();
                 self.facts_bytes = 0;
             }
-            // Pods come and go; those that stay are found again.
-            if self.owners.len() > ENTRIES_SOFT_MAX / 2 {
+            // Pods come and go; those that stay are found again. Those of large fleets are many, and all of them stay.
+            let live: usize = self.slots.values().map(|slot| slot.state.rows.len()).sum();
+            self.rollup_keys.age(live.max(ENTRIES_SOFT_MAX / 8));
+            if self.owners.len() > live.max(ENTRIES_SOFT_MAX / 2) {
                 self.owners.clear();
             }
             if self.instances.len() > ENTRIES_SOFT_MAX / 2 {
@@ -449,17 +451,11 @@ impl Written {
                 Some(row) => self.rows.push(table_row(start_ns, tenure, key, row)),
                 None => write::remove_row(db, start_ns, tenure, key)?,
             }
-            let difference = difference(&now.copied().unwrap_or_default(), &before);
+            let difference = now.copied().unwrap_or_default().since(&before);
             for (rollup, length_ns) in [(Rollup::Hour, HOUR_NS), (Rollup::Day, DAY_NS)] {
                 let start_ns = start_ns - start_ns.rem_euclid(length_ns);
                 let sum = self.rollups.entry((rollup, start_ns, tenure, key)).or_default();
-                sum.time_ns += difference.time_ns;
-                sum.busy_ns += difference.busy_ns;
-                sum.memory_byte_seconds += difference.memory_byte_seconds;
-                sum.energy_uj += difference.energy_uj;
-                sum.method |= difference.method;
-                sum.cost_nanos += difference.cost_nanos;
-                sum.unpriced_ns += difference.unpriced_ns;
+                sum.add(&difference);
             }
             let number = rollup_keys.number(db, tenure, key)?;
             self.figures.entry((start_ns, number)).or_default().add(&difference.into());
@@ -479,18 +475,6 @@ impl Written {
         }
         rollup::add(db, rolled_until_ns, &self.figures)?;
         Ok(())
-    }
-}
-
-fn difference(now: &Row, before: &Row) -> Row {
-    Row {
-        time_ns: now.time_ns - before.time_ns,
-        busy_ns: now.busy_ns - before.busy_ns,
-        memory_byte_seconds: now.memory_byte_seconds - before.memory_byte_seconds,
-        energy_uj: now.energy_uj - before.energy_uj,
-        method: now.method,
-        cost_nanos: now.cost_nanos - before.cost_nanos,
-        unpriced_ns: now.unpriced_ns - before.unpriced_ns,
     }
 }
 

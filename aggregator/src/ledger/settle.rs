@@ -27,6 +27,33 @@ pub struct Row {
     pub unpriced_ns: i64,
 }
 
+impl Row {
+    /// What it changed by; method bits are those that it has now.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            time_ns: self.time_ns - before.time_ns,
+            busy_ns: self.busy_ns - before.busy_ns,
+            memory_byte_seconds: self.memory_byte_seconds - before.memory_byte_seconds,
+            energy_uj: self.energy_uj - before.energy_uj,
+            method: self.method,
+            cost_nanos: self.cost_nanos - before.cost_nanos,
+            unpriced_ns: self.unpriced_ns - before.unpriced_ns,
+        }
+    }
+
+    /// Adds figures; method bits are those of both.
+    pub fn add(&mut self, more: &Self) {
+        self.time_ns += more.time_ns;
+        self.busy_ns += more.busy_ns;
+        self.memory_byte_seconds += more.memory_byte_seconds;
+        self.energy_uj += more.energy_uj;
+        self.method |= more.method;
+        self.cost_nanos += more.cost_nanos;
+        self.unpriced_ns += more.unpriced_ns;
+    }
+}
+
 /// The rows of one (slot, tenure).
 pub type Rows = BTreeMap<Key, Row>;
 

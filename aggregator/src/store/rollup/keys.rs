@@ -6,8 +6,6 @@ use crate::ledger::settle::Key;
 use crate::store::StoreError;
 use crate::store::sql::{Connection, OptionalExtension, params};
 
-/// Numbers that are known; one more, and they are looked up anew.
-const KNOWN_MAX: usize = 100_000;
 /// What a row of an instance and an owner (`?5`, `?6`) is of.
 const OF_ROW: &str = "COALESCE((SELECT profile FROM instance WHERE id = ?5), ''),
      COALESCE((SELECT kind FROM owner WHERE id = ?6), 0), COALESCE((SELECT namespace FROM owner WHERE id = ?6), ''),
@@ -19,13 +17,15 @@ const COLUMNS: &str =
 /// The cluster, the model and the slices of a tenure.
 type Place = (String, String, u32);
 
-/// A cache of numbers, and where new ones are made. Bounded.
+/// A cache of numbers, and where new ones are made. Whoever has it bounds it.
 #[derive(Debug, Default)]
 pub struct Keys {
     places: Vec<Place>,
     /// By tenure: its position in `places`.
     tenures: HashMap<i64, usize>,
     known: HashMap<(usize, Key), i64>,
+    /// Those that were not asked for since the last [`Keys::age`].
+    old: HashMap<(usize, Key), i64>,
 }
 
 impl Keys {
@@ -34,9 +34,6 @@ impl Keys {
     /// # Errors
     /// If SQL fails.
     pub fn number(&mut self, db: &Connection, tenure: i64, key: Key) -> Result<i64, StoreError> {
-        if self.known.len() + self.tenures.len() > KNOWN_MAX {
-            *self = Self::default();
-        }
         let place = match self.tenures.get(&tenure) {
             Some(place) => *place,
             None => self.place(db, tenure)?,
@@ -44,7 +41,10 @@ impl Keys {
         if let Some(number) = self.known.get(&(place, key)) {
             return Ok(*number);
         }
-        let number = number(db, &self.places[place], key)?;
+        let number = match self.old.remove(&(place, key)) {
+            Some(number) => number,
+            None => number(db, &self.places[place], key)?,
+        };
         self.known.insert((place, key), number);
         Ok(number)
     }
@@ -52,7 +52,14 @@ impl Keys {
     /// How many are known.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.known.len() + self.tenures.len()
+        self.known.len() + self.old.len() + self.tenures.len()
+    }
+
+    /// Forgets what was not asked for lately, once so many were.
+    pub fn age(&mut self, lately: usize) {
+        if self.known.len() >= lately {
+            self.old = std::mem::take(&mut self.known);
+        }
     }
 
     fn place(&mut self, db: &Connection, tenure: i64) -> Result<usize, StoreError> {
