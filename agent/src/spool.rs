@@ -449,18 +449,6 @@ impl Spool {
         self.acked_seq = acked_seq;
         Ok(())
     }
-
-    /// The ledger's cursor stands lower than what it acked once: it was restored. What is held is sent again.
-    ///
-    /// # Errors
-    /// If the disk fails: nothing has changed.
-    pub fn rewind(&mut self, cursor_seq: u64) -> Result<(), SpoolError> {
-        let mut changes = Changes::default();
-        changes.set(Name::Acked, &cursor_seq.to_be_bytes());
-        self.store.apply(changes)?;
-        self.acked_seq = cursor_seq;
-        Ok(())
-    }
 }
 
 fn random() -> Result<[u8; 16], SpoolError> {

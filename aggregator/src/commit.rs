@@ -5,7 +5,7 @@
 //! journalled as refused; if a group fails all the same, each of it is tried alone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use tonnage_proto::metering::ack::Outcome;
@@ -18,9 +18,10 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::{Id, NodeName, Order, OrderError, UsageBatch};
 use crate::prices::Book;
+use crate::store::pen::{self, Pen};
 use crate::store::sql::{self, Connection};
 use crate::store::write;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 
 mod close;
 mod displace;
@@ -142,8 +143,11 @@ pub struct Committer {
     untaken_book: Option<Arc<Book>>,
     /// Time has passed, and not all that is due by it is done.
     due: bool,
-    /// This process's name for leases.
-    holder: String,
+    turn: Turn,
+    /// The book that this process was given last, whatever the journal has.
+    filed: Arc<Book>,
+    /// The ledger's incarnation, as it stood in the last transaction.
+    pub incarnation: Arc<AtomicU64>,
     /// For how long detail is kept.
     pub retention: Retention,
     /// The machine's monotonic time, whatever clock the ledger lives by, at which it last took up work.
@@ -151,6 +155,17 @@ pub struct Committer {
     working: Working,
     live: Arc<Live>,
     metrics: Arc<Metrics>,
+}
+
+/// This process's turns at the pen.
+struct Turn {
+    /// Its name, also for leases.
+    holder: String,
+    /// What the ledger counted at the last commit, and counts in this transaction.
+    known: Option<i64>,
+    count: i64,
+    /// The ledger was set back before this transaction.
+    set_back: bool,
 }
 
 enum Done {
@@ -177,11 +192,13 @@ impl Committer {
         Ok(Self {
             db,
             clock,
+            filed: Arc::clone(&book),
             book,
             repricing: None,
             untaken_book: None,
             due: false,
-            holder,
+            turn: Turn { holder, known: None, count: 0, set_back: false },
+            incarnation: Arc::default(),
             retention: Retention::default(),
             alive_ns: Arc::default(),
             working,
@@ -276,7 +293,13 @@ impl Committer {
         let started_ns = self.clock.monotonic_ns();
         let now_ns = self.clock.wall_ns();
         let db = self.db.begin()?;
-        take_up(&db, &self.holder, (&mut self.working, &mut self.book, &mut self.repricing))?;
+        take_up(
+            &db,
+            &mut self.turn,
+            &self.incarnation,
+            now_ns,
+            (&mut self.working, &mut self.book, &mut self.repricing),
+        )?;
         let mut done = Vec::with_capacity(group.len());
         for submission in group {
             done.push(match submission {
@@ -285,7 +308,7 @@ impl Committer {
                     Done::Batch(take::batch(&db, &mut self.working, &self.book, batch, now_ns)?)
                 }
                 Submission::Book(book) => {
-                    self.book = Arc::clone(book);
+                    (self.book, self.filed) = (Arc::clone(book), Arc::clone(book));
                     if take::book(&db, book, now_ns)? {
                         self.repricing = Some((i64::MIN, 0));
                         self.working.settle_all_ends(&db, book)?;
@@ -300,6 +323,7 @@ impl Committer {
         }
         self.working.write(&db, &self.book)?;
         db.commit()?;
+        self.committed();
         self.metrics.commit_ns(self.clock.monotonic_ns() - started_ns);
         Ok(done)
     }
@@ -358,10 +382,18 @@ impl Committer {
     fn try_due(&mut self) -> Result<bool, CommitError> {
         let now_ns = self.clock.wall_ns();
         let db = self.db.begin()?;
-        take_up(&db, &self.holder, (&mut self.working, &mut self.book, &mut self.repricing))?;
-        let more = close::step(&db, &mut self.working, (&self.book, self.retention), &self.holder, now_ns)?;
+        take_up(
+            &db,
+            &mut self.turn,
+            &self.incarnation,
+            now_ns,
+            (&mut self.working, &mut self.book, &mut self.repricing),
+        )?;
+        let more =
+            close::step(&db, &mut self.working, (&self.book, self.retention), &self.turn.holder, now_ns)?;
         self.working.write(&db, &self.book)?;
         db.commit()?;
+        self.committed();
         self.working.trim(now_ns);
         Ok(more)
     }
@@ -381,8 +413,15 @@ impl Committer {
     }
 
     fn try_reprice(&mut self) -> Result<(), CommitError> {
+        let now_ns = self.clock.wall_ns();
         let db = self.db.begin()?;
-        take_up(&db, &self.holder, (&mut self.working, &mut self.book, &mut self.repricing))?;
+        take_up(
+            &db,
+            &mut self.turn,
+            &self.incarnation,
+            now_ns,
+            (&mut self.working, &mut self.book, &mut self.repricing),
+        )?;
         let Some(after) = self.repricing else { return Ok(()) };
         let slots = write::slots_after(&db, after, REPRICE_MAX)?;
         for (start_ns, tenure) in &slots {
@@ -394,22 +433,44 @@ impl Committer {
             write::set_applied_book(&db, self.book.text())?;
         }
         db.commit()?;
+        self.committed();
         self.repricing = last;
-        self.working.trim(self.clock.wall_ns());
+        self.working.trim(now_ns);
         Ok(())
+    }
+
+    fn committed(&mut self) {
+        self.turn.known = Some(self.turn.count);
+        if std::mem::take(&mut self.turn.set_back) {
+            // The journal may have lost it.
+            self.untaken_book = Some(Arc::clone(&self.filed));
+        }
     }
 }
 
-/// Where several aggregators write one ledger, what another wrote since makes what this one remembers old, and the book
+/// Where several aggregators write one ledger, or it was replaced by an older copy, what another wrote since makes what this one remembers old, and the book
 /// in force is the one that was journalled last, whoever had it.
 fn take_up(
     db: &Connection,
-    holder: &str,
+    turn: &mut Turn,
+    incarnation: &AtomicU64,
+    now_ns: i64,
     (working, book, repricing): (&mut Working, &mut Arc<Book>, &mut Option<(i64, i64)>),
 ) -> Result<(), CommitError> {
-    if write::take_pen(db, holder)? {
-        return Ok(());
-    }
+    let (pen, count) = pen::take(db, &turn.holder, turn.known)?;
+    (turn.count, turn.set_back) = (count, matches!(pen, Pen::SetBack(_)));
+    let now_in_force = match &pen {
+        Pen::Kept => return Ok(()),
+        Pen::Passed => store::identity(db)?.incarnation,
+        Pen::SetBack(why) => {
+            tracing::error!(
+                why,
+                "The ledger may have been set back: agents send again what they still have."
+            );
+            pen::renew(db, now_ns, why)?
+        }
+    };
+    incarnation.store(now_in_force, Ordering::Relaxed);
     *working = Working::default();
     if let Some(text) = write::newest_book(db)?.filter(|text| text != book.text()) {
         let newest = Book::parse(&text)

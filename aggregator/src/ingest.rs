@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -57,8 +58,19 @@ enum Shown {
     Header(Option<String>),
 }
 
-/// Decides by the value of the `authorization` header; `Err` says why in plain words.
-pub type Authenticate = Arc<dyn Fn(Option<&str>) -> Result<Credential, String> + Send + Sync>;
+/// Why a credential is not taken, in plain words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It stands for nobody, or no longer.
+    Refused(String),
+    /// It cannot be told now.
+    Unavailable(String),
+}
+
+/// An [`Authenticate`]'s answer to come.
+pub type Taken = Pin<Box<dyn Future<Output = Result<Credential, NotTaken>> + Send>>;
+/// Decides by the value of the `authorization` header.
+pub type Authenticate = Arc<dyn Fn(Option<String>) -> Taken + Send + Sync>;
 
 /// What streams need; see the module.
 #[derive(Clone)]
@@ -66,7 +78,8 @@ pub struct Ingest {
     pub authenticate: Authenticate,
     pub queue: mpsc::Sender<Submission>,
     pub ledger_id: Id,
-    pub incarnation: u64,
+    /// As the commit thread last saw it.
+    pub incarnation: Arc<AtomicU64>,
     /// The ledger that this one declares to continue; empty if none.
     pub succeeds: Vec<u8>,
     pub metrics: Arc<Metrics>,
@@ -126,7 +139,10 @@ impl Metering for Ingest {
             .map_err(|_| Status::unauthenticated("authorization: not text; use 'Bearer' and a node token"))?;
         let certificate = request.extensions().get().and_then(|peer: &accept::Peer| peer.certificate.clone());
         let shown = certificate.map_or_else(|| Shown::Header(header.map(str::to_owned)), Shown::Certificate);
-        let credential = self.authenticate(shown.clone()).await.map_err(Status::unauthenticated)?;
+        let credential = self.authenticate(shown.clone()).await.map_err(|error| match error {
+            NotTaken::Refused(reason) => Status::unauthenticated(reason),
+            NotTaken::Unavailable(reason) => Status::unavailable(reason),
+        })?;
         let (answers, outgoing) = mpsc::channel(IN_FLIGHT_MAX as usize + 2);
         let ingest = self.clone();
         tokio::spawn(async move {
@@ -160,6 +176,7 @@ impl Ingest {
         let seat = self.streams.take(&node).map_err(|reason| unavailable(&reason))?;
         let connected = self.live.connect(node.clone());
         self.welcome(&node, epoch, &hello, answers).await?;
+        let incarnation = self.incarnation.load(Ordering::Relaxed);
         // Batches on the way to their commit; acks leave in the order of batches.
         let (waiting, verdicts) = mpsc::channel(IN_FLIGHT_MAX as usize);
         let responder = tokio::spawn(respond(verdicts, answers.clone()));
@@ -173,11 +190,19 @@ impl Ingest {
             let Some(message) = message else { break };
             // The peer went away, or its message was over the limit: tonic has told it.
             let Ok(message) = message else { break };
+            if self.incarnation.load(Ordering::Relaxed) != incarnation {
+                return Err(unavailable("the ledger was restored or set back: say Hello again"));
+            }
             // Its token may have been removed since, its certificate may have expired.
-            if credential != Credential::Loopback
-                && self.authenticate(shown.clone()).await != Ok(credential.clone())
-            {
-                return Err(unauthenticated("the token or certificate of this stream is no longer good"));
+            if credential != Credential::Loopback {
+                match self.authenticate(shown.clone()).await {
+                    Ok(now) if now == credential => {}
+                    Err(NotTaken::Unavailable(reason)) => return Err(unavailable(&reason)),
+                    _ => {
+                        let reason = "the token or certificate of this stream is no longer good";
+                        return Err(unauthenticated(reason));
+                    }
+                }
             }
             match message.message {
                 Some(from_agent::Message::Batch(batch)) => {
@@ -202,21 +227,20 @@ impl Ingest {
         last.unwrap_or_else(|_| Err(unavailable("the answering task ended")))
     }
 
-    async fn authenticate(&self, shown: Shown) -> Result<Credential, String> {
+    async fn authenticate(&self, shown: Shown) -> Result<Credential, NotTaken> {
         let credential = match shown {
             Shown::Certificate(certificate) => certificate
                 .node()
                 // No stranger's: its CA is ours, so whoever issued it should hear of it.
                 .inspect_err(|reason| tracing::warn!(reason, "A certificate was refused."))
-                .map(Credential::Certificate),
-            Shown::Header(header) => {
-                let authenticate = Arc::clone(&self.authenticate);
-                // It may read the store.
-                let credential = tokio::task::spawn_blocking(move || authenticate(header.as_deref())).await;
-                credential.unwrap_or_else(|_| Err("tokens cannot be looked up".to_owned()))
-            }
+                .map(Credential::Certificate)
+                .map_err(NotTaken::Refused),
+            Shown::Header(header) => (self.authenticate)(header).await,
         };
-        credential.inspect_err(|_| self.metrics.unauthenticated("ingest"))
+        if let Err(NotTaken::Refused(_)) = &credential {
+            self.metrics.unauthenticated("ingest");
+        }
+        credential
     }
 
     async fn welcome(
@@ -249,7 +273,7 @@ impl Ingest {
             protocol: hello.protocol.min(PROTOCOL),
             ledger_id: self.ledger_id.to_vec(),
             succeeds: self.succeeds.clone(),
-            incarnation: self.incarnation,
+            incarnation: self.incarnation.load(Ordering::Relaxed),
             cursor_seq,
             backed_up_seq,
             now_ns,

@@ -109,7 +109,8 @@ pub fn router(state: OpenCost) -> Router {
 /// Lets whoever may read through.
 async fn authorise(State(api): State<Arc<Api>>, request: HttpRequest, next: Next) -> Response {
     if let Some(authenticator) = &api.state.authenticator
-        && let Err(error) = auth::reader(authenticator, &api.state.metrics, "opencost", request.headers())
+        && let Err(error) =
+            auth::reader(authenticator, &api.state.metrics, "opencost", request.headers()).await
     {
         return error.into_response();
     }

@@ -16,13 +16,13 @@ use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
 use tonnage_runtime::tls::TlsError;
 
-use crate::api::auth::{Authenticator, Identity};
+use crate::api::auth::{AuthError, Authenticator, Identity};
 use crate::api::{self, ApiState, Check, Orders, Verify};
 use crate::commit::{Committer, QUEUE_MAX, Retention, Submission};
 use crate::config::{self, Config};
 use crate::ingest::accept::Acceptor;
 use crate::ingest::tls::Tls;
-use crate::ingest::{Authenticate, Credential, Ingest};
+use crate::ingest::{Authenticate, Credential, Ingest, NotTaken};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::OrderError;
@@ -30,6 +30,7 @@ use crate::opencost::upstream::Upstream;
 use crate::opencost::{self, OpenCost};
 use crate::prices::Book;
 use crate::prices::watch::{self, Files, LoadError, Prices, Watcher};
+use crate::store::server::Presence;
 use crate::store::{self, Location, Store, StoreError, write};
 use crate::verify;
 
@@ -40,6 +41,8 @@ const TICK_NS: u64 = 60_000_000_000;
 const TICK_POLL: Duration = Duration::from_millis(200);
 /// A commit that takes this long while others wait is not a slow disk any more.
 const STUCK_NS: i64 = 120_000_000_000;
+/// How long a reader waits for a database, which gives up on queries before that.
+const READ: Duration = Duration::from_secs(40);
 /// Room for a message's frame around a batch.
 const FRAME_BYTES: usize = 4096;
 
@@ -83,7 +86,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let grpc = listen("listen_grpc", config.listen_grpc).await?;
     let opencost = listen_opencost(config.opencost.clone()).await?;
     let (store, _alone) = open(&config.store)?;
-    let readers = store.readers();
+    let readers = store.readers_within(Some(READ));
     let identity = readers.with(store::identity)?;
     let (watcher, prices) = prices(&config, &store)?;
     let (live, metrics) = (Arc::new(Live::default()), Arc::new(Metrics::new()));
@@ -96,7 +99,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         hours_days: config.keep_hours_days,
         days_days: config.keep_days_days,
     };
-    let alive_ns = Arc::clone(&committer.alive_ns);
+    let (alive_ns, incarnation) = (Arc::clone(&committer.alive_ns), Arc::clone(&committer.incarnation));
     let (queue, mut ended) = commit(committer)?;
     if let Some(watcher) = watcher {
         tokio::spawn(watcher.run(clock.clone(), stop.clone()));
@@ -106,14 +109,16 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         authenticate: authenticate(Arc::clone(&authenticator)),
         queue: queue.clone(),
         ledger_id: identity.ledger_id,
-        incarnation: identity.incarnation,
+        incarnation,
         succeeds: identity.succeeds.clone(),
         metrics: Arc::clone(&metrics),
         live: Arc::clone(&live),
         streams: Arc::default(),
         stop: stop.clone(),
     };
-    let healthy = healthy(queue.downgrade(), alive_ns);
+    let healthy = healthy(queue.downgrade(), alive_ns, store.presence());
+    let ready = ready(Arc::clone(&healthy), store.presence());
+    tokio::spawn(store.clone().watch(stop.clone()));
     let acceptor = Acceptor { tls, clock: clock.clone(), metrics: Arc::clone(&metrics) };
     let state = ApiState {
         clock,
@@ -123,11 +128,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         prices,
         live,
         metrics,
-        orders: orders(queue.downgrade()),
+        orders: orders(queue.downgrade(), Arc::clone(&ready)),
         verify: verified(store.clone()),
         parties: config.focus.clone(),
         health: Arc::clone(&healthy),
-        ready: Arc::clone(&healthy),
+        ready,
     };
     tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
@@ -174,19 +179,33 @@ fn commit(committer: Committer) -> std::io::Result<(mpsc::Sender<Submission>, on
     Ok((queue, ended))
 }
 
-/// Well as long as the commit thread takes what is submitted. There is a tick at least once a minute.
-fn healthy(queue: mpsc::WeakSender<Submission>, alive_ns: Arc<AtomicI64>) -> Check {
+/// Well as long as the commit thread takes what is submitted. There is a tick at least once a minute. While a database is
+/// gone it can take nothing, and a restart would not help.
+fn healthy(
+    queue: mpsc::WeakSender<Submission>,
+    alive_ns: Arc<AtomicI64>,
+    database: Option<Arc<Presence>>,
+) -> Check {
     let clock = Clock::system();
     alive_ns.store(clock.monotonic_ns(), Ordering::Relaxed);
     Arc::new(move || {
         let queue = queue.upgrade().filter(|queue| !queue.is_closed());
         let queue = queue.ok_or_else(|| "the commit thread ended".to_owned())?;
         let busy_ns = clock.monotonic_ns() - alive_ns.load(Ordering::Relaxed);
-        if queue.capacity() < queue.max_capacity() && busy_ns > STUCK_NS {
+        let stuck = queue.capacity() < queue.max_capacity() && busy_ns > STUCK_NS;
+        if stuck && database.as_ref().is_none_or(|database| database.check().is_ok()) {
             let seconds = busy_ns / 1_000_000_000;
             return Err(format!("nothing was taken up for commit for {seconds} s: the disk hangs"));
         }
         Ok(())
+    })
+}
+
+/// Well, and with a database that can be written.
+fn ready(healthy: Check, database: Option<Arc<Presence>>) -> Check {
+    Arc::new(move || {
+        healthy()?;
+        database.as_ref().map_or(Ok(()), |database| database.ready())
     })
 }
 
@@ -195,10 +214,11 @@ async fn listen(field: &'static str, address: std::net::SocketAddr) -> Result<Tc
 }
 
 /// Hands orders to the commit thread. Holds no place in its queue, so that the thread ends when streams have.
-fn orders(queue: mpsc::WeakSender<Submission>) -> Orders {
+fn orders(queue: mpsc::WeakSender<Submission>, ready: Check) -> Orders {
     Arc::new(move |order| {
-        let queue = queue.clone();
+        let (queue, ready) = (queue.clone(), ready());
         Box::pin(async move {
+            ready.map_err(|_| OrderError::Unavailable)?;
             let (answer, answered) = oneshot::channel();
             let queue = queue.upgrade().ok_or(OrderError::Unavailable)?;
             let submitted = queue.send(Submission::Order { order, answer }).await;
@@ -268,11 +288,23 @@ async fn tick(clock: Clock, queue: mpsc::Sender<Submission>, stop: Shutdown) {
 
 /// Ingest takes nodes' tokens alone; a person's token bills nobody.
 fn authenticate(authenticator: Arc<Authenticator>) -> Authenticate {
-    Arc::new(move |header| match authenticator.authenticate(header) {
-        Ok(Identity::Loopback) => Ok(Credential::Loopback),
-        Ok(Identity::Node(node)) => Ok(Credential::Node(node)),
-        Ok(Identity::Person { .. }) => Err("this is a person's token; an agent needs its node's".to_owned()),
-        Err(error) => Err(error.to_string()),
+    Arc::new(move |header| {
+        let authenticator = Arc::clone(&authenticator);
+        Box::pin(async move {
+            match authenticator.authenticate(header.as_deref()).await {
+                Ok(Identity::Loopback) => Ok(Credential::Loopback),
+                Ok(Identity::Node(node)) => Ok(Credential::Node(node)),
+                Ok(Identity::Person { .. }) => {
+                    let reason = "this is a person's token; an agent needs its node's".to_owned();
+                    Err(NotTaken::Refused(reason))
+                }
+                Err(AuthError::Store(error)) => {
+                    tracing::warn!(error = chain(&error), "A token could not be looked up.");
+                    Err(NotTaken::Unavailable("tokens cannot be looked up now".to_owned()))
+                }
+                Err(error) => Err(NotTaken::Refused(error.to_string())),
+            }
+        })
     })
 }
 

@@ -5,10 +5,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 pub use embedded::lock;
-use server::{Access, TlsFiles};
+use server::{Access, Presence, TlsFiles};
 pub use sql::Connection;
+use tonnage_runtime::shutdown::Shutdown;
 
 pub mod audit;
 pub mod backup;
@@ -18,6 +20,7 @@ pub mod existence;
 mod meta;
 mod migrate;
 pub mod opening;
+pub mod pen;
 pub mod purge;
 pub mod quarantine;
 pub mod query;
@@ -65,6 +68,9 @@ pub enum StoreError {
     Taken { path: PathBuf },
     #[error("store: the database cannot be reached, or lets nobody in")]
     Unreachable(#[source] sql::Error),
+    /// It is known to be gone, or to hang.
+    #[error("store: {0}")]
+    Away(String),
     #[error("data: there is no ledger in {path}")]
     NoLedger { path: PathBuf },
     #[error("store: the target holds a ledger that something has entered already; use an empty one")]
@@ -83,6 +89,18 @@ pub enum StoreError {
     Interrupted,
     #[error("store: {what} is damaged: {detail}")]
     Damaged { what: &'static str, detail: String },
+}
+
+impl StoreError {
+    /// Is it about the way to a server, so that the same may well be had later?
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Away(_) | Self::Unreachable(_) => true,
+            Self::Sql(error) => error.is_away(),
+            _ => false,
+        }
+    }
 }
 
 impl From<sql::Error> for StoreError {
@@ -184,7 +202,7 @@ enum Place {
     /// A file of SQLite.
     Embedded(PathBuf),
     /// A database of PostgreSQL.
-    Server(Arc<Access>),
+    Server(Arc<Access>, Arc<Presence>),
 }
 
 impl Store {
@@ -211,7 +229,7 @@ impl Store {
     /// If the database cannot be reached or written, or has a schema that this version does not read.
     pub fn connect(access: Access) -> Result<Self, StoreError> {
         server::open(&access)?;
-        Ok(Self(Place::Server(Arc::new(access))))
+        Ok(Self(Place::Server(Arc::new(access), Arc::default())))
     }
 
     /// A connection that writes. The ledger has one writer: only the commit thread keeps one, and short
@@ -222,7 +240,7 @@ impl Store {
     pub fn writer(&self) -> Result<Connection, StoreError> {
         match &self.0 {
             Place::Embedded(path) => embedded::writer(path),
-            Place::Server(access) => Ok(Connection::connect(Access::clone(access))?),
+            Place::Server(access, _) => Ok(Connection::connect(Access::clone(access))?),
         }
     }
 
@@ -231,14 +249,37 @@ impl Store {
     /// # Errors
     /// If the file cannot be opened.
     pub fn reader(&self) -> Result<Connection, StoreError> {
-        self.0.reader()
+        self.0.reader(None)
+    }
+
+    /// Looks after the database until `stop`, for [`Store::presence`]. A file needs none of that.
+    pub async fn watch(self, stop: Shutdown) {
+        if let Place::Server(access, presence) = self.0 {
+            presence.watch(access, stop).await;
+        }
+    }
+
+    /// What is known of a database; `None` for a file, which is there.
+    #[must_use]
+    pub fn presence(&self) -> Option<Arc<Presence>> {
+        match &self.0 {
+            Place::Embedded(_) => None,
+            Place::Server(_, presence) => Some(Arc::clone(presence)),
+        }
     }
 
     /// A pool of reading connections.
     #[must_use]
     pub fn readers(&self) -> Readers {
+        self.readers_within(None)
+    }
+
+    /// The same; an answer of a database, or a free connection, is waited for so long at most.
+    #[must_use]
+    pub fn readers_within(&self, patience: Option<Duration>) -> Readers {
         Readers(Arc::new(Pool {
             place: self.0.clone(),
+            patience,
             state: Mutex::new((Vec::new(), 0)),
             returned: Condvar::new(),
         }))
@@ -246,10 +287,10 @@ impl Store {
 }
 
 impl Place {
-    fn reader(&self) -> Result<Connection, StoreError> {
+    fn reader(&self, patience: Option<Duration>) -> Result<Connection, StoreError> {
         match self {
             Self::Embedded(path) => embedded::reader(path),
-            Self::Server(access) => Ok(Connection::connect(Access::clone(access))?),
+            Self::Server(access, _) => Ok(Connection::connect(access.within(patience))?),
         }
     }
 }
@@ -261,6 +302,7 @@ pub struct Readers(Arc<Pool>);
 #[derive(Debug)]
 struct Pool {
     place: Place,
+    patience: Option<Duration>,
     /// Connections at rest, and how many exist.
     state: Mutex<(Vec<Connection>, usize)>,
     returned: Condvar,
@@ -293,10 +335,18 @@ impl Readers {
         expired: Option<impl FnMut() -> bool + Send + 'static>,
         query: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        if let Place::Server(_, presence) = &self.0.place {
+            presence.check().map_err(StoreError::Away)?;
+        }
         let mut connection = self.take()?;
         let result = connection
             .set_deadline(expired)
-            .and_then(|()| connection.begin_read())
+            .and_then(|()| {
+                if let Some(patience) = self.0.patience {
+                    connection.set_patience(patience);
+                }
+                connection.begin_read()
+            })
             .map_err(StoreError::from)
             .and_then(|db| query(&db));
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -315,10 +365,19 @@ impl Readers {
                 state.1 += 1;
                 break;
             }
-            state = self.0.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(patience) = self.0.patience else {
+                state = self.0.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let waited =
+                self.0.returned.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
+            if waited.1.timed_out() && waited.0.0.is_empty() {
+                return Err(StoreError::Away("too many wait for the database".to_owned()));
+            }
+            state = waited.0;
         }
         drop(state);
-        self.0.place.reader().inspect_err(|_| {
+        self.0.place.reader(self.0.patience).inspect_err(|_| {
             self.0.state.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
             self.0.returned.notify_one();
         })

@@ -70,7 +70,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let judged = storm.blow().context("the storm could not go on").and_then(|()| verdict::judge(&mut storm));
     eprint!("{}", storm.story.lines().last().map(|line| format!("{line}\n")).unwrap_or_default());
     eprintln!("backups {}\nrestores {}\nfull disks {}", storm.backups, storm.restores, storm.full.len());
-    eprintln!("kills of the database {}", storm.kills_of_database);
+    eprintln!("kills of the database {}, older copies {}", storm.kills_of_database, storm.copies);
     for (what, count) in storm.network.counts().named() {
         eprintln!("{what} {count}");
     }

@@ -22,6 +22,8 @@ const GPUS: u32 = 2;
 const DISK: &str = "size=8m";
 /// What an agent may take to deliver what it has, once nothing is in its way.
 const DRAIN: Duration = Duration::from_secs(90);
+/// The database's files as of the last backup.
+const COPY: &str = "copy";
 /// Seconds of peace in the end.
 const PEACE: u32 = 15;
 
@@ -35,9 +37,13 @@ pub(crate) struct Storm {
     pub(crate) kills_of_aggregator: u32,
     pub(crate) backups: u32,
     pub(crate) restores: u32,
+    /// Restores that were copies of the database's files, of which nobody is told.
+    pub(crate) copies: u32,
     /// Nodes, and when their disks were full.
     pub(crate) full: Vec<(usize, Stretch)>,
     pub(crate) kills_of_database: u32,
+    /// The database that was in the copy of all files.
+    copied: Option<String>,
     /// Where the ledger is, if not in a folder.
     database: Option<Server>,
     /// Small disks by node, and whether they are full.
@@ -87,6 +93,8 @@ impl Storm {
             database,
             backups: 0,
             restores: 0,
+            copies: 0,
+            copied: None,
             full: Vec::new(),
             disks,
             story: String::new(),
@@ -226,11 +234,31 @@ impl Storm {
         writeln!(self.story, "step {at}: backup {}", self.backups)?;
         let file = self.backup();
         self.world.aggregator.admin(&["backup", &file])?;
+        if let Some(database) = &self.database {
+            // Another kind of copy, that the ledger does not hear of.
+            database.stop()?;
+            database.keep(COPY)?;
+            database.run()?;
+            self.copied.clone_from(&self.world.aggregator.database);
+        }
         Ok(())
     }
 
     fn restore(&mut self, at: usize) -> anyhow::Result<()> {
         self.restores += 1;
+        // Unless the copy is from before the ledger went to another database.
+        let copied = self.copied == self.world.aggregator.database && self.restores.is_multiple_of(2);
+        if let Some(database) = self.database.as_ref().filter(|_| copied) {
+            writeln!(
+                self.story,
+                "step {at}: the database is replaced by its copy of backup {}",
+                self.backups
+            )?;
+            database.stop()?;
+            database.go_back(COPY)?;
+            self.copies += 1;
+            return database.run();
+        }
         writeln!(self.story, "step {at}: restore of backup {}", self.backups)?;
         let clock = self.world.clock.as_ref().context("a storm is in simulated time")?;
         let clock = clock.path().to_string_lossy().into_owned();

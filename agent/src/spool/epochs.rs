@@ -66,20 +66,35 @@ impl Spool {
             self.store.apply(changes)?;
             return Ok(false);
         }
+        // Others may have used the same numbers since.
+        self.take_back(changes, self.holdings().oldest_seq - 1)?;
+        Ok(true)
+    }
+
+    /// The ledger's cursor stands lower than what it acked once: a copy took its place, and it does not know. What is held
+    /// is sent again; of former epochs all, since of those it does not tell what it has.
+    ///
+    /// # Errors
+    /// If the disk fails: nothing has changed.
+    pub fn rewind(&mut self, cursor_seq: u64) -> Result<(), SpoolError> {
+        self.take_back(Changes::default(), cursor_seq)
+    }
+
+    /// No ack counts behind this one any more, nor any of former epochs.
+    fn take_back(&mut self, mut changes: Changes, acked_seq: u64) -> Result<(), SpoolError> {
         let mut again = Vec::new();
         for kept in &self.former {
             changes.remove(List::Former, kept.seq);
             let batch = self.store.read(List::Former, kept.seq)?;
             again.extend(batch.and_then(|batch| seal::unseal(batch.get(32..)?)));
         }
-        let acked_seq = self.holdings().oldest_seq - 1;
         changes.set(Name::Acked, &acked_seq.to_be_bytes());
         let numbered = self.in_front(&mut changes, again);
         self.store.apply(changes)?;
         self.acked_seq = acked_seq;
         self.former.clear();
         self.put_in_front(numbered);
-        Ok(true)
+        Ok(())
     }
 
     /// Changes that put drafts in front of the others, and their numbers.

@@ -38,7 +38,8 @@ pub(super) async fn verify(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json
         Ok(Ok(answer)) => Ok(Json(answer)),
         Ok(Err(error)) => {
             tracing::error!(error = chain(&error), "The ledger could not be verified.");
-            Err(ApiError::internal())
+            let away = error.is_away();
+            Err(if away { ApiError::unavailable(error.to_string()) } else { ApiError::internal() })
         }
         Err(error) => {
             tracing::error!(%error, "A verification ended without an answer.");

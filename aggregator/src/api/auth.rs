@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
@@ -22,6 +23,8 @@ use crate::model::NodeName;
 use crate::store::tokens::{self, Grant, PREFIX, Role};
 use crate::store::{Readers, Store, StoreError};
 
+/// How long a look at a token waits for a database.
+const PATIENCE: Duration = Duration::from_secs(3);
 const REMEMBERED_NS: i64 = 60_000_000_000;
 /// Tokens remembered at once; with more than these in use, all are forgotten and looked up anew.
 const REMEMBERED_MAX: usize = 20_000;
@@ -91,14 +94,15 @@ impl Authenticator {
     /// reached from elsewhere.
     #[must_use]
     pub fn new(store: &Store, clock: Clock, insecure_loopback: bool) -> Self {
-        Self { clock, readers: store.readers(), insecure_loopback, remembered: Mutex::default() }
+        let readers = store.readers_within(Some(PATIENCE));
+        Self { clock, readers, insecure_loopback, remembered: Mutex::default() }
     }
 
-    /// Who sent this `authorization` header. Reads one row of the store at most.
+    /// Who sent this `authorization` header. What is not remembered is looked up off the async threads.
     ///
     /// # Errors
     /// If there is no header, it has no token, the token is not known, or the store fails.
-    pub fn authenticate(&self, authorization: Option<&str>) -> Result<Identity, AuthError> {
+    pub async fn authenticate(self: &Arc<Self>, authorization: Option<&str>) -> Result<Identity, AuthError> {
         if self.insecure_loopback {
             return Ok(Identity::Loopback);
         }
@@ -108,6 +112,13 @@ impl Authenticator {
         if let Some(identity) = self.recall(&hash, now_ns) {
             return Ok(identity);
         }
+        let authenticator = Arc::clone(self);
+        let looked_up = tokio::task::spawn_blocking(move || authenticator.look_up(hash, now_ns)).await;
+        looked_up.unwrap_or_else(|e| Err(AuthError::Store(StoreError::Away(e.to_string()))))
+    }
+
+    /// Reads one row of the store.
+    fn look_up(&self, hash: [u8; 32], now_ns: i64) -> Result<Identity, AuthError> {
         let found = self.readers.with(|connection| tokens::find(connection, &hash));
         let found = found.map_err(AuthError::Store)?.ok_or(AuthError::Unknown)?;
         let identity = match found.grant {
@@ -150,7 +161,7 @@ pub(super) async fn require_reader(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match reader(&api.state.authenticator, &api.state.metrics, "api", request.headers()) {
+    match reader(&api.state.authenticator, &api.state.metrics, "api", request.headers()).await {
         Ok(identity) => {
             request.extensions_mut().insert(identity);
             next.run(request).await
@@ -163,8 +174,8 @@ pub(super) async fn require_reader(
 ///
 /// # Errors
 /// If they may not, or it cannot be told.
-pub fn reader(
-    authenticator: &Authenticator,
+pub async fn reader(
+    authenticator: &Arc<Authenticator>,
     metrics: &Metrics,
     surface: &'static str,
     headers: &HeaderMap,
@@ -172,7 +183,7 @@ pub fn reader(
     let header = headers.get(header::AUTHORIZATION);
     // A header that is no text is no token either.
     let authorization = header.map(|value| value.to_str().unwrap_or_default());
-    match authenticator.authenticate(authorization) {
+    match authenticator.authenticate(authorization).await {
         Ok(identity) if identity.may(Role::Reader) => Ok(identity),
         Ok(identity) => {
             Err(ApiError::forbidden(format!("{identity} may not read; use a token with the role reader")))
@@ -193,8 +204,8 @@ mod tests {
     use super::*;
     use tonnage_runtime::clock::{Reading, write_simulated};
 
-    #[test]
-    fn a_token_is_good_for_what_it_was_made_for_and_stops_within_a_minute_of_its_removal() {
+    #[tokio::test]
+    async fn a_token_is_good_for_what_it_was_made_for_and_stops_within_a_minute_of_its_removal() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let clock_file = tempfile::NamedTempFile::new().unwrap();
@@ -205,48 +216,48 @@ mod tests {
         };
         set(0);
         let clock = Clock::simulated(clock_file.path()).unwrap();
-        let authenticator = Authenticator::new(&store, clock, false);
+        let authenticator = Arc::new(Authenticator::new(&store, clock, false));
         let writer = store.writer().unwrap();
         let token = tokens::add(&writer, "ops", &Grant::Role(Role::Operator), 0).unwrap();
         let header = format!("Bearer {token}");
         let ops = Identity::Person { name: "ops".into(), role: Role::Operator };
-        assert_eq!(authenticator.authenticate(Some(&header)).unwrap(), ops);
+        assert_eq!(authenticator.authenticate(Some(&header)).await.unwrap(), ops);
         assert!(ops.may(Role::Reader) && ops.may(Role::Operator) && !ops.may(Role::Admin));
 
         tokens::remove(&writer, "ops").unwrap();
         set(59);
-        assert!(authenticator.authenticate(Some(&header)).is_ok());
+        assert!(authenticator.authenticate(Some(&header)).await.is_ok());
         set(60);
-        assert!(matches!(authenticator.authenticate(Some(&header)), Err(AuthError::Unknown)));
+        assert!(matches!(authenticator.authenticate(Some(&header)).await, Err(AuthError::Unknown)));
     }
 
-    #[test]
-    fn a_nodes_token_binds_the_node_and_reads_nothing() {
+    #[tokio::test]
+    async fn a_nodes_token_binds_the_node_and_reads_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let node = NodeName { cluster: "c".into(), node: "n1".into() };
         let token = tokens::add(&store.writer().unwrap(), "n1", &Grant::Node(node.clone()), 0).unwrap();
-        let authenticator = Authenticator::new(&store, Clock::system(), false);
-        let identity = authenticator.authenticate(Some(&format!("bearer {token}"))).unwrap();
+        let authenticator = Arc::new(Authenticator::new(&store, Clock::system(), false));
+        let identity = authenticator.authenticate(Some(&format!("bearer {token}"))).await.unwrap();
         assert_eq!(identity, Identity::Node(node));
         assert!(!identity.may(Role::Reader));
     }
 
-    #[test]
-    fn a_header_that_holds_no_token_is_refused_without_repeating_it() {
+    #[tokio::test]
+    async fn a_header_that_holds_no_token_is_refused_without_repeating_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let authenticator = Authenticator::new(&store, Clock::system(), false);
-        assert!(matches!(authenticator.authenticate(None), Err(AuthError::Missing)));
+        let authenticator = Arc::new(Authenticator::new(&store, Clock::system(), false));
+        assert!(matches!(authenticator.authenticate(None).await, Err(AuthError::Missing)));
         let long = format!("Bearer tng_{}", "a".repeat(100_000));
         let upper = format!("Bearer tng_{}", "A".repeat(64));
         for header in ["", "secret", "Basic c2VjcmV0", "Bearer secret", "Bearer  tng_", &long, &upper] {
-            let error = authenticator.authenticate(Some(header)).unwrap_err();
+            let error = authenticator.authenticate(Some(header)).await.unwrap_err();
             assert!(matches!(error, AuthError::Malformed));
             assert!(!error.to_string().contains("secret"));
         }
         let unknown = format!("Bearer tng_{}", "a".repeat(64));
-        assert!(matches!(authenticator.authenticate(Some(&unknown)), Err(AuthError::Unknown)));
-        assert!(Authenticator::new(&store, Clock::system(), true).authenticate(None).is_ok());
+        assert!(matches!(authenticator.authenticate(Some(&unknown)).await, Err(AuthError::Unknown)));
+        assert!(Arc::new(Authenticator::new(&store, Clock::system(), true)).authenticate(None).await.is_ok());
     }
 }

@@ -8,6 +8,9 @@ use tonnage_proto::token::masked;
 /// Longest piece of a request that an error repeats, in characters.
 const QUOTED_CHARS_MAX: usize = 80;
 
+/// When what is not to be had now may be asked for again.
+const RETRY_AFTER_SECONDS: &str = "5";
+
 /// What went wrong, for programs and for people.
 #[derive(Debug, Clone)]
 pub struct ApiError {
@@ -118,6 +121,9 @@ impl IntoResponse for ApiError {
         let mut response = self.status.into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
         response.extensions_mut().insert(self);
         response

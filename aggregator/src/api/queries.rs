@@ -57,6 +57,10 @@ impl Queries {
         result.map_err(|error| match &error {
             QueryError::TooManyGroups => ApiError::invalid("aggregate", error.to_string()),
             QueryError::Expired => ApiError::unavailable(error.to_string()),
+            QueryError::Store(store) if store.is_away() => {
+                tracing::warn!(error = chain(&error), "A query found no database.");
+                ApiError::unavailable(error.to_string())
+            }
             QueryError::Store(_) => {
                 tracing::error!(error = chain(&error), "A query failed.");
                 ApiError::internal()

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection as Sqlite, OpenFlags};
 
-use super::write::{self, JournalEntry, JournalKind};
-use super::{Connection, FILE, Store, StoreError, embedded, identity, lock, meta, migrate, schema, transfer};
+use super::write;
+use super::{Connection, FILE, Store, StoreError, embedded, identity, lock, migrate, pen, schema, transfer};
 
 /// A backup cannot be made or taken back; what was there before is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -177,17 +177,9 @@ fn check(file: &Path) -> Result<(), String> {
 /// Gives the copy another incarnation. All that it holds is, after all, in a backup.
 fn renew(db: &Connection, now_ns: i64) -> Result<i64, StoreError> {
     let transaction = db.begin()?;
-    let incarnation = i64::try_from(identity(&transaction)?.incarnation).unwrap_or(i64::MAX - 1);
-    // Two restores of one backup are two incarnations.
-    let incarnation = (incarnation + 1).max(now_ns / 1_000_000);
-    meta::set(&transaction, "incarnation", &incarnation.to_string())?;
+    pen::renew(&transaction, now_ns, "")?;
     transaction.execute("UPDATE cursor SET backed_up_seq = seq", [])?;
     transaction.execute("DELETE FROM lease", [])?;
-    let detail = format!("incarnation {incarnation}");
-    write::journal(
-        &transaction,
-        &JournalEntry { detail: &detail, ..JournalEntry::of(now_ns, JournalKind::Restore) },
-    )?;
     let batches =
         transaction.query_row("SELECT COUNT(*) FROM journal WHERE kind = 1", [], |row| row.get(0))?;
     transaction.commit()?;

@@ -8,8 +8,10 @@ use super::sql::OptionalExtension;
 use super::{Connection, StoreError, meta, migrate, rollup, schema};
 
 mod access;
+mod presence;
 
 pub use access::{Access, TlsFiles};
+pub use presence::Presence;
 
 const DAY_NS: i64 = tonnage_proto::limits::DAY_NS;
 

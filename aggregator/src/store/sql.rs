@@ -7,6 +7,7 @@
 //! a list of numbers as `SELECT CAST(value AS BIGINT) FROM json_each(?1)`.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 use tonnage_runtime::tls::TlsError;
@@ -30,6 +31,8 @@ pub enum Error {
     Connect(String),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("PostgreSQL has not answered for {seconds} s")]
+    Silent { seconds: u64 },
     #[error("a statement of the transaction failed, so that nothing of it was done")]
     Aborted,
     #[error("no row where there must be one")]
@@ -47,6 +50,22 @@ impl Error {
         match self {
             Self::Sqlite(e) => e.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted),
             Self::Postgres(e) => e.code() == Some(&SqlState::QUERY_CANCELED),
+            _ => false,
+        }
+    }
+
+    /// Is it about the way to a server, rather than about what was asked?
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Tls(_) | Self::Silent { .. } => true,
+            Self::Postgres(e) => {
+                let io = |cause: &(dyn std::error::Error + 'static)| cause.is::<std::io::Error>();
+                let ends = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+                e.is_closed()
+                    || std::error::Error::source(e).is_some_and(io)
+                    || e.code().is_some_and(|code| ends.contains(code))
+            }
             _ => false,
         }
     }
@@ -100,7 +119,7 @@ pub struct Connection(Engine);
 #[derive(Debug)]
 enum Engine {
     Sqlite(rusqlite::Connection),
-    Postgres(postgres::Session),
+    Postgres(Box<postgres::Session>),
 }
 
 impl From<rusqlite::Connection> for Connection {
@@ -115,7 +134,14 @@ impl Connection {
     /// # Errors
     /// If it cannot be reached, or does not let us in.
     pub fn connect(access: Access) -> Result<Self> {
-        Ok(Self(Engine::Postgres(postgres::Session::new(access)?)))
+        Ok(Self(Engine::Postgres(Box::new(postgres::Session::new(access)?))))
+    }
+
+    /// An answer of a server is waited for so long at most; then its connection is made anew.
+    pub(in crate::store) fn set_patience(&self, patience: Duration) {
+        if let Engine::Postgres(session) = &self.0 {
+            session.set_patience(patience);
+        }
     }
 
     /// Is it PostgreSQL?

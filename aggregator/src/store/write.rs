@@ -452,15 +452,6 @@ pub fn slots_after(db: &Connection, after: (i64, i64), limit: u32) -> Result<Vec
     Ok(rows.collect::<sql::Result<_>>()?)
 }
 
-/// Takes the pen. False if another process wrote since this one did: what it remembers of the ledger may be old.
-pub fn take_pen(db: &Connection, holder: &str) -> Result<bool> {
-    if meta::get(db, "writer")?.as_deref() == Some(holder) {
-        return Ok(true);
-    }
-    meta::set(db, "writer", holder)?;
-    Ok(false)
-}
-
 /// Text of the newest price book in the journal; `None` before the first.
 pub fn newest_book(db: &Connection) -> Result<Option<String>> {
     let mut statement =

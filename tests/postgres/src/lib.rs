@@ -177,12 +177,81 @@ impl Server {
     }
 
     fn end(&self, signal: Signal) -> anyhow::Result<()> {
+        // Who is frozen hears nothing else.
+        self.each(Signal::CONT)?;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut child) = running.take() else { return Ok(()) };
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid")?;
-        kill_process(pid, signal)?;
+        kill_process(pid_of(child.id())?, signal)?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Freezes it: connections stay, new ones are made by the kernel, and nobody ever answers.
+    ///
+    /// # Errors
+    /// If a process of it cannot be stopped.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.each(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// If a process of it cannot go on.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.each(Signal::CONT)
+    }
+
+    /// To the postmaster and then to those that it started, so that none is started in between.
+    fn each(&self, signal: Signal) -> anyhow::Result<()> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(child) = running.as_ref() else { return Ok(()) };
+        let id = child.id();
+        kill_process(pid_of(id)?, signal)?;
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        for id in children.split_whitespace() {
+            // One that has ended since is gone.
+            let _ = kill_process(pid_of(id.parse()?)?, signal);
+        }
+        Ok(())
+    }
+
+    /// Copies its files, which do not change meanwhile, under a name; it must not run.
+    ///
+    /// # Errors
+    /// If it runs, or there is no room.
+    pub fn keep(&self, name: &str) -> anyhow::Result<()> {
+        self.replace(&self.folder.path().join(name), &self.data())
+    }
+
+    /// Puts a copy in the place of its files; it must not run.
+    ///
+    /// # Errors
+    /// If it runs, or there is no such copy.
+    pub fn go_back(&self, name: &str) -> anyhow::Result<()> {
+        self.replace(&self.data(), &self.folder.path().join(name))
+    }
+
+    fn replace(&self, to: &Path, from: &Path) -> anyhow::Result<()> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(running.is_none(), "PostgreSQL runs");
+        ensure!(from.exists(), "{} is not there", from.display());
+        run(Command::new("rm").arg("-rf").arg(to))?;
+        run(Command::new("cp").arg("-a").arg(from).arg(to))?;
+        Ok(())
+    }
+
+    /// Copies a database into a new one by `pg_dump`, and gives its URL.
+    ///
+    /// # Errors
+    /// If either fails.
+    pub fn dumped(&self, url: &str) -> anyhow::Result<String> {
+        let dump = self.folder.path().join("dump.sql");
+        run(Command::new(self.programs.join("pg_dump")).arg(url).arg("-f").arg(&dump))?;
+        let copy = self.database()?;
+        let mut psql = Command::new(self.programs.join("psql"));
+        run(psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", &copy, "-f"]).arg(&dump))?;
+        Ok(copy)
     }
 
     /// Makes a database, and gives its URL.
@@ -235,6 +304,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         drop(self.end(Signal::INT));
     }
+}
+
+fn pid_of(id: u32) -> anyhow::Result<Pid> {
+    i32::try_from(id).ok().and_then(Pid::from_raw).context("a pid")
 }
 
 fn remove_leftovers() {

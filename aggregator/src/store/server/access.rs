@@ -7,6 +7,7 @@
 
 use std::error::Error as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
@@ -19,6 +20,7 @@ use tonnage_runtime::tls::{IdentityFiles, TlsError};
 
 use crate::store::StoreError;
 
+const CONNECT: Duration = Duration::from_secs(10);
 /// The settings of [`TlsFiles`].
 const SETTINGS: [&str; 3] = ["database_ca_file", "database_cert_file", "database_key_file"];
 
@@ -45,6 +47,8 @@ impl TlsFiles {
 #[derive(Debug, Clone)]
 pub struct Access {
     pub(in crate::store) config: Config,
+    /// What one host may take to let us in, whatever it hangs in.
+    pub(in crate::store) connect: Duration,
     /// `None`: no TLS is spoken.
     tls: Option<ForeignFiles>,
     /// As it is in force, and whether somebody said so.
@@ -110,12 +114,18 @@ impl Access {
         config.ssl_mode(if plain { SslMode::Disable } else { ssl_mode });
         let tls = ForeignFiles { verified, ca: files.ca, identity, settings: SETTINGS };
         let mode = (name, mode.is_some());
-        Ok(Self { config, tls: (!plain).then_some(tls), mode, local })
+        Ok(Self { config, connect: CONNECT, tls: (!plain).then_some(tls), mode, local })
     }
 
     /// For a handshake with the files as they are now; `None`: there is none.
     pub(in crate::store) fn tls(&self) -> Result<Option<ForeignConfig>, TlsError> {
         self.tls.as_ref().map(|files| files.load(&Clock::system())).transpose()
+    }
+
+    /// The same for who waits no longer than this.
+    #[must_use]
+    pub fn within(&self, patience: Option<Duration>) -> Self {
+        Self { connect: patience.unwrap_or(CONNECT).min(CONNECT), ..self.clone() }
     }
 
     /// What a stranger on the way could do, if anything.

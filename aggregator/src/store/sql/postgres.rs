@@ -29,6 +29,8 @@ const LIMITED_MS: u32 = 30_000;
 /// A writer that says nothing for so long loses its transaction, and the lock with it: a process that hangs, or whose
 /// network is gone, keeps the others waiting for no longer.
 const IDLE_MS: u32 = 60_000;
+/// Who asks with a deadline waits for a server that does not keep it for so much longer.
+const GRACE: Duration = Duration::from_secs(5);
 /// Whoever holds this lock for a transaction writes the ledger.
 const WRITER_LOCK: i64 = 0x0074_6f6e_6e61_6765;
 
@@ -41,6 +43,10 @@ pub(super) struct Session {
     open: Cell<bool>,
     failed: Cell<bool>,
     limited: Cell<bool>,
+    /// How long an answer is waited for; `None`: for as long as the connection lives.
+    patience: Cell<Option<Duration>>,
+    /// An answer was waited for in vain, so nothing that comes on this connection is awaited any more.
+    given_up: Cell<bool>,
     cursors: Cell<u64>,
     /// Names that were asked about, see [`Session::is_new`].
     seen: RefCell<HashSet<String>>,
@@ -68,13 +74,19 @@ fn runtime() -> Result<&'static Runtime> {
 /// Files for TLS are read for each connection, so new ones need no restart.
 fn connect(access: &Arc<Access>) -> Result<Client> {
     let (tls, to) = (access.tls()?, Arc::clone(access));
+    let hosts = to.config.get_hosts().len().max(to.config.get_hostaddrs().len()).max(1);
+    let within = to.connect * u32::try_from(hosts).unwrap_or(u32::MAX);
     let task = runtime()?.spawn(async move {
-        match tls {
-            None => attach(&to.config, NoTls).await,
-            Some(tls) => attach(&to.config, MakeRustlsConnect::new(tls)).await,
-        }
+        let attached = async {
+            match tls {
+                None => attach(&to.config, NoTls).await,
+                Some(tls) => attach(&to.config, MakeRustlsConnect::new(tls)).await,
+            }
+        };
+        tokio::time::timeout(within, attached).await
     });
     let connected = pollster::block_on(task).map_err(|e| Error::Connect(e.to_string()))?;
+    let connected = connected.map_err(|_| Error::Silent { seconds: within.as_secs() })?;
     connected.map_err(|e| access.explained(&e).map_or(Error::Postgres(e), Error::Connect))
 }
 
@@ -95,7 +107,7 @@ where
 
 impl Session {
     pub(super) fn new(mut access: Access) -> Result<Self> {
-        access.config.connect_timeout(Duration::from_secs(10));
+        access.config.connect_timeout(access.connect);
         access.config.tcp_user_timeout(Duration::from_secs(60));
         let access = Arc::new(access);
         Ok(Self {
@@ -105,6 +117,8 @@ impl Session {
             open: Cell::new(false),
             failed: Cell::new(false),
             limited: Cell::new(false),
+            patience: Cell::new(None),
+            given_up: Cell::new(false),
             cursors: Cell::new(0),
             seen: RefCell::default(),
         })
@@ -112,13 +126,50 @@ impl Session {
 
     pub(super) fn set_limited(&self, limited: bool) {
         self.limited.set(limited);
+        let limit = Duration::from_millis(LIMITED_MS.into()) + GRACE;
+        self.patience.set(limited.then_some(limit));
+    }
+
+    pub(super) fn set_patience(&self, patience: Duration) {
+        self.patience.set(Some(patience));
+    }
+
+    /// Waits for an answer.
+    fn wait<T>(
+        &self,
+        answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        if self.given_up.get() {
+            return Err(Error::Aborted);
+        }
+        let result = match self.patience.get() {
+            None => pollster::block_on(answer),
+            Some(patience) => {
+                let waited = {
+                    let _timers = runtime()?.enter();
+                    tokio::time::timeout(patience, answer)
+                };
+                pollster::block_on(waited).map_err(|_| {
+                    self.failed.set(true);
+                    self.given_up.set(true);
+                    Error::Silent { seconds: patience.as_secs() }
+                })?
+            }
+        };
+        result.map_err(|error| {
+            self.failed.set(true);
+            Error::Postgres(error)
+        })
     }
 
     /// `writes`: nobody else writes the ledger until the end of the transaction.
     pub(super) fn begin(&self, writes: bool) -> Result<()> {
-        if self.client.borrow().is_closed() {
+        if self.client.borrow().is_closed() || self.given_up.get() {
             self.statements.borrow_mut().clear();
+            // What answers now may be an older copy.
+            self.seen.borrow_mut().clear();
             *self.client.borrow_mut() = connect(&self.access)?;
+            self.given_up.set(false);
         }
         let mut sql = if writes {
             format!(
@@ -159,7 +210,7 @@ impl Session {
 
     pub(super) fn batch(&self, sql: &str) -> Result<()> {
         let client = self.client.borrow();
-        self.noted(pollster::block_on(client.batch_execute(sql)))
+        self.wait(client.batch_execute(sql))
     }
 
     pub(super) fn prepare(&self, sql: &str) -> Result<Prepared<'_>> {
@@ -168,7 +219,7 @@ impl Session {
         let statement = if let Some(statement) = known {
             statement
         } else {
-            let statement = self.noted(pollster::block_on(self.client.borrow().prepare(&sql)))?;
+            let statement = self.wait(self.client.borrow().prepare(&sql))?;
             let mut statements = self.statements.borrow_mut();
             if statements.len() >= STATEMENTS_MAX {
                 statements.clear();
@@ -195,7 +246,7 @@ impl Session {
             let values: Vec<&(dyn ToSql + Sync)> =
                 columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
             let prepared = self.prepare(&sql)?;
-            self.noted(pollster::block_on(self.client.borrow().execute(&prepared.statement, &values)))?;
+            self.wait(self.client.borrow().execute(&prepared.statement, &values))?;
         }
         Ok(())
     }
@@ -217,16 +268,9 @@ impl Session {
             let [first, second, third] = &numbers;
             let prepared = self.prepare(&sql)?;
             let values: [&(dyn ToSql + Sync); 4] = [first, second, third, &bytes];
-            self.noted(pollster::block_on(self.client.borrow().execute(&prepared.statement, &values)))?;
+            self.wait(self.client.borrow().execute(&prepared.statement, &values))?;
         }
         Ok(())
-    }
-
-    fn noted<T>(&self, result: std::result::Result<T, tokio_postgres::Error>) -> Result<T> {
-        result.map_err(|error| {
-            self.failed.set(true);
-            Error::Postgres(error)
-        })
     }
 }
 
@@ -240,15 +284,15 @@ pub struct Prepared<'a> {
 impl<'a> Prepared<'a> {
     pub(super) fn execute(&self, values: &[ValueRef<'_>]) -> Result<usize> {
         let client = self.session.client.borrow();
-        let changed = pollster::block_on(client.execute(&self.statement, &bound(values)));
-        Ok(usize::try_from(self.session.noted(changed)?).unwrap_or(usize::MAX))
+        let changed = self.session.wait(client.execute(&self.statement, &bound(values)))?;
+        Ok(usize::try_from(changed).unwrap_or(usize::MAX))
     }
 
     /// All rows at once.
     pub(super) fn all(&self, values: &[ValueRef<'_>]) -> Result<Answer<'a>> {
         let client = self.session.client.borrow();
-        let rows = pollster::block_on(client.query(&self.statement, &bound(values)));
-        Ok(Answer { rows: self.session.noted(rows)?.into(), cursor: None })
+        let rows = self.session.wait(client.query(&self.statement, &bound(values)))?;
+        Ok(Answer { rows: rows.into(), cursor: None })
     }
 
     /// Rows as they are asked for, in a transaction; else all at once.
@@ -259,7 +303,7 @@ impl<'a> Prepared<'a> {
         let name = format!("c{}", self.session.cursors.replace(self.session.cursors.get() + 1));
         let sql = format!("DECLARE {name} NO SCROLL CURSOR FOR {}", self.sql);
         let client = self.session.client.borrow();
-        self.session.noted(pollster::block_on(client.execute(&sql, &bound(values))))?;
+        self.session.wait(client.execute(&sql, &bound(values)))?;
         let cursor = Cursor { session: self.session, name, done: false };
         Ok(Answer { rows: VecDeque::new(), cursor: Some(cursor) })
     }
@@ -281,8 +325,7 @@ impl Answer<'_> {
     pub(super) fn next(&mut self) -> Result<Option<Row>> {
         if let Some(cursor) = self.cursor.as_mut().filter(|cursor| self.rows.is_empty() && !cursor.done) {
             let sql = format!("FETCH {FETCHED} FROM {}", cursor.name);
-            let rows = pollster::block_on(cursor.session.client.borrow().query(&sql, &[]));
-            let rows = cursor.session.noted(rows)?;
+            let rows = cursor.session.wait(cursor.session.client.borrow().query(&sql, &[]))?;
             cursor.done = rows.len() < FETCHED;
             self.rows = rows.into();
         }
