@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 
 mod agent;
 mod aggregator;
+mod cores;
 mod driver_alone;
 mod report;
 mod usage;
@@ -28,6 +29,12 @@ struct Cli {
     /// How long the agent is watched, in seconds
     #[arg(long, default_value_t = 60, global = true)]
     seconds: u64,
+    /// GPUs of the fleet whose ledger is asked; it has as many namespaces and ten times as many pods
+    #[arg(long, default_value_t = 10_000, global = true, value_parser = clap::value_parser!(i64).range(8..=100_000))]
+    gpus: i64,
+    /// Agents of the crowd, each with 8 GPUs and a connection of its own: two file descriptors apiece here and one there
+    #[arg(long, default_value_t = 10_000, global = true, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    agents: u32,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -36,6 +43,10 @@ enum Part {
     Agent,
     /// Windows per second, queries, memory and start of the aggregator
     Aggregator,
+    /// Ninety days of a large fleet in groups, on both engines
+    Queries,
+    /// Many connected agents at real time, on both engines
+    Crowd,
     /// Reads a simulated driver once a second until it is killed, and does nothing else
     #[command(hide = true)]
     DriverAlone { library: PathBuf },
@@ -55,6 +66,12 @@ fn main() -> anyhow::Result<()> {
     }
     if matches!(cli.part, None | Some(Part::Aggregator)) {
         aggregator::measure()?;
+    }
+    if matches!(cli.part, None | Some(Part::Queries)) {
+        aggregator::measure_queries(cli.gpus)?;
+    }
+    if matches!(cli.part, None | Some(Part::Crowd)) {
+        aggregator::measure_crowd(cli.agents)?;
     }
     Ok(())
 }

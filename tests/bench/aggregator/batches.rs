@@ -18,7 +18,7 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn name(self) -> String {
-        format!("node-{:04}", self.number)
+        format!("node-{:05}", self.number)
     }
 
     pub(super) fn epoch(self) -> [u8; 16] {
@@ -32,7 +32,7 @@ impl Node {
         (1..).zip(starts).map(|(seq, starts)| self.batch(seq, &starts)).collect()
     }
 
-    fn batch(self, seq: u64, starts: &[i64]) -> pb::SealedBatch {
+    pub(super) fn batch(self, seq: u64, starts: &[i64]) -> pb::SealedBatch {
         let batch = pb::Batch {
             format: BATCH_FORMAT,
             cluster: CLUSTER.to_owned(),

@@ -16,6 +16,9 @@ use tonnage_runtime::clock::Clock;
 use super::CLUSTER;
 use super::batches::Node;
 
+/// Both directions of a stream.
+pub(super) type Opened = (mpsc::Sender<FromAgent>, Streaming<FromLedger>);
+
 /// One agent's name and everything it has to say.
 #[derive(Debug)]
 pub(super) struct Sender {
@@ -56,11 +59,8 @@ async fn one(uplink: String, sender: Sender) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open(
-    uplink: String,
-    node: Node,
-    sealed_seq: u64,
-) -> anyhow::Result<(mpsc::Sender<FromAgent>, Streaming<FromLedger>)> {
+/// Connects, and is welcomed as one who has so many batches to send.
+pub(super) async fn open(uplink: String, node: Node, sealed_seq: u64) -> anyhow::Result<Opened> {
     let mut client = MeteringClient::new(Endpoint::from_shared(uplink)?.connect().await?);
     let (outgoing, messages) = mpsc::channel(IN_FLIGHT_MAX as usize + 1);
     let hello = Hello {

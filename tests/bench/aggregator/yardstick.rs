@@ -1,9 +1,10 @@
 //! What this machine's disk and SQLite can do with the same load at best: rows into one table, bytes into another,
-//! in as many transactions, with nothing decided, summed or priced.
+//! in as many transactions, with nothing decided, summed or priced. For PostgreSQL the same by COPY.
 
 use std::io::Write;
 use std::path::Path;
 
+use postgres_server::Server;
 use tonnage_aggregator::store::Store;
 use tonnage_runtime::clock::Clock;
 
@@ -53,6 +54,43 @@ pub(super) fn sqlite(folder: &Path, load: Load) -> anyhow::Result<f64> {
         }
         db.execute_batch("COMMIT")?;
     }
+    Ok((clock.monotonic_ns() - from_ns) as f64 / 1e9)
+}
+
+/// The same by COPY into a database, from a file of statements that its own client sends; rows are made before the clock runs.
+pub(super) fn postgres(server: &Server, folder: &Path, load: Load) -> anyhow::Result<f64> {
+    let url = server.database()?;
+    let tables = TABLES
+        .replace("INTEGER PRIMARY KEY", "BIGINT PRIMARY KEY")
+        .replace("INTEGER", "BIGINT")
+        .replace("BLOB", "BYTEA")
+        .replace(" WITHOUT ROWID", "");
+    server.sql(&url, &tables)?;
+    let path = folder.join("bare.sql");
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&path)?);
+    let payload = "a5".repeat(load.batch_bytes);
+    for transaction in 0..load.transactions {
+        let part = |of: i64| of * transaction / load.transactions..of * (transaction + 1) / load.transactions;
+        writeln!(file, "BEGIN;\nCOPY bare_row FROM STDIN;")?;
+        for window in part(load.windows) {
+            for owner in 0..load.rows_per_window {
+                let large = 1_000_000_007 * (owner + 1);
+                writeln!(
+                    file,
+                    "{window}\t1\t0\t{owner}\t0\t{large}\t{large}\t{large}\t{large}\t3\t{large}\t0"
+                )?;
+            }
+        }
+        writeln!(file, "\\.\nCOPY bare_batch FROM STDIN;")?;
+        for batch in part(load.batches) {
+            writeln!(file, "{batch}\t\\\\x{payload}")?;
+        }
+        writeln!(file, "\\.\nCOMMIT;")?;
+    }
+    file.into_inner()?;
+    let clock = Clock::system();
+    let from_ns = clock.monotonic_ns();
+    server.run_file(&url, &path)?;
     Ok((clock.monotonic_ns() - from_ns) as f64 / 1e9)
 }
 

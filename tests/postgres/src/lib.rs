@@ -293,6 +293,15 @@ impl Server {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Runs a file of statements in a database by `psql`.
+    ///
+    /// # Errors
+    /// If a statement fails.
+    pub fn run_file(&self, url: &str, file: &Path) -> anyhow::Result<()> {
+        let mut psql = Command::new(self.programs.join("psql"));
+        run(psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", url, "-f"]).arg(file)).map(drop)
+    }
+
     /// A folder that a copy of its files can be kept beside.
     #[must_use]
     pub fn folder(&self) -> &Path {

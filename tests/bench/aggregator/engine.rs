@@ -1,0 +1,49 @@
+//! Where the ledger under measurement lies.
+
+use harness::world::World;
+use postgres_server::Server;
+
+use crate::report::note;
+
+/// A folder with a file of SQLite, or a database on a server of its own.
+pub(super) enum Engine {
+    Sqlite,
+    Postgres(Server),
+}
+
+impl Engine {
+    /// All that are installed; of the other it is said.
+    ///
+    /// # Errors
+    /// If a server does not start.
+    pub(super) fn all() -> anyhow::Result<Vec<Self>> {
+        let mut engines = vec![Self::Sqlite];
+        if postgres_server::programs().is_some() {
+            // Its defaults: every commit is on disk.
+            engines.push(Self::Postgres(Server::start(&["shared_buffers=512MB", "max_wal_size=4GB"])?));
+        } else {
+            note("PostgreSQL is SKIPPED: it is not installed");
+        }
+        Ok(engines)
+    }
+
+    /// What stands before the names of its figures.
+    pub(super) fn prefix(&self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres(_) => "postgres_",
+        }
+    }
+
+    /// A world whose aggregator has its ledger here, an empty one.
+    ///
+    /// # Errors
+    /// If no folder or database can be made.
+    pub(super) fn world(&self) -> anyhow::Result<World> {
+        let mut world = World::in_real_time(0)?;
+        if let Self::Postgres(server) = self {
+            world.aggregator.database = Some(server.database()?);
+        }
+        Ok(world)
+    }
+}
