@@ -27,6 +27,7 @@ pub mod opencost;
 pub mod verify;
 
 pub mod commit;
+pub mod follow;
 pub mod serve;
 
 pub mod admin;

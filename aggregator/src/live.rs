@@ -32,6 +32,8 @@ struct State {
 
 #[derive(Debug)]
 struct Newest {
+    /// This process took it in, and counts it in its metrics.
+    own: bool,
     device: Arc<Device>,
     facts: Arc<NodeFacts>,
     window: Window,
@@ -77,6 +79,15 @@ pub struct Share {
 impl Live {
     /// Takes the newest window of each device in a batch that was committed.
     pub fn apply(&self, node: &NodeName, batch: &UsageBatch, now_ns: i64) {
+        self.take(node, batch, now_ns, true);
+    }
+
+    /// The same for a batch that another aggregator over the same ledger took in, some seconds late.
+    pub fn apply_others(&self, node: &NodeName, batch: &UsageBatch, now_ns: i64) {
+        self.take(node, batch, now_ns, false);
+    }
+
+    fn take(&self, node: &NodeName, batch: &UsageBatch, now_ns: i64, own: bool) {
         // In the order of time: how long somebody has been idle is told from one window to the next.
         let mut windows: Vec<&Window> = batch.windows.iter().filter(|w| fresh(w, now_ns)).collect();
         windows.sort_by_key(|window| window.end_ns);
@@ -115,7 +126,7 @@ impl Live {
             }
             let (device, facts) = (Arc::clone(device), Arc::clone(&facts));
             let window = window.clone();
-            let newest = Newest { device, facts, window, owners, instances, idles, idle_since_ns };
+            let newest = Newest { own, device, facts, window, owners, instances, idles, idle_since_ns };
             state.newest.insert(key, newest);
         }
     }
@@ -135,10 +146,14 @@ impl Live {
         Connected { live: Arc::clone(self), node }
     }
 
-    /// Has `node` a stream open?
+    /// Has `node` a stream open, or did it send to another aggregator within two minutes?
     #[must_use]
-    pub fn connected(&self, node: &NodeName) -> bool {
-        self.lock().streams.contains_key(node)
+    pub fn connected(&self, node: &NodeName, now_ns: i64) -> bool {
+        let state = self.lock();
+        let devices =
+            state.newest.range((node.clone(), String::new())..).take_while(|((of, _), _)| of == node);
+        state.streams.contains_key(node)
+            || devices.into_iter().any(|(_, newest)| !newest.own && fresh(&newest.window, now_ns))
     }
 
     /// Streams that are open.
@@ -150,9 +165,20 @@ impl Live {
     /// All shares of all devices with a fresh window, priced by `book`: by node, device, and as the window says.
     #[must_use]
     pub fn shares(&self, book: &Book, now_ns: i64) -> Vec<Share> {
+        self.some_shares(book, now_ns, |_| true)
+    }
+
+    /// The same of agents that send to this process alone: for metrics, which are summed over all of them.
+    #[must_use]
+    pub fn own_shares(&self, book: &Book, now_ns: i64) -> Vec<Share> {
+        self.some_shares(book, now_ns, |newest| newest.own)
+    }
+
+    fn some_shares(&self, book: &Book, now_ns: i64, which: impl Fn(&Newest) -> bool) -> Vec<Share> {
         let mut state = self.lock();
         state.newest.retain(|_, newest| fresh(&newest.window, now_ns));
-        state.newest.iter().flat_map(|((node, _), newest)| newest.shares(node, book, now_ns)).collect()
+        let some = state.newest.iter().filter(|(_, newest)| which(newest));
+        some.flat_map(|((node, _), newest)| newest.shares(node, book, now_ns)).collect()
     }
 
     /// The REST API's answer.

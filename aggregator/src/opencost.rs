@@ -310,7 +310,7 @@ async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
         prices.hourly_nanos += rate.map_or(0, |rate| rate.per_gpu_hour_nanos(device.slices));
     }
     let mut containers: BTreeMap<Container, u64> = BTreeMap::new();
-    for share in api.state.live.shares(&book, now_ns).into_iter().filter(|share| !share.intruder) {
+    for share in api.state.live.own_shares(&book, now_ns).into_iter().filter(|share| !share.intruder) {
         let Some(owner) = share.owner.filter(|owner| !owner.namespace.is_empty()) else { continue };
         let container = Container {
             node: share.node,

@@ -20,6 +20,7 @@ use crate::api::auth::{AuthError, Authenticator, Identity};
 use crate::api::{self, ApiState, Check, Orders, Verify};
 use crate::commit::{Committer, QUEUE_MAX, Retention, Submission};
 use crate::config::{self, Config};
+use crate::follow::follow;
 use crate::ingest::accept::Acceptor;
 use crate::ingest::tls::Tls;
 use crate::ingest::{Authenticate, Credential, Ingest, NotTaken};
@@ -31,7 +32,7 @@ use crate::opencost::{self, OpenCost};
 use crate::prices::Book;
 use crate::prices::watch::{self, Files, LoadError, Prices, Watcher};
 use crate::store::server::Presence;
-use crate::store::{self, Location, Store, StoreError, write};
+use crate::store::{self, Location, Readers, Store, StoreError, write};
 use crate::verify;
 
 /// What streams and requests get to end after a stop.
@@ -118,7 +119,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     let healthy = healthy(queue.downgrade(), alive_ns, store.presence());
     let ready = ready(Arc::clone(&healthy), store.presence());
-    tokio::spawn(store.clone().watch(stop.clone()));
+    look_after(&store, (&readers, &live, &clock), &stop);
     let acceptor = Acceptor { tls, clock: clock.clone(), metrics: Arc::clone(&metrics) };
     let state = ApiState {
         clock,
@@ -165,6 +166,14 @@ fn open(place: &Location) -> Result<(Store, Option<std::fs::File>), StoreError> 
         tracing::warn!("The connection to the database is not safe: {exposure}.");
     }
     Ok((place.open()?, place.lock()?))
+}
+
+/// What only a database needs: whether it is there, and what other aggregators take in.
+fn look_after(store: &Store, (readers, live, clock): (&Readers, &Arc<Live>, &Clock), stop: &Shutdown) {
+    if store.presence().is_some() {
+        tokio::spawn(store.clone().watch(stop.clone()));
+        tokio::spawn(follow(readers.clone(), Arc::clone(live), clock.clone(), stop.clone()));
+    }
 }
 
 /// Starts the commit thread: its queue, and who hears when it has ended.

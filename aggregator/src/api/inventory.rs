@@ -29,10 +29,11 @@ pub(super) async fn nodes(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<
             *newest = (device.observed_until_ns, device.facts);
         }
     }
+    let now_ns = api.state.clock.wall_ns();
     let nodes = found
         .into_iter()
         .map(|record| {
-            let connected = api.state.live.connected(&record.node);
+            let connected = api.state.live.connected(&record.node, now_ns);
             let (_, facts) = said.remove(&record.node).unwrap_or_default();
             let facts = book.facts(&record.node.cluster, &record.node.node, &facts).into_owned();
             node(record, connected, facts)

@@ -38,7 +38,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let now_ns = state.clock.wall_ns();
     let book = Arc::clone(&state.prices.books.borrow());
     let price_book_good = state.prices.error.borrow().is_none();
-    let shares = state.live.shares(&book, now_ns);
+    let shares = state.live.own_shares(&book, now_ns);
     let newest_ns = found.as_ref().and_then(|found| found.newest_ns);
     let text = state.metrics.render(&Facts {
         version: VERSION,

@@ -101,9 +101,9 @@ fn a_node_is_connected_while_any_of_its_streams_is() {
     let second = live.connect(node("n1"));
     assert_eq!(live.streams(), 2);
     drop(first);
-    assert!(live.connected(&node("n1")) && !live.connected(&node("n2")));
+    assert!(live.connected(&node("n1"), 0) && !live.connected(&node("n2"), 0));
     drop(second);
-    assert!(!live.connected(&node("n1")));
+    assert!(!live.connected(&node("n1"), 0));
 }
 
 /// A window of ten seconds by allocation, of which so much was busy.
@@ -170,4 +170,21 @@ fn an_intruder_is_shown_and_holds_nothing() {
     assert_eq!((eve.owner.user.as_str(), eve.held_permille, eve.busy_permille), ("eve", 0, 100));
     assert_eq!(eve.hourly_rate.as_deref(), Some("0.000000000"));
     assert_eq!(live.holdings(100 * SECOND).into_values().map(|holders| holders.len()).sum::<usize>(), 1);
+}
+
+#[test]
+fn what_another_aggregator_took_in_is_live_and_not_in_these_metrics() {
+    let live = Arc::new(Live::default());
+    live.apply(&node("n1"), &batch(100, 10_000_000_000), 100 * SECOND);
+    live.apply_others(&node("n2"), &batch(100, 10_000_000_000), 100 * SECOND);
+    let (all, own) = (live.shares(&book(), 100 * SECOND), live.own_shares(&book(), 100 * SECOND));
+    assert!(all.iter().any(|share| share.node == node("n2")) && own.len() * 2 == all.len());
+    assert!(live.connected(&node("n2"), 100 * SECOND) && !live.connected(&node("n1"), 100 * SECOND));
+    assert!(!live.connected(&node("n2"), 300 * SECOND), "it was heard of within two minutes");
+    // Its own batch again, by way of the journal.
+    live.apply_others(&node("n1"), &batch(100, 0), 100 * SECOND);
+    assert_eq!(live.own_shares(&book(), 100 * SECOND).len(), own.len());
+    // The agent went over to the other one.
+    live.apply_others(&node("n1"), &batch(110, 10_000_000_000), 110 * SECOND);
+    assert!(live.own_shares(&book(), 110 * SECOND).is_empty());
 }

@@ -19,7 +19,9 @@ pub use cost::{CostQuery, Field, Filter, GROUPS_MAX, Group, Groups, QueryError, 
 pub use dimension::Dimension;
 pub use facts::{Facts, facts};
 pub use idle::{HeldIdle, IdleReport, IdleSums, Intrusion, Place, Unattributed, idle};
-pub use inventory::{DeviceRecord, NodeRecord, devices, kept, newest_usage_ns, nodes};
+pub use inventory::{
+    DeviceRecord, NodeRecord, Taken, devices, journal_end, kept, newest_usage_ns, nodes, taken_after,
+};
 pub use ranges::{Kept, Range, Table, ranges, ranges_in_slots};
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! What there is: nodes, devices, and how new the newest usage is.
 
 use tonnage_proto::limits::slot_start;
+use tonnage_proto::metering::ack::Outcome;
 
 use super::ranges::Kept;
-use crate::model::{Instance, NodeFacts, NodeName};
+use crate::model::{Id, Instance, NodeFacts, NodeName};
 use crate::store::StoreError;
-use crate::store::sql::{self, Connection, OptionalExtension, Row};
+use crate::store::sql::{self, Connection, OptionalExtension, Row, params};
 use crate::store::write::{self, Mark};
 
 /// A node as the ledger knows it.
@@ -166,4 +167,51 @@ fn count(row: &Row<'_>, column: usize) -> Result<u64, sql::Error> {
 
 pub(super) fn parse(json: &str) -> Result<NodeFacts, StoreError> {
     serde_json::from_str(json).map_err(|e| StoreError::Damaged { what: "facts", detail: e.to_string() })
+}
+
+/// An accepted batch in the journal.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its place there.
+    pub id: i64,
+    pub node: NodeName,
+    pub epoch: Id,
+    pub seq: u64,
+    /// As it was sealed.
+    pub payload: Vec<u8>,
+}
+
+/// The last place in the journal; 0 if there is nothing in it.
+///
+/// # Errors
+/// If the store fails.
+pub fn journal_end(db: &Connection) -> Result<i64, StoreError> {
+    Ok(db.query_row("SELECT COALESCE(MAX(id), 0) FROM journal", [], |row| row.get(0))?)
+}
+
+/// Accepted batches behind a place in the journal with windows that end after `from_ns`, in the journal's order.
+///
+/// # Errors
+/// If the store fails.
+pub fn taken_after(db: &Connection, place: i64, from_ns: i64, most: usize) -> Result<Vec<Taken>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "SELECT j.id, n.cluster, n.name, j.epoch, j.seq, j.payload FROM journal j JOIN node n ON n.id = j.node
+         WHERE j.kind = 1 AND j.id > ?1 AND j.to_ns > ?2 AND j.outcome = ?3 ORDER BY j.id LIMIT ?4",
+    )?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let accepted = i64::from(Outcome::Accepted as i32);
+    let mut rows = statement.query(params![place, from_ns, accepted, most])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (id, epoch): (i64, Vec<u8>) = (row.get(0)?, row.get(3)?);
+        let damaged = |detail: String| StoreError::Damaged { what: "journal", detail };
+        all.push(Taken {
+            id,
+            node: NodeName { cluster: row.get(1)?, node: row.get(2)? },
+            epoch: epoch.try_into().map_err(|_| damaged(format!("entry {id} has no epoch")))?,
+            seq: row.get::<i64>(4)?.unsigned_abs(),
+            payload: crate::store::decompress(id, &row.get::<Vec<u8>>(5)?)?,
+        });
+    }
+    Ok(all)
 }
