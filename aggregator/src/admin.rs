@@ -49,6 +49,7 @@ pub fn restore(store: StoreArgs, file: &Path, replace: bool, simulated_clock: Op
             return Err("replace: a database is not moved aside; name an empty one".into());
         }
         database @ Location::Database(_) => {
+            let _alone = database.alone()?;
             backup::restore_to_server(file, &database.open()?, clock.wall_ns())?
         }
     };
@@ -65,8 +66,11 @@ pub fn restore(store: StoreArgs, file: &Path, replace: bool, simulated_clock: Op
 /// If there is none, an aggregator runs on it, or the target holds one.
 pub fn migrate(from: &str, to: &str) -> Result<()> {
     let (from, to) = (config::place("from", from)?, config::place("to", to)?);
+    if from.is(&to) {
+        return Err("to: is the same place as from; name one that holds no ledger yet".into());
+    }
     let source = from.existing()?;
-    let _alone = (from.lock()?, to.lock_new()?);
+    let _alone = (from.alone()?, to.alone()?);
     let target = to.open()?;
     let copied = transfer::copy(&source.reader()?, &target.writer()?)?;
     println!("{} rows copied", copied.rows);

@@ -66,6 +66,8 @@ pub enum StoreError {
     Older { path: PathBuf, found: i64, known: i64 },
     #[error("store {path}: another aggregator runs on it; stop that one first")]
     Taken { path: PathBuf },
+    #[error("store: an aggregator runs on the database; stop all that do first")]
+    TakenServer,
     #[error("store: the database cannot be reached, or lets nobody in")]
     Unreachable(#[source] sql::Error),
     /// It is known to be gone, or to hang.
@@ -177,20 +179,41 @@ impl Location {
             Self::Database(_) => Ok(None),
         }
     }
-}
 
-impl Location {
-    /// [`Location::lock`] where the folder may have to be made first.
+    /// Takes it for this process alone, a database too; the folder may have to be made first.
     ///
     /// # Errors
-    /// If it cannot be made, or another process has it.
-    pub fn lock_new(&self) -> Result<Option<std::fs::File>, StoreError> {
-        if let Self::Folder(folder) = self {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| StoreError::Folder { path: folder.clone(), source })?;
+    /// If it cannot be made, or an aggregator has it.
+    pub fn alone(&self) -> Result<Alone, StoreError> {
+        match self {
+            Self::Folder(folder) => {
+                std::fs::create_dir_all(folder)
+                    .map_err(|source| StoreError::Folder { path: folder.clone(), source })?;
+                lock(folder).map(Alone::Folder)
+            }
+            Self::Database(access) => server::alone(access).map(Alone::Database),
         }
-        self.lock()
     }
+
+    /// Do both name one place, as far as their names tell?
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Folder(one), Self::Folder(other)) => {
+                let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+                real(one) == real(other)
+            }
+            (Self::Database(one), Self::Database(other)) => one.is(other),
+            _ => false,
+        }
+    }
+}
+
+/// No aggregator runs on a ledger while this is kept.
+#[derive(Debug)]
+pub enum Alone {
+    Folder(std::fs::File),
+    Database(Connection),
 }
 
 /// Where the ledger lies. Cheap to clone.

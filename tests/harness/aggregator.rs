@@ -142,7 +142,25 @@ impl Aggregator {
     /// # Errors
     /// If it cannot be started, or fails: then with what it said.
     pub fn admin(&self, command: &[&str]) -> anyhow::Result<String> {
-        let output = Command::new(&self.binary).args(command).args(self.place()).output()?;
+        let [flag, place] = self.place();
+        let (flag, place) = (flag.to_string_lossy(), place.to_string_lossy());
+        self.run(&[command, &[&*flag, &*place]].concat())
+    }
+
+    /// One of its commands, wherever that finds its ledger.
+    #[must_use]
+    pub fn program(&self, command: &[&str]) -> Command {
+        let mut program = Command::new(&self.binary);
+        program.args(command);
+        program
+    }
+
+    /// Runs one to its end, and gives what it printed.
+    ///
+    /// # Errors
+    /// As [`Aggregator::admin`].
+    pub fn run(&self, command: &[&str]) -> anyhow::Result<String> {
+        let output = self.program(command).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "{command:?} ended with {}: {text}{errors}", output.status);

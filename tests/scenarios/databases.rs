@@ -16,6 +16,9 @@ mod gone;
 /// Two aggregators, and who is on the GPUs.
 mod live;
 
+/// From a folder to a database and back.
+mod moved;
+
 /// A world with one node and one job, whose ledger is in a database of its own; `None` where PostgreSQL is not installed.
 fn world() -> anyhow::Result<Option<(World, Server)>> {
     if postgres_server::programs().is_none() {

@@ -12,6 +12,7 @@ mod presence;
 
 pub use access::{Access, TlsFiles};
 pub use presence::Presence;
+pub(super) use presence::alone;
 
 const DAY_NS: i64 = tonnage_proto::limits::DAY_NS;
 
@@ -150,3 +151,6 @@ pub(super) fn drop_before(db: &Connection, table: &str, until_ns: i64) -> Result
 fn partition(table: &str, part: i64) -> String {
     format!("{table}_p{part}")
 }
+
+#[cfg(test)]
+mod tests;

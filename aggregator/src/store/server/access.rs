@@ -122,6 +122,16 @@ impl Access {
         self.tls.as_ref().map(|files| files.load(&Clock::system())).transpose()
     }
 
+    /// Do both name one database, as far as their names tell?
+    pub(in crate::store) fn is(&self, other: &Self) -> bool {
+        let place = |access: &Self| {
+            let config = &access.config;
+            let hosts = (config.get_hosts().to_vec(), config.get_hostaddrs().to_vec());
+            (hosts, config.get_ports().to_vec(), config.get_dbname().map(str::to_owned))
+        };
+        place(self) == place(other)
+    }
+
     /// The same for who waits no longer than this.
     #[must_use]
     pub fn within(&self, patience: Option<Duration>) -> Self {

@@ -15,6 +15,8 @@ use crate::store::{Connection, StoreError};
 const EVERY: Duration = Duration::from_secs(2);
 /// How long one waits for its answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Each aggregator that runs on a database shares this lock; who has to be alone there tries to have it for itself.
+const RUNNING_LOCK: i64 = 0x0074_6f6e_7275_6e73;
 /// After so long without an answer it is not there, whatever has become of the question.
 const SILENT_NS: i64 = 8_000_000_000;
 
@@ -111,16 +113,34 @@ impl Presence {
 
 /// Is it a standby? With the connection, if it is still one.
 fn ask(access: &Access, kept: Option<Connection>) -> (Result<bool, StoreError>, Option<Connection>) {
+    let new = kept.is_none();
     let connection = match kept.map_or_else(|| Connection::connect(access.within(Some(PATIENCE))), Ok) {
         Ok(connection) => connection,
         Err(error) => return (Err(StoreError::Unreachable(error)), None),
     };
     connection.set_patience(PATIENCE);
-    let asked = connection
-        .begin_read()
-        .and_then(|db| db.query_row("SELECT pg_is_in_recovery()", [], |row| row.get::<i64>(0)));
+    let asked = connection.begin_read().and_then(|db| {
+        if new {
+            // Held for as long as the connection lives. Who is alone there now does not stop us from asking.
+            db.execute(&format!("SELECT pg_try_advisory_lock_shared({RUNNING_LOCK})"), [])?;
+        }
+        db.query_row("SELECT pg_is_in_recovery()", [], |row| row.get::<i64>(0))
+    });
     match asked {
         Ok(standby) => (Ok(standby != 0), Some(connection)),
         Err(error) => (Err(StoreError::Unreachable(error)), None),
     }
+}
+
+/// Makes sure that no aggregator runs there, for as long as the connection lives.
+///
+/// # Errors
+/// If one does, or the database cannot be asked.
+pub(in crate::store) fn alone(access: &Access) -> Result<Connection, StoreError> {
+    let connection = Connection::connect(access.clone()).map_err(StoreError::Unreachable)?;
+    let lock = format!("SELECT pg_try_advisory_lock({RUNNING_LOCK})");
+    if connection.query_row(&lock, [], |row| row.get::<i64>(0))? == 0 {
+        return Err(StoreError::TakenServer);
+    }
+    Ok(connection)
 }
