@@ -208,10 +208,9 @@ impl Server {
         let Some(child) = running.as_ref() else { return Ok(()) };
         let id = child.id();
         kill_process(pid_of(id)?, signal)?;
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
-        for id in children.split_whitespace() {
+        for child in children_of(id) {
             // One that has ended since is gone.
-            let _ = kill_process(pid_of(id.parse()?)?, signal);
+            let _ = kill_process(pid_of(child)?, signal);
         }
         Ok(())
     }
@@ -317,6 +316,19 @@ impl Drop for Server {
 
 fn pid_of(id: u32) -> anyhow::Result<Pid> {
     i32::try_from(id).ok().and_then(Pid::from_raw).context("a pid")
+}
+
+/// By each process's own word: the kernel's list of children may leave some out while others end.
+fn children_of(id: u32) -> Vec<u32> {
+    let ids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|child| {
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        // Behind the name, which may have anything in it, come the state and the parent.
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        parent == Some(id)
+    })
+    .collect()
 }
 
 fn remove_leftovers() {
