@@ -222,6 +222,7 @@ struct File {
     keep_days_days: Option<u32>,
     opencost_listen: Option<SocketAddr>,
     opencost_upstream: Option<String>,
+    opencost_upstream_ca_file: Option<PathBuf>,
     opencost_anonymous: Option<bool>,
     opencost_metrics: Option<bool>,
     focus_provider: Option<String>,
@@ -437,8 +438,12 @@ mod tests {
             (&["--opencost-upstream", "http://a"][..], "opencost_upstream: \"http://a:9003\": has no effect"),
             (&["--opencost-metrics"], "opencost_metrics"),
             (
-                &["--opencost-listen", "127.0.0.1:9003", "--opencost-upstream", "https://a"],
-                "opencost_upstream: \"https://a\": use http://",
+                &["--opencost-listen", "127.0.0.1:9003", "--opencost-upstream", "ftp://a"],
+                "opencost_upstream: \"ftp://a\": use http://",
+            ),
+            (
+                &["--opencost-upstream", "http://a", "--opencost-upstream-ca-file", "/ca"],
+                "opencost_upstream_ca_file: \"/ca\": has no effect",
             ),
             (&["--insecure-loopback", "--opencost-listen", "0.0.0.0:9003"], "opencost_listen"),
         ] {

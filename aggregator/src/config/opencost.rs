@@ -1,6 +1,7 @@
 //! Settings of the API that OpenCost's clients use.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Args;
 use tonnage_runtime::settings::{SettingsError, parsed, wrong};
@@ -13,9 +14,13 @@ pub(super) struct OpenCostArgs {
     /// Answer clients of OpenCost here, as 127.0.0.1:9003. On loopback nobody is asked for a token [default: off]
     #[arg(long, value_name = "ADDRESS", env = "TONNAGE_OPENCOST_LISTEN")]
     opencost_listen: Option<SocketAddr>,
-    /// An OpenCost that knows what CPU, RAM, storage and network cost, as http://opencost.opencost:9003
+    /// An OpenCost that knows what CPU, RAM, storage and network cost, as http://opencost.opencost:9003 or
+    /// https://opencost.example
     #[arg(long, value_name = "URL", env = "TONNAGE_OPENCOST_UPSTREAM")]
     opencost_upstream: Option<String>,
+    /// CAs of the upstream's certificate (PEM), where it is asked by https:// [default: the system's]
+    #[arg(long, value_name = "FILE", env = "TONNAGE_OPENCOST_UPSTREAM_CA_FILE")]
+    opencost_upstream_ca_file: Option<PathBuf>,
     /// Ask nobody for a token there, wherever it listens.
     #[arg(long)]
     opencost_anonymous: bool,
@@ -41,8 +46,16 @@ impl OpenCostArgs {
         file: &File,
         insecure_loopback: bool,
     ) -> Result<Option<OpenCost>, SettingsError> {
-        let upstream =
+        let mut upstream: Option<Address> =
             parsed("opencost_upstream", self.opencost_upstream.or(file.opencost_upstream.clone()))?;
+        if let Some(ca) = self.opencost_upstream_ca_file.or(file.opencost_upstream_ca_file.clone()) {
+            let shown = ca.display().to_string();
+            upstream = upstream.and_then(|address| address.of_ca(ca));
+            if upstream.is_none() {
+                let right = "has no effect without an opencost_upstream of https://";
+                return Err(wrong("opencost_upstream_ca_file", shown, right));
+            }
+        }
         let anonymous = self.opencost_anonymous || file.opencost_anonymous.unwrap_or(false);
         let metrics = self.opencost_metrics || file.opencost_metrics.unwrap_or(false);
         let Some(listen) = self.opencost_listen.or(file.opencost_listen) else {

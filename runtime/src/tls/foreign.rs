@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::client::{
     Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor,
@@ -18,7 +20,9 @@ use tokio_rustls::rustls::{
     SignatureScheme,
 };
 
-use super::{IdentityFiles, TlsError, bytes, certificates, key, mismatch, roots, time, wrong};
+use super::{
+    ClientStream, IdentityFiles, TlsError, bytes, certificates, explained, key, mismatch, roots, time, wrong,
+};
 use crate::clock::Clock;
 
 /// What of a server's certificate is verified.
@@ -70,6 +74,17 @@ impl ForeignFiles {
         };
         config.resumption = Resumption::disabled();
         Ok(config)
+    }
+
+    /// Goes through a handshake with a server of this name, with the files as they are now. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// Why there is none, in plain words.
+    pub async fn connect(&self, name: &str, tcp: TcpStream, clock: &Clock) -> io::Result<ClientStream> {
+        let config = self.load(clock).map_err(io::Error::other)?;
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|_| io::Error::other(format!("{name:?} is no name of a server")))?;
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(explained)
     }
 
     fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {

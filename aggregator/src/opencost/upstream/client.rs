@@ -1,8 +1,9 @@
-//! One question to the upstream: plain HTTP/1.1 over a connection of its own. No proxy, no redirect, no credentials.
+//! One question to the upstream: HTTP/1.1 over a connection of its own, plain or by TLS. No proxy, no redirect, no credentials.
 //!
 //! Limits: a time from connecting to the last byte, [`BODY_BYTES_MAX`] of body, 64 headers.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,18 +12,26 @@ use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HOST};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tonnage_runtime::clock::Clock;
+use tonnage_runtime::tls::foreign::{ForeignFiles, Verified};
 
 /// Bytes of an answer's body.
 pub(super) const BODY_BYTES_MAX: usize = 32 << 20;
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 const PORT: u16 = 9003;
+const TLS_PORT: u16 = 443;
+/// The settings of its certificates; ours is never shown.
+const SETTINGS: [&str; 3] = ["opencost_upstream_ca_file", "", ""];
 
-/// Where an OpenCost listens: `http://HOST[:PORT][/PREFIX]`.
+/// Where an OpenCost listens: `http://HOST[:PORT][/PREFIX]`, or `https://`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
+    /// `None`: plain.
+    tls: Option<ForeignFiles>,
     host: String,
     port: u16,
     prefix: String,
@@ -33,23 +42,39 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const RIGHT: &str =
-            "use http://HOST[:PORT][/PREFIX], as http://opencost.opencost:9003; it is asked by plain HTTP";
+            "use http://HOST[:PORT][/PREFIX] or https://..., as http://opencost.opencost:9003";
         let uri: Uri = text.parse().map_err(|_| RIGHT)?;
         let authority = uri.authority().ok_or(RIGHT)?;
-        if uri.scheme_str() != Some("http") || authority.as_str().contains('@') || uri.query().is_some() {
+        let plain = uri.scheme_str() == Some("http");
+        if !(plain || uri.scheme_str() == Some("https"))
+            || authority.as_str().contains('@')
+            || uri.query().is_some()
+        {
             return Err(RIGHT);
         }
+        let tls = ForeignFiles { verified: Verified::Name, ca: None, identity: None, settings: SETTINGS };
         Ok(Self {
             host: authority.host().to_owned(),
-            port: authority.port_u16().unwrap_or(PORT),
+            port: authority.port_u16().unwrap_or(if plain { PORT } else { TLS_PORT }),
+            tls: (!plain).then_some(tls),
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
     }
 }
 
+impl Address {
+    /// The same with the CAs of its certificate instead of the system's; `None` if it is plain.
+    #[must_use]
+    pub fn of_ca(self, ca: PathBuf) -> Option<Self> {
+        let tls = ForeignFiles { ca: Some(ca), ..self.tls? };
+        Some(Self { tls: Some(tls), ..self })
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}{}", self.host, self.port, self.prefix)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        write!(f, "{scheme}://{}:{}{}", self.host, self.port, self.prefix)
     }
 }
 
@@ -90,13 +115,28 @@ pub(super) async fn get(
     exchange.await.unwrap_or(Err(FetchError::Slow(timeout)))
 }
 
+fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchError {
+    FetchError::Connection(error.into())
+}
+
 async fn exchange(address: &Address, path_and_query: &str) -> Result<Bytes, FetchError> {
-    fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchError {
-        FetchError::Connection(error.into())
-    }
     // An IPv6 address stands in brackets in a URL, and without them for the resolver.
     let host = address.host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((host, address.port)).await.map_err(failed)?;
+    let tcp = TcpStream::connect((host, address.port)).await.map_err(failed)?;
+    match &address.tls {
+        None => ask(address, path_and_query, tcp).await,
+        Some(files) => {
+            let stream = files.connect(host, tcp, &Clock::system()).await.map_err(failed)?;
+            ask(address, path_and_query, stream).await
+        }
+    }
+}
+
+async fn ask(
+    address: &Address,
+    path_and_query: &str,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Bytes, FetchError> {
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
@@ -126,21 +166,80 @@ async fn exchange(address: &Address, path_and_query: &str) -> Result<Bytes, Fetc
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+    use tonnage_runtime::telemetry::chain;
+    use tonnage_runtime::tls::{IdentityFiles, Server, ServerFiles};
+
     use super::*;
 
     #[test]
-    fn an_address_is_plain_http_without_credentials() {
+    fn an_address_is_http_or_https_without_credentials() {
         for (text, shown) in [
             ("http://opencost.opencost:9003", "http://opencost.opencost:9003"),
             ("http://10.0.0.1", "http://10.0.0.1:9003"),
             ("http://[::1]:80/model/", "http://[::1]:80/model"),
+            ("https://opencost.example", "https://opencost.example:443"),
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
         }
         for text in
-            ["", "opencost:9003", "https://opencost", "http://u:p@opencost", "http://a/?b=c", "http://"]
+            ["", "opencost:9003", "ftp://opencost", "https://u:p@opencost", "http://a/?b=c", "http://"]
         {
             assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    /// A certificate for this machine and its CA, as files.
+    fn identity(folder: &Path) -> (ServerFiles, PathBuf) {
+        let [ca, cert, key] = ["ca.pem", "own.pem", "own.key"].map(|name| folder.join(name));
+        let (ca_key, own_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        std::fs::write(&ca, params.self_signed(&ca_key).unwrap().pem()).unwrap();
+        let issuer = Issuer::new(params, ca_key);
+        let own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(&cert, own.signed_by(&own_key, &issuer).unwrap().pem()).unwrap();
+        std::fs::write(&key, own_key.serialize_pem()).unwrap();
+        let identity = IdentityFiles { cert, key };
+        (ServerFiles { identity, client_ca: None, require_client_cert: false }, ca)
+    }
+
+    #[tokio::test]
+    async fn an_upstream_is_asked_by_tls_if_its_certificate_is_of_the_ca_that_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (files, ca) = identity(folder.path());
+        let server = Server::new(&files, &files.read().unwrap(), &Clock::system()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                // Who does not like the certificate hangs up.
+                let Ok(stream) = server.accept(tcp).await else { continue };
+                let mut stream = BufReader::new(stream);
+                let mut line = String::new();
+                while stream.read_line(&mut line).await.unwrap() > 2 {
+                    line.clear();
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+            }
+        });
+        let at = |host: &str| format!("https://{host}:{port}").parse::<Address>().unwrap();
+        let ask = async |address: Address| {
+            let asked = get(&address, "/allocation", Duration::from_secs(20)).await;
+            asked.map_err(|error| chain(&error))
+        };
+        assert_eq!(ask(at("127.0.0.1").of_ca(ca.clone()).unwrap()).await.unwrap(), "hi");
+        for (address, says) in [
+            (at("127.0.0.1"), "a CA that is not trusted here"),
+            (at("localhost").of_ca(ca).unwrap(), "not good"),
+            (at("127.0.0.1").of_ca("/nowhere".into()).unwrap(), "opencost_upstream_ca_file: /nowhere"),
+        ] {
+            let error = ask(address).await.unwrap_err();
+            assert!(error.contains(says), "{error}");
         }
     }
 }
