@@ -1,4 +1,5 @@
 //! A ledger in PostgreSQL: the way to it, and what becomes of it there.
+#![allow(clippy::print_stdout, reason = "what is skipped is skipped aloud")]
 
 use harness::scenario;
 use harness::world::World;

@@ -83,7 +83,7 @@ fn under_a_running_aggregator_all_comes_again_once_and_the_book_too() -> anyhow:
     );
     anyhow::ensure!(journal.matches("price_book").count() == 2, "{journal}");
     let books = Books::of(&world.aggregator.store()?)?;
-    let cost: i128 = books.slots.values().map(|bucket| i128::from(bucket.cost_nanos)).sum();
+    let cost: i128 = books.slots.values().map(|bucket| bucket.cost_nanos).sum();
     assert_eq!(cost, 141 * 2_000_000, "by the newer book");
     Ok(())
 }
