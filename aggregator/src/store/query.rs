@@ -3,7 +3,7 @@
 //!
 //! Reads only. A window is cut into whole days, whole hours and slots ([`ranges`]), so that a year is not summed from
 //! quarters of an hour. SQL adds up per (tenure, owner); groups are made here, in 128-bit integers. Where roll-ups tell all that is asked
-//! they are read instead ([`rolled`]).
+//! they are read instead (`rolled`).
 
 mod cost;
 mod dimension;
