@@ -45,8 +45,8 @@ const FSYNCS: usize = 200;
 ///
 /// # Errors
 /// If a process does not do what it should.
-pub(crate) fn measure_queries(gpus: i64) -> anyhow::Result<()> {
-    on_each(|engine, runtime| queries::measure(engine, runtime, gpus))
+pub(crate) fn measure_queries(gpus: Option<i64>) -> anyhow::Result<()> {
+    on_each(|engine, runtime| queries::measure(engine, runtime, gpus.unwrap_or(engine.fleet_gpus())))
 }
 
 /// A crowd of agents alone.

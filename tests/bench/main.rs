@@ -29,9 +29,10 @@ struct Cli {
     /// How long the agent is watched, in seconds
     #[arg(long, default_value_t = 60, global = true)]
     seconds: u64,
-    /// GPUs of the fleet whose ledger is asked; it has as many namespaces and ten times as many pods
-    #[arg(long, default_value_t = 10_000, global = true, value_parser = clap::value_parser!(i64).range(8..=100_000))]
-    gpus: i64,
+    /// GPUs of the fleet whose ledger is asked; it has as many namespaces and ten times as many pods [default: 10,000, and a
+    /// tenth of it in PostgreSQL, where so many rows take long to write]
+    #[arg(long, global = true, value_parser = clap::value_parser!(i64).range(8..=100_000))]
+    gpus: Option<i64>,
     /// Agents of the crowd, each with 8 GPUs and a connection of its own: two file descriptors apiece here and one there
     #[arg(long, default_value_t = 10_000, global = true, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     agents: u32,

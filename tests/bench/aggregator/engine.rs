@@ -27,6 +27,14 @@ impl Engine {
         Ok(engines)
     }
 
+    /// GPUs of a fleet whose ledger is written in a minute or so.
+    pub(super) fn fleet_gpus(&self) -> i64 {
+        match self {
+            Self::Sqlite => 10_000,
+            Self::Postgres(_) => 1_000,
+        }
+    }
+
     /// What stands before the names of its figures.
     pub(super) fn prefix(&self) -> &'static str {
         match self {
