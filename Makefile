@@ -15,6 +15,10 @@ test: test-needs ## Install what the tests need, build everything, run every tes
 	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
 		TONNAGE_TEST_STORE=postgres cargo test --workspace --lib -- --skip churn; \
 	else echo "the aggregator's tests over PostgreSQL: SKIPPED, it is not installed"; fi
+	@if command -v promtool >/dev/null; then \
+		promtool check rules deploy/prometheus/alerts.yaml deploy/prometheus/recording.yaml && \
+		promtool test rules deploy/prometheus/tests/rules.yaml; \
+	else echo "the tests of Prometheus rules: SKIPPED, promtool is not installed"; fi
 
 test-gpu: needs ## The agent on this machine's NVIDIA GPU, under loads that measure themselves (some minutes)
 	cargo build --workspace
@@ -31,7 +35,7 @@ fuzz: ## Feed every parser of outside bytes for SECONDS=300, from SEED=n, TARGET
 needs: # What a build needs and cargo does not bring
 	@tests/install-needs build
 
-test-needs: # The same, and real systems that tests run against (Slurm, PostgreSQL)
+test-needs: # The same, and real systems that tests run against (Slurm, PostgreSQL, Prometheus)
 	@tests/install-needs
 
 bench: needs ## Measure the agent and the aggregator (release build, some minutes)
