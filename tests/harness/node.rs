@@ -2,6 +2,7 @@
 //!
 //! Killing and starting the agent again leaves the folder as it is: to the agent it is the same machine.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -255,18 +256,24 @@ impl Node {
         })
     }
 
-    /// The last device that the driver shows was read at `from` or later. By monotonic time: the wall clock may
-    /// have been set back.
+    /// The last device that the driver shows was read at `from` or later; or as many as it shows, since after the wall clock was
+    /// set back others can be there than the agent knows, and it notices with its next reading. By monotonic time: the wall
+    /// clock may have been set back.
     fn has_read_since(&mut self, first_record: usize, from: Reading) -> anyhow::Result<bool> {
-        let Some(last) = self.story.present(from.wall_ns).last() else { return Ok(true) };
-        let uuid = &self.spec.scenario.device[last].uuid;
+        let present: Vec<usize> = self.story.present(from.wall_ns).collect();
+        let Some(last) = present.last() else { return Ok(true) };
+        let uuid = &self.spec.scenario.device[*last].uuid;
         let faults = &self.spec.scenario.faults;
         let lacks_energy =
             faults.not_supported.iter().chain(&faults.function_not_found).any(|name| name == LAST_CALL);
         let last_call = if lacks_energy { LAST_CALL_WITHOUT_ENERGY } else { LAST_CALL };
         let new = self.served.records()?.get(first_record..).unwrap_or_default().iter().rev();
-        let mut new = new.take_while(|record| record.monotonic_ns >= from.monotonic_ns);
-        Ok(new.any(|record| record.call == last_call && record.device.as_ref() == Some(uuid)))
+        let new = new.take_while(|record| record.monotonic_ns >= from.monotonic_ns);
+        let read: BTreeSet<&String> = new
+            .filter(|record| record.call == last_call)
+            .filter_map(|record| record.device.as_ref())
+            .collect();
+        Ok(read.contains(uuid) || read.len() >= present.len())
     }
 
     fn wait_served(
