@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tonnage_runtime::clock::Clock;
 
+use crate::api;
 use crate::config::{self, StoreArgs, TokenCommand};
 use crate::model::NodeName;
 use crate::prices::watch::{self, Files};
@@ -25,6 +26,15 @@ pub fn verify_ledger(store: StoreArgs) -> Result<bool> {
     println!("{} entries posted under {} checkpoints", report.entries, report.checkpoints);
     println!("{report}");
     Ok(report.conserved())
+}
+
+/// Prints the document of the API.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn openapi() -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(&api::openapi::document())?);
+    Ok(())
 }
 
 /// Writes a backup.

@@ -9,10 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::Uri;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 use tonnage_proto::rest::VerifyAnswer;
 use tonnage_runtime::clock::Clock;
@@ -21,7 +19,6 @@ use crate::export::Parties;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::{Order, OrderError};
-use crate::prices::book::BOOK_BYTES_MAX;
 use crate::prices::watch::Prices;
 use crate::store::{Identity as LedgerIdentity, Readers, StoreError};
 
@@ -34,6 +31,7 @@ mod export;
 mod figures;
 mod idle;
 pub mod inventory;
+pub mod openapi;
 mod orders;
 pub mod params;
 mod prices;
@@ -41,6 +39,7 @@ mod process;
 mod quarantine;
 pub mod queries;
 mod request;
+mod routes;
 mod totals;
 mod unobserved;
 pub mod window;
@@ -88,6 +87,9 @@ struct Api {
     exporting: Arc<Semaphore>,
 }
 
+/// How handlers have it.
+type Shared = Arc<Api>;
+
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let queries = queries::Queries::new(state.clock.clone(), state.readers.clone());
@@ -99,34 +101,14 @@ pub fn router(state: ApiState) -> Router {
         verifying: Arc::new(Semaphore::new(1)),
         exporting: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
     });
-    let mut authorised = Router::new()
-        .route("/api/v1/nodes", get(inventory::nodes))
-        .route("/api/v1/devices", get(inventory::devices))
-        .route("/api/v1/live", get(inventory::live))
-        .route("/api/v1/devices/{uuid}/retire", post(orders::retire))
-        .route("/api/v1/cost/monthly", get(cost::months::monthly))
-        .route("/api/v1/cost/cluster", get(cost::months::cluster))
-        .route("/api/v1/idle", get(idle::idle))
-        .route("/api/v1/explain", get(explain::explain))
-        .route("/api/v1/export/focus", get(export::focus))
-        .route("/api/v1/unobserved", get(unobserved::unobserved))
-        .route("/api/v1/quarantine", get(quarantine::list))
-        .route("/api/v1/quarantine/{id}", get(quarantine::explain))
-        .route("/api/v1/quarantine/{id}/release", post(orders::release))
-        .route("/api/v1/audit/log", get(audit::log))
-        .route("/api/v1/audit/verify", post(audit::verify))
-        .route("/api/v1/prices", get(prices::current))
-        .route("/api/v1/prices/check", post(prices::check).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)));
-    for (table, by) in cost::TABLES {
-        let handler = move |api, uri| cost::cost(api, uri, table, by);
-        authorised = authorised.route(&format!("/api/v1/cost/{table}"), get(handler));
+    let (mut guarded, mut open) = (Router::new(), Router::new());
+    for route in routes::all() {
+        let of_its_kind = if route.guarded { &mut guarded } else { &mut open };
+        *of_its_kind = std::mem::take(of_its_kind).route(&route.path, route.router);
     }
-    authorised
+    guarded
         .route_layer(from_fn_with_state(Arc::clone(&api), auth::require_reader))
-        .route("/version", get(process::version))
-        .route("/healthz", get(process::healthz))
-        .route("/readyz", get(process::readyz))
-        .route("/metrics", get(process::metrics))
+        .merge(open)
         .fallback(|uri: Uri| async move { ApiError::not_found(uri.path()) })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(from_fn_with_state(Arc::clone(&api), request::observe))

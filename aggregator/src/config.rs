@@ -79,6 +79,8 @@ pub enum Command {
     /// Tokens for people (reader, operator, admin) and for nodes. A token is shown once, when it is made.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print the document of the REST API (OpenAPI 3.1).
+    Openapi,
     /// Check a price book, a nodes file or both without a server.
     CheckPrices {
         /// The price book.

@@ -67,7 +67,7 @@ impl Format {
     }
 
     #[must_use]
-    pub fn content_type(self) -> &'static str {
+    pub const fn content_type(self) -> &'static str {
         match self {
             Self::Csv => "text/csv; charset=utf-8; header=present",
             Self::Parquet => "application/vnd.apache.parquet",

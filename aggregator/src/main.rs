@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         }
         Command::Succeed { store, ledger_id } => admin::succeed(store, &ledger_id).map(|()| true),
         Command::Token(command) => admin::token(command, &Clock::system()).map(|()| true),
+        Command::Openapi => admin::openapi().map(|()| true),
         Command::CheckPrices { file, nodes_file } => admin::check_prices(file, nodes_file).map(|()| true),
     };
     match done {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod cost;
@@ -36,14 +37,14 @@ pub mod sentinel {
 }
 
 /// The half-open interval that an answer really covers: slots, so a window's edges are moved out to them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Window {
     pub start: String,
     pub end: String,
 }
 
 /// Sums over slots. For every answer: `cost = held_cost + idle_cost + unobserved_cost + rounding_cost`, exactly.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Figures {
     pub held_seconds: String,
     /// Use by holders, and in the idle part use that no owner explains.
@@ -75,7 +76,7 @@ pub struct Figures {
 
 /// `GET /api/v1/idle`: GPUs that are held and not used, used by others than their holders, or by nobody who is known.
 /// Each list has what weighs most first, and at most `limit` rows; `totals` are of everything.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IdleAnswer {
     pub window: Window,
     pub currency: String,
@@ -88,7 +89,7 @@ pub struct IdleAnswer {
 }
 
 /// What an owner held of a GPU by allocation (kubelet, Slurm). Who merely had a process there is in no row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HeldIdleRow {
     pub cluster: String,
     pub node: String,
@@ -118,7 +119,7 @@ pub struct HeldIdleRow {
 }
 
 /// What an owner used of a GPU that others held by allocation. It has no time of its own, and costs nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IntruderRow {
     pub cluster: String,
     pub node: String,
@@ -142,7 +143,7 @@ pub struct IntruderRow {
 }
 
 /// What of a GPU no owner explains.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnattributedRow {
     pub cluster: String,
     pub node: String,
@@ -157,7 +158,7 @@ pub struct UnattributedRow {
 
 /// `held_seconds`, `busy_seconds`, `idle_seconds` and `idle_cost` are of all holders by allocation whose use is known,
 /// also of those who were never idle.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IdleTotals {
     pub held_seconds: String,
     pub busy_seconds: String,
@@ -177,12 +178,12 @@ pub struct IdleTotals {
 }
 
 /// `GET /api/v1/nodes`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodesAnswer {
     pub nodes: Vec<NodeRow>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeRow {
     pub cluster: String,
     pub node: String,
@@ -203,7 +204,7 @@ pub struct NodeRow {
 }
 
 /// What a price book can match a node by; empty = unknown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeFacts {
     pub instance_type: String,
     pub region: String,
@@ -213,14 +214,14 @@ pub struct NodeFacts {
 }
 
 /// `GET /api/v1/live`: who is on the GPUs, by the newest window of each device that is not older than 2 minutes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LiveAnswer {
     pub at: String,
     pub currency: String,
     pub rows: Vec<LiveRow>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LiveRow {
     pub cluster: String,
     pub node: String,
@@ -246,8 +247,9 @@ pub struct LiveRow {
 
 /// An owner as answers name it; empty fields do not apply. `kind` is `pod`, `slurm_job`, `systemd_unit`,
 /// `user`, `container`, `virtual_machine` (its name is `unit`), `unowned`, or `idle` in a live answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct OwnerName {
+    #[schemars(extend("enum" = ["pod", "slurm_job", "systemd_unit", "user", "container", "virtual_machine", "unowned", "idle"]))]
     pub kind: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace: String,
@@ -275,7 +277,7 @@ pub struct OwnerName {
 }
 
 /// `POST /api/v1/prices/check`, body: a price book. Also the shape of a good `GET /api/v1/prices`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PricesAnswer {
     pub currency: String,
     pub prices: Vec<PriceRow>,
@@ -284,7 +286,7 @@ pub struct PricesAnswer {
     pub error: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PriceRow {
     pub line: u32,
     #[serde(rename = "match")]
@@ -297,32 +299,33 @@ pub struct PriceRow {
 }
 
 /// `GET /api/v1/unobserved`: time that GPUs existed for and nobody observed, by device and reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnobservedAnswer {
     pub window: Window,
     pub rows: Vec<UnobservedRow>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnobservedRow {
     pub cluster: String,
     pub node: String,
     pub device: String,
     /// `quarantined`, `agent_down`, `spool`, `clock`, `suspended`, `not_read`, or `silent` where nobody said why.
+    #[schemars(extend("enum" = ["quarantined", "agent_down", "spool", "clock", "suspended", "not_read", "silent"]))]
     pub reason: String,
     /// Slice-independent: wall seconds of the device, exact.
     pub seconds: String,
 }
 
 /// `GET /api/v1/quarantine`: windows that are not counted, oldest first; `after` takes the last `id` of a page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QuarantineAnswer {
     pub rows: Vec<QuarantineRow>,
     /// Give it as `after` to read on; null at the end.
     pub next: Option<i64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QuarantineRow {
     pub id: i64,
     pub cluster: String,
@@ -331,15 +334,17 @@ pub struct QuarantineRow {
     pub start: String,
     pub end: String,
     /// `overlap`, `clock_ahead`, `clock_behind`, `too_old`, `too_late` or `slices`.
+    #[schemars(extend("enum" = ["overlap", "clock_ahead", "clock_behind", "too_old", "too_late", "slices"]))]
     pub kind: String,
     pub reason: String,
     /// `held`, `released` by order, or `counted` after all.
+    #[schemars(extend("enum" = ["held", "released", "counted"]))]
     pub state: String,
     pub journalled: String,
 }
 
 /// `GET /api/v1/quarantine/{id}`: one window with its evidence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QuarantineExplained {
     #[serde(flatten)]
     pub row: QuarantineRow,
@@ -355,7 +360,7 @@ pub struct QuarantineExplained {
     pub advice: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedUsage {
     pub owner: OwnerName,
     /// It used what others hold by allocation.
@@ -365,7 +370,7 @@ pub struct ExplainedUsage {
     pub busy_seconds: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CoveredRow {
     pub cluster: String,
     pub node: String,
@@ -376,23 +381,24 @@ pub struct CoveredRow {
 }
 
 /// What an order did: `POST /api/v1/quarantine/{id}/release`, `POST /api/v1/devices/{uuid}/retire?at=TIME`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OrderAnswer {
     pub done: String,
 }
 
 /// `GET /api/v1/audit/log`: the journal, oldest first; `after` takes the last `id` of a page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditLogAnswer {
     pub rows: Vec<AuditLogRow>,
     pub next: Option<i64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditLogRow {
     pub id: i64,
     pub at: String,
     /// `batch`, `price_book`, `hole`, `existence`, `retire`, `release`, `purge` or `restore`.
+    #[schemars(extend("enum" = ["batch", "price_book", "hole", "existence", "retire", "release", "purge", "restore"]))]
     pub kind: String,
     pub cluster: String,
     pub node: String,
@@ -405,7 +411,7 @@ pub struct AuditLogRow {
 }
 
 /// `POST /api/v1/audit/verify`: the ledger recomputed from its journal.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VerifyAnswer {
     pub conserved: bool,
     pub batches: u64,
@@ -420,7 +426,7 @@ pub struct VerifyAnswer {
 }
 
 /// `GET /version`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VersionAnswer {
     pub version: String,
     pub protocol: u32,
@@ -428,15 +434,16 @@ pub struct VersionAnswer {
 }
 
 /// The one shape of every error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorAnswer {
     pub error: ErrorBody,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// Stable, for programs: `invalid_parameter`, `unauthenticated`, `forbidden`, `not_found`,
     /// `method_not_allowed`, `conflict`, `too_large`, `invalid_price_book`, `unavailable`, `internal`.
+    #[schemars(extend("enum" = ["invalid_parameter", "unauthenticated", "forbidden", "not_found", "method_not_allowed", "conflict", "too_large", "invalid_price_book", "unavailable", "internal"]))]
     pub code: String,
     /// For people: the field, the value, and what would be right.
     pub message: String,

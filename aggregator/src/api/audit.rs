@@ -13,10 +13,11 @@ use super::params::Params;
 use super::{Api, inventory};
 use crate::store::audit::{self, LogRecord};
 
-const LIMIT_MAX: usize = 1_000;
+pub(super) const PARAMETERS: [&str; 2] = ["after", "limit"];
+pub(super) const LIMIT_MAX: usize = 1_000;
 
 pub(super) async fn log(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<AuditLogAnswer>, ApiError> {
-    let mut params = Params::read(&uri, &["after", "limit"])?;
+    let mut params = Params::read(&uri, &PARAMETERS)?;
     let limit = params.take_count("limit", 100, LIMIT_MAX)?;
     let after = params.take_after()?;
     let found = api.queries.run(move |db, _| Ok(audit::log(db, after, limit)?)).await?;

@@ -20,7 +20,7 @@ use crate::store::query::{self, CostQuery, Dimension, Group, Groups, Kept, Query
 mod arrange;
 pub(crate) mod fields;
 pub(super) mod months;
-mod plain;
+pub(super) mod plain;
 mod pods;
 pub(super) mod request;
 mod step;
@@ -38,6 +38,11 @@ pub(super) const TABLES: [(&str, &[Dimension]); 6] = [
     ("devices", &[Dimension::Cluster, Dimension::Node, Dimension::Device, Dimension::Model]),
     ("nodes", &[Dimension::Cluster, Dimension::Node]),
 ];
+
+/// What rows can be ordered by.
+pub(super) fn orders() -> Vec<&'static str> {
+    arrange::Order::ALL.map(|(_, name)| name).to_vec()
+}
 
 /// What the ledger has to say to a request.
 struct Found {

@@ -32,6 +32,7 @@ use crate::store::{Connection, StoreError, audit, existence};
 mod evidence;
 mod words;
 
+pub(super) const PARAMETERS: [&str; 6] = ["device", "instance", "pod", "job", "cluster", "at"];
 /// Devices that one answer shows.
 const DEVICES_MAX: usize = 16;
 /// Rows, and entries, of one device.
@@ -46,7 +47,7 @@ enum Found {
 }
 
 pub(super) async fn explain(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<ExplainAnswer>, ApiError> {
-    let mut params = Params::read(&uri, &["device", "instance", "pod", "job", "cluster", "at"])?;
+    let mut params = Params::read(&uri, &PARAMETERS)?;
     let now_ns = api.state.clock.wall_ns();
     let at_ns = match params.take("at") {
         None => now_ns,

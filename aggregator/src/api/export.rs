@@ -31,6 +31,9 @@ use crate::store::query::kept;
 use crate::store::query::posted::{self, Charge, Snapshot};
 use crate::store::{Connection, Readers, StoreError};
 
+pub(super) const PARAMETERS: [&str; 3] = ["version", "format", "window"];
+/// What it answers with.
+pub(super) const MEDIA: [&str; 2] = [Format::Csv.content_type(), Format::Parquet.content_type()];
 /// Exports at once; one more is answered `unavailable`.
 pub(super) const EXPORTS_MAX: usize = 2;
 const CHUNK_BYTES: usize = 64 << 10;
@@ -54,7 +57,7 @@ enum Broken {
 }
 
 pub(super) async fn focus(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, ApiError> {
-    let mut params = Params::read(&uri, &["version", "format", "window"])?;
+    let mut params = Params::read(&uri, &PARAMETERS)?;
     let version = params.take("version").unwrap_or_else(|| "1.2".to_owned());
     let version = Version::from_name(&version).ok_or_else(|| {
         let message = format!("version {:?} is none of 1.2 and 1.3", quoted(&version));

@@ -18,10 +18,10 @@ use crate::live::{Holding, owner_name};
 use crate::model::NodeName;
 use crate::store::query::{self, HeldIdle, IdleSums, Intrusion, Unattributed};
 
-const PARAMETERS: [&str; 10] =
+pub(super) const PARAMETERS: [&str; 10] =
     ["window", "cluster", "node", "namespace", "owner", "account", "partition", "device", "profile", "limit"];
 const LIMIT_DEFAULT: usize = 100;
-const LIMIT_MAX: usize = 10_000;
+pub(super) const LIMIT_MAX: usize = 10_000;
 
 type Holdings = HashMap<(NodeName, String), Vec<Holding>>;
 

@@ -16,13 +16,15 @@ use crate::model::{Order, OrderError};
 use crate::store::quarantine;
 use crate::store::tokens::Role;
 
+pub(super) const RETIRE_PARAMETERS: [&str; 1] = ["at"];
+
 pub(super) async fn retire(
     State(api): State<Arc<Api>>,
     Extension(identity): Extension<Identity>,
     Path(device): Path<String>,
     uri: Uri,
 ) -> Result<Json<OrderAnswer>, ApiError> {
-    let mut params = Params::read(&uri, &["at"])?;
+    let mut params = Params::read(&uri, &RETIRE_PARAMETERS)?;
     let by = operator(&identity)?;
     let at_ns = match params.take("at") {
         None => api.state.clock.wall_ns(),

@@ -9,7 +9,7 @@ use super::error::{ApiError, quoted};
 use crate::filter::FILTER_BYTES_MAX;
 
 /// Longest value in bytes.
-const VALUE_BYTES_MAX: usize = FILTER_BYTES_MAX;
+pub(super) const VALUE_BYTES_MAX: usize = FILTER_BYTES_MAX;
 
 /// What a query has.
 #[derive(Debug, Default)]

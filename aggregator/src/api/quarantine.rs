@@ -17,9 +17,12 @@ use crate::store::query::QueryError;
 use crate::store::{StoreError, existence};
 use crate::wire;
 
+pub(super) const PARAMETERS: [&str; 4] = ["after", "device", "state", "limit"];
+pub(super) const LIMIT_MAX: usize = LIST_MAX as usize;
+
 pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<QuarantineAnswer>, ApiError> {
-    let mut params = Params::read(&uri, &["after", "device", "state", "limit"])?;
-    let limit = params.take_count("limit", 100, LIST_MAX as usize)?;
+    let mut params = Params::read(&uri, &PARAMETERS)?;
+    let limit = params.take_count("limit", 100, LIMIT_MAX)?;
     let after = params.take_after()?;
     let device = params.take("device");
     let state = match params.take("state").as_deref() {

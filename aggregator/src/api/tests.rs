@@ -11,6 +11,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::prices::Book;
+use crate::prices::book::BOOK_BYTES_MAX;
 use crate::store::tokens::{self, Grant, Role};
 use crate::store::{Store, rollup, server};
 
@@ -45,6 +46,7 @@ impl Answer {
 mod cost;
 mod explain;
 mod export;
+mod openapi;
 
 /// The slot is [0, 900 s); now is 1000 s.
 fn site() -> Site {

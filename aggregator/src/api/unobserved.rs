@@ -15,11 +15,13 @@ use super::{Api, inventory, window};
 use crate::ledger::coverage::Interval;
 use crate::store::audit;
 
+pub(super) const PARAMETERS: [&str; 2] = ["window", "device"];
+
 pub(super) async fn unobserved(
     State(api): State<Arc<Api>>,
     uri: Uri,
 ) -> Result<Json<UnobservedAnswer>, ApiError> {
-    let mut params = Params::read(&uri, &["window", "device"])?;
+    let mut params = Params::read(&uri, &PARAMETERS)?;
     let text = params.take("window").unwrap_or_else(|| "24h".to_owned());
     let (start_ns, end_ns) = window::parse(&text, api.state.clock.wall_ns())
         .map_err(|message| ApiError::invalid("window", message))?;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Figures, Window};
 
 /// One group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CostRow {
     /// The grouping's names and this group's values, e.g. `{"namespace": "ml", "pod": "train-0"}`.
     pub key: BTreeMap<String, String>,
@@ -18,7 +19,7 @@ pub struct CostRow {
 }
 
 /// `GET /api/v1/cost/{namespaces,pods,jobs,users,devices,nodes}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CostAnswer {
     pub window: Window,
     pub currency: String,
@@ -39,7 +40,7 @@ pub struct CostAnswer {
 }
 
 /// A part of a window. Its rows sum to its totals, unless idle time was left out; all parts' totals sum to the whole's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CostStep {
     pub window: Window,
     pub rows: Vec<CostRow>,
@@ -49,7 +50,7 @@ pub struct CostStep {
 }
 
 /// `GET /api/v1/cost/monthly`: months of UTC, the earliest first; the last is this one, as far as it has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MonthsAnswer {
     pub currency: String,
     pub months: Vec<MonthRow>,
@@ -58,7 +59,7 @@ pub struct MonthsAnswer {
 }
 
 /// One month.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MonthRow {
     /// `2026-01`.
     pub month: String,

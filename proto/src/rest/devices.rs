@@ -1,14 +1,15 @@
 //! `GET /api/v1/devices`: GPUs as they are now, with their MIG instances. Only shapes: what writes them is the aggregator.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `GET /api/v1/devices`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DevicesAnswer {
     pub devices: Vec<DeviceRow>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceRow {
     pub uuid: String,
     pub model: String,
@@ -20,6 +21,7 @@ pub struct DeviceRow {
     pub since: String,
     pub observed_until: String,
     /// `observed`, `silent` for over 15 minutes (its existence since is provisional), or `retired`.
+    #[schemars(extend("enum" = ["observed", "silent", "retired"]))]
     pub state: String,
     /// Price per GPU-hour in the current slot; null = unpriced.
     pub price_per_hour: Option<String>,
@@ -28,7 +30,7 @@ pub struct DeviceRow {
     pub instances: Vec<DeviceInstance>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceInstance {
     pub uuid: String,
     /// As NVIDIA names it, e.g. `3g.40gb`; empty if unknown.

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{OwnerName, Window};
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainAnswer {
     /// What was asked about, e.g. `pod ml/train-0 (uid 12ab)`.
     pub subject: String,
@@ -26,7 +27,7 @@ pub struct ExplainAnswer {
     pub notes: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedDevice {
     pub device: String,
     pub model: String,
@@ -52,7 +53,7 @@ pub struct ExplainedDevice {
 }
 
 /// The row of the price book that matched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedPrice {
     pub line: u32,
     pub valid_from: String,
@@ -69,15 +70,16 @@ pub struct ExplainedPrice {
     pub price_nanos: i64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedMatch {
     pub pattern: String,
     pub value: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedRow {
     /// `held`, `idle`, `stranded`, `unobserved`, `rounding` or `intruder`.
+    #[schemars(extend("enum" = ["held", "idle", "stranded", "unobserved", "rounding", "intruder"]))]
     pub kind: String,
     /// Null: nobody's.
     pub owner: Option<OwnerName>,
@@ -100,12 +102,13 @@ pub struct ExplainedRow {
 }
 
 /// What was posted of a row: a first entry, or a correction of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedEntry {
     pub id: i64,
     pub checkpoint: i64,
     /// Number of the entry that this one corrects; 0 = none.
     pub corrects: i64,
+    #[schemars(extend("enum" = ["held", "idle", "stranded", "unobserved", "rounding", "intruder"]))]
     pub kind: String,
     pub owner: Option<OwnerName>,
     pub instance: String,
@@ -114,7 +117,7 @@ pub struct ExplainedEntry {
 }
 
 /// A window that counts here, in the batch that brought it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedWindow {
     /// Entry of the journal, the spool's epoch, the batch's number there, and SHA-256 of its sealed bytes.
     pub journal: i64,
@@ -131,7 +134,7 @@ pub struct ExplainedWindow {
     pub stranded_ns: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedShare {
     pub owner: OwnerName,
     pub instance: String,

@@ -25,7 +25,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    const ALL: [(Self, &'static str); 10] = [
+    pub(super) const ALL: [(Self, &'static str); 10] = [
         (Self::Cost, "cost"),
         (Self::HeldCost, "held_cost"),
         (Self::IdleCost, "idle_cost"),

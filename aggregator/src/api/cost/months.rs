@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tonnage_proto::limits::DAY_NS;
 use tonnage_proto::rest::{Figures, MonthRow, Window as Shown};
@@ -20,10 +21,10 @@ use crate::api::{Api, inventory};
 use crate::store::query::{self, CostQuery, Dimension, Groups, Sums};
 
 const MONTHS_DEFAULT: usize = 6;
-const MONTHS_MAX: usize = 13;
+pub(in crate::api) const MONTHS_MAX: usize = 13;
 
 /// `tonnage_proto::rest::MonthsAnswer`, with plain numbers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(in crate::api) struct MonthsAnswer {
     months: Vec<PlainMonth>,
     #[serde(flatten)]
@@ -33,7 +34,7 @@ pub(in crate::api) struct MonthsAnswer {
     data_age_seconds: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct PlainMonth {
     #[serde(flatten)]
     exact: MonthRow,
@@ -43,7 +44,7 @@ struct PlainMonth {
     daily_average: Number,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(in crate::api) struct ClusterAnswer {
     /// Empty if there are several.
     cluster_name: String,
@@ -61,7 +62,7 @@ pub(in crate::api) struct ClusterAnswer {
     data_age_seconds: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct PlainCluster {
     name: String,
     #[serde(flatten)]
@@ -77,11 +78,21 @@ struct Part {
     clusters: Groups,
 }
 
+/// Parameters of [`monthly`].
+pub(in crate::api) fn monthly_known() -> Vec<&'static str> {
+    [&["months"], &request::FILTERS[..]].concat()
+}
+
+/// Parameters of [`cluster`].
+pub(in crate::api) fn cluster_known() -> Vec<&'static str> {
+    [&["window", "offset"], &request::FILTERS[..]].concat()
+}
+
 pub(in crate::api) async fn monthly(
     State(api): State<Arc<Api>>,
     uri: Uri,
 ) -> Result<Json<MonthsAnswer>, ApiError> {
-    let mut params = Params::read(&uri, &[&["months"], &request::FILTERS[..]].concat())?;
+    let mut params = Params::read(&uri, &monthly_known())?;
     let now_ns = api.state.clock.wall_ns();
     let count = params.take_count("months", MONTHS_DEFAULT, MONTHS_MAX)?;
     let query = request::filtered(&mut params)?;
@@ -123,7 +134,7 @@ pub(in crate::api) async fn cluster(
     State(api): State<Arc<Api>>,
     uri: Uri,
 ) -> Result<Json<ClusterAnswer>, ApiError> {
-    let mut params = Params::read(&uri, &[&["window", "offset"], &request::FILTERS[..]].concat())?;
+    let mut params = Params::read(&uri, &cluster_known())?;
     let now_ns = api.state.clock.wall_ns();
     let asked = request::window(&mut params, now_ns)?;
     let query = request::filtered(&mut params)?;

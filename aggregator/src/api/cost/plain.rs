@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -26,8 +27,18 @@ impl Serialize for Number {
     }
 }
 
+impl JsonSchema for Number {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Number".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "description": "Exact, with nine places" })
+    }
+}
+
 /// What some GPU time cost.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct PlainCosts {
     total_cost: Number,
     gpu_cost: Number,
@@ -57,7 +68,7 @@ impl PlainCosts {
 }
 
 /// One namespace or pod.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct PlainRow {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,8 +82,8 @@ struct PlainRow {
 }
 
 /// A [`CostAnswer`] with its rows as plain numbers, in the list that is named after them.
-#[derive(Debug, Serialize)]
-pub(super) struct PlainAnswer {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::api) struct PlainAnswer {
     #[serde(flatten)]
     exact: CostAnswer,
     #[serde(flatten)]
@@ -82,7 +93,7 @@ pub(super) struct PlainAnswer {
 }
 
 /// What lists of plain numbers end with.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct PlainSum {
     pub(super) total: Number,
     pub(super) item_count: usize,

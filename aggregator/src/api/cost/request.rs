@@ -19,8 +19,13 @@ pub(super) const FILTERS: [&str; 9] =
 const LIMIT_DEFAULT: usize = 1_000;
 /// Of each step.
 const STEP_LIMIT_DEFAULT: usize = 100;
-const LIMIT_MAX: usize = 10_000;
+pub(in crate::api) const LIMIT_MAX: usize = 10_000;
 const SECOND_NS: i64 = 1_000_000_000;
+
+/// The parameters of a request.
+pub(in crate::api) fn known() -> Vec<&'static str> {
+    [&PARAMETERS[..], &FILTERS].concat()
+}
 
 /// A request that makes sense.
 pub(super) struct Request {
@@ -42,7 +47,7 @@ impl Request {
     /// # Errors
     /// The first that is wrong.
     pub(super) fn read(uri: &Uri, by: &[Dimension], now_ns: i64) -> Result<Self, ApiError> {
-        let mut params = Params::read(uri, &[&PARAMETERS[..], &FILTERS].concat())?;
+        let mut params = Params::read(uri, &known())?;
         let mut window = window(&mut params, now_ns)?;
         let step = params.take("step").map(|text| Step::parse(&text)).transpose()?;
         let limit_default = if step.is_some() { STEP_LIMIT_DEFAULT } else { LIMIT_DEFAULT };

@@ -1,0 +1,216 @@
+//! Every endpoint, once: what the router routes, and what the document of the API says of it ([`super::openapi`]).
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{MethodRouter, get, post};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use tonnage_proto::rest::explain::ExplainAnswer;
+use tonnage_proto::rest::{
+    AuditLogAnswer, CostAnswer, DevicesAnswer, IdleAnswer, LiveAnswer, NodesAnswer, OrderAnswer,
+    PricesAnswer, QuarantineAnswer, QuarantineExplained, UnobservedAnswer, VerifyAnswer, VersionAnswer,
+};
+
+use super::cost::months::{ClusterAnswer, MonthsAnswer};
+use super::cost::plain::PlainAnswer;
+use super::{
+    Shared, audit, cost, explain, export, idle, inventory, openapi, orders, prices, process, quarantine,
+    unobserved,
+};
+use crate::prices::book::BOOK_BYTES_MAX;
+
+/// What a good answer is.
+#[derive(Clone, Copy)]
+pub(super) enum Answer {
+    Json(fn(&mut SchemaGenerator) -> Schema),
+    /// Media types of text or bytes.
+    Other(&'static [&'static str]),
+}
+
+/// An endpoint.
+pub(super) struct Route {
+    pub(super) path: String,
+    pub(super) router: MethodRouter<Shared>,
+    pub(super) is_post: bool,
+    pub(super) summary: &'static str,
+    pub(super) params: Vec<&'static str>,
+    /// The most that `limit` and `months` may be.
+    pub(super) count_max: usize,
+    pub(super) answer: Answer,
+    /// Statuses of errors, besides those that whatever wants a token has.
+    pub(super) errors: &'static [u16],
+    /// It wants a token.
+    pub(super) guarded: bool,
+    /// Bytes of a price book that it takes.
+    pub(super) book_bytes_max: Option<usize>,
+}
+
+impl Route {
+    fn new(path: &str, router: MethodRouter<Shared>, summary: &'static str, answer: Answer) -> Self {
+        Self {
+            path: path.to_owned(),
+            router,
+            is_post: false,
+            summary,
+            params: Vec::new(),
+            count_max: 0,
+            answer,
+            errors: &[],
+            guarded: true,
+            book_bytes_max: None,
+        }
+    }
+
+    fn json<T: JsonSchema>(path: &str, router: MethodRouter<Shared>, summary: &'static str) -> Self {
+        Self::new(path, router, summary, Answer::Json(SchemaGenerator::subschema_for::<T>))
+    }
+
+    fn takes(mut self, params: &[&'static str], count_max: usize) -> Self {
+        (self.params, self.count_max) = (params.to_vec(), count_max);
+        self
+    }
+
+    fn posted(mut self, errors: &'static [u16]) -> Self {
+        (self.is_post, self.errors) = (true, errors);
+        self
+    }
+
+    fn fails_with(mut self, errors: &'static [u16]) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    fn open(mut self, errors: &'static [u16]) -> Self {
+        (self.guarded, self.errors) = (false, errors);
+        self
+    }
+}
+
+/// All of them, in the order in which they are documented.
+pub(super) fn all() -> Vec<Route> {
+    let mut routes = Vec::new();
+    for (table, by) in cost::TABLES {
+        let handler = move |api, uri| cost::cost(api, uri, table, by);
+        let (path, summary) = (format!("/api/v1/cost/{table}"), "Costs and time of a window, in groups");
+        let answer = match table {
+            "namespaces" | "pods" => Answer::Json(plain_or_exact),
+            _ => Answer::Json(SchemaGenerator::subschema_for::<CostAnswer>),
+        };
+        let route = Route::new(&path, get(handler), summary, answer);
+        routes.push(route.takes(&cost::request::known(), cost::request::LIMIT_MAX));
+    }
+    routes.extend(reads());
+    routes.extend(orders());
+    routes.extend(open());
+    routes
+}
+
+/// With `aggregate` an answer has groups, else a list of plain numbers besides.
+fn plain_or_exact(generator: &mut SchemaGenerator) -> Schema {
+    let (plain, exact) = (generator.subschema_for::<PlainAnswer>(), generator.subschema_for::<CostAnswer>());
+    json_schema!({ "anyOf": [plain, exact] })
+}
+
+fn reads() -> Vec<Route> {
+    vec![
+        Route::json::<MonthsAnswer>(
+            "/api/v1/cost/monthly",
+            get(cost::months::monthly),
+            "Costs of the last months",
+        )
+        .takes(&cost::months::monthly_known(), cost::months::MONTHS_MAX),
+        Route::json::<ClusterAnswer>(
+            "/api/v1/cost/cluster",
+            get(cost::months::cluster),
+            "Costs of one cluster, or of all, as a whole",
+        )
+        .takes(&cost::months::cluster_known(), 0),
+        Route::json::<NodesAnswer>("/api/v1/nodes", get(inventory::nodes), "Nodes that usage came from"),
+        Route::json::<DevicesAnswer>(
+            "/api/v1/devices",
+            get(inventory::devices),
+            "GPUs, and how they are cut",
+        ),
+        Route::json::<LiveAnswer>("/api/v1/live", get(inventory::live), "Who is on the GPUs now"),
+        Route::json::<IdleAnswer>(
+            "/api/v1/idle",
+            get(idle::idle),
+            "GPUs that are held and not used, or used by others than their holders",
+        )
+        .takes(&idle::PARAMETERS, idle::LIMIT_MAX),
+        Route::json::<ExplainAnswer>(
+            "/api/v1/explain",
+            get(explain::explain),
+            "One slot of a GPU, an instance, a pod or a job, line by line",
+        )
+        .takes(&explain::PARAMETERS, 0)
+        .fails_with(&[404]),
+        Route::new(
+            "/api/v1/export/focus",
+            get(export::focus),
+            "What was posted, by FOCUS (docs/focus.md)",
+            Answer::Other(&export::MEDIA),
+        )
+        .takes(&export::PARAMETERS, 0),
+        Route::json::<UnobservedAnswer>(
+            "/api/v1/unobserved",
+            get(unobserved::unobserved),
+            "Time of GPUs that nobody observed, by device and reason",
+        )
+        .takes(&unobserved::PARAMETERS, 0),
+        Route::json::<QuarantineAnswer>(
+            "/api/v1/quarantine",
+            get(quarantine::list),
+            "Windows that are not counted, oldest first",
+        )
+        .takes(&quarantine::PARAMETERS, quarantine::LIMIT_MAX),
+        Route::json::<QuarantineExplained>(
+            "/api/v1/quarantine/{id}",
+            get(quarantine::explain),
+            "Why a window is not counted",
+        )
+        .fails_with(&[404]),
+        Route::json::<AuditLogAnswer>("/api/v1/audit/log", get(audit::log), "The journal, oldest first")
+            .takes(&audit::PARAMETERS, audit::LIMIT_MAX),
+        Route::json::<PricesAnswer>("/api/v1/prices", get(prices::current), "The price book in force"),
+    ]
+}
+
+fn orders() -> Vec<Route> {
+    let book = post(prices::check).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX));
+    let check =
+        Route::json::<PricesAnswer>("/api/v1/prices/check", book, "Checks a price book; changes nothing");
+    vec![
+        Route::json::<OrderAnswer>(
+            "/api/v1/devices/{uuid}/retire",
+            post(orders::retire),
+            "Says that a device is gone; wants the role operator",
+        )
+        .takes(&orders::RETIRE_PARAMETERS, 0)
+        .posted(&[404, 409]),
+        Route::json::<OrderAnswer>(
+            "/api/v1/quarantine/{id}/release",
+            post(orders::release),
+            "Counts a window of the quarantine; wants the role operator",
+        )
+        .posted(&[404, 409]),
+        Route::json::<VerifyAnswer>(
+            "/api/v1/audit/verify",
+            post(audit::verify),
+            "Recomputes the whole ledger from the journal and compares; one at a time",
+        )
+        .posted(&[]),
+        Route { book_bytes_max: Some(BOOK_BYTES_MAX), ..check.posted(&[413, 422]) },
+    ]
+}
+
+fn open() -> Vec<Route> {
+    const TEXT: Answer = Answer::Other(&["text/plain"]);
+    let version = Route::json::<VersionAnswer>("/version", get(process::version), "Version and ledger");
+    let document = Answer::Json(|_| json_schema!({ "type": "object" }));
+    vec![
+        version.open(&[]),
+        Route::new("/healthz", get(process::healthz), "Does the process work?", TEXT).open(&[503]),
+        Route::new("/readyz", get(process::readyz), "Does it do its work for others?", TEXT).open(&[503]),
+        Route::new("/metrics", get(process::metrics), "Metrics for Prometheus", TEXT).open(&[]),
+        Route::new("/api/v1/openapi.json", get(openapi::serve), "This document", document).open(&[]),
+    ]
+}
