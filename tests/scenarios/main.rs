@@ -45,6 +45,9 @@ mod opencost;
 /// Units and manifests as they are installed.
 mod packaging;
 
+/// A real Prometheus, and the rules and the example that come with Tonnage.
+mod prometheus;
+
 /// Several aggregators over one PostgreSQL.
 mod replicas;
 
