@@ -17,7 +17,7 @@ test: test-needs ## Install what the tests need, build everything, run every tes
 	else echo "the aggregator's tests over PostgreSQL: SKIPPED, it is not installed"; fi
 	@if command -v promtool >/dev/null; then \
 		promtool check rules deploy/prometheus/alerts.yaml deploy/prometheus/recording.yaml && \
-		promtool test rules deploy/prometheus/tests/rules.yaml; \
+		promtool test rules deploy/prometheus/tests/*.yaml; \
 	else echo "the tests of Prometheus rules: SKIPPED, promtool is not installed"; fi
 
 test-gpu: needs ## The agent on this machine's NVIDIA GPU, under loads that measure themselves (some minutes)

@@ -113,11 +113,10 @@ fn tested() -> anyhow::Result<BTreeMap<String, (bool, bool)>> {
     let mut tested: BTreeMap<String, (bool, bool)> = BTreeMap::new();
     for entry in std::fs::read_dir(tidy::root().join(FOLDER).join("tests"))? {
         let parsed: Value = serde_saphyr::from_str(&std::fs::read_to_string(entry?.path())?)?;
-        for case in items(&parsed["tests"]).flat_map(|test| items(&test["promql_expr_test"])) {
-            let after = case["expr"].as_str().and_then(|expr| expr.split("alertname=\"").nth(1));
-            let Some(name) = after.and_then(|after| after.split('"').next()) else { continue };
+        for case in items(&parsed["tests"]).flat_map(|test| items(&test["alert_rule_test"])) {
+            let name = case["alertname"].as_str().context("the name of an alert")?;
             let (fires, rests) = tested.entry(name.to_owned()).or_default();
-            *if items(&case["exp_samples"]).next().is_some() { fires } else { rests } = true;
+            *if items(&case["exp_alerts"]).next().is_some() { fires } else { rests } = true;
         }
     }
     Ok(tested)
@@ -234,7 +233,11 @@ impl Server {
             std::fs::write(folder.join(name), file(&format!("{FOLDER}/{name}"))?)?;
         }
         let mut config = file(&format!("{FOLDER}/prometheus.yaml"))?;
-        for (from, to) in [("_interval: 30s", "_interval: 1s"), ("gpu-01", agent), ("ledger", aggregator)] {
+        for (from, to) in [
+            ("_interval: 15s", "_interval: 1s"),
+            ("gpu-01.example.org:9788", agent),
+            ("ledger.example.org:7788", aggregator),
+        ] {
             anyhow::ensure!(config.contains(from), "the example has no {from}");
             config = config.replace(from, to);
         }
@@ -297,7 +300,7 @@ fn a_real_prometheus_scrapes_both_and_evaluates_every_rule() -> anyhow::Result<(
             .all(|job| up.iter().any(|(labels, value)| labels["job"] == *job && *value > 0.0))
     })?;
     server.wait("a recorded sum", |server| {
-        let unobserved = server.series("instance:tonnage_gpu_unobserved:rate5m");
+        let unobserved = server.series("instance:tonnage_gpu_unobserved_seconds:rate5m");
         unobserved.iter().any(|(labels, value)| labels["instance"] == agent.as_str() && *value >= 0.0)
     })?;
     server.wait("a price of what is held", |server| {
@@ -328,6 +331,6 @@ fn a_real_prometheus_scrapes_both_and_evaluates_every_rule() -> anyhow::Result<(
     world.nodes[0].kill9()?;
     server.wait("an alert of the agent that was killed", |server| {
         let rules = server.rules();
-        rules.iter().any(|rule| rule["name"] == "TonnageTargetDown" && rule["state"] == "pending")
+        rules.iter().any(|rule| rule["name"] == "TonnageAgentDown" && rule["state"] == "pending")
     })
 }
