@@ -52,6 +52,13 @@ fn in_the_end(world: &mut World) -> anyhow::Result<(i128, i128)> {
     Ok((seconds(world, RowKind::Held)?, seconds(world, RowKind::Unobserved)?))
 }
 
+/// What the ledger answers, once it has noticed that its database is there.
+fn answer(world: &World, path: &str) -> anyhow::Result<String> {
+    let asked = || Ok(Some(world.aggregator.get(path)?).filter(|(status, _)| *status == 200));
+    let log = world.aggregator.log();
+    wait_until(DEADLINE, path, || tail(&log), asked).map(|(_, body)| body)
+}
+
 /// Of the ledger's log.
 fn said(world: &World, text: &str) -> anyhow::Result<bool> {
     Ok(std::fs::read_to_string(world.aggregator.log())?.contains(text))
@@ -67,8 +74,8 @@ fn under_a_running_aggregator_all_comes_again_once_and_the_book_too() -> anyhow:
     deliver(&mut world, 120)?;
     let aggregator = &world.aggregator;
     let dear = || {
-        let prices: PricesAnswer = aggregator.answer("/api/v1/prices")?;
-        let text = aggregator.get("/api/v1/audit/log")?.1;
+        let prices: PricesAnswer = serde_json::from_str(&answer(&world, "/api/v1/prices")?)?;
+        let text = answer(&world, "/api/v1/audit/log")?;
         let journalled = text.matches("price_book").count() == 2;
         Ok((journalled && prices.prices.iter().any(|row| row.price.starts_with("7.2"))).then_some(()))
     };
@@ -76,7 +83,7 @@ fn under_a_running_aggregator_all_comes_again_once_and_the_book_too() -> anyhow:
     set_back(&server)?;
     assert_eq!(in_the_end(&mut world)?, (141, 0));
     anyhow::ensure!(said(&world, "The ledger may have been set back")?);
-    let journal = world.aggregator.get("/api/v1/audit/log")?.1;
+    let journal = answer(&world, "/api/v1/audit/log")?;
     anyhow::ensure!(
         journal.contains("\"restore\"") && journal.contains("this aggregator has seen"),
         "{journal}"
