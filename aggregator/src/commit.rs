@@ -448,8 +448,8 @@ impl Committer {
     }
 }
 
-/// Where several aggregators write one ledger, or it was replaced by an older copy, what another wrote since makes what this one remembers old, and the book
-/// in force is the one that was journalled last, whoever had it.
+/// Where several aggregators write one ledger, or it was replaced by an older copy, what is there now makes what this one
+/// remembers old, and the book in force is the one that was journalled last, whoever had it.
 fn take_up(
     db: &Connection,
     turn: &mut Turn,
