@@ -297,6 +297,12 @@ impl Spool {
         self.drafts.len()
     }
 
+    /// Acked batches of former epochs that are kept for a ledger that was set back.
+    #[must_use]
+    pub fn former(&self) -> usize {
+        self.former.len()
+    }
+
     /// Bytes of all drafts and batches.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) drafts: usize,
     /// Numbers of the drafts' windows.
     pub(crate) waiting: Vec<i64>,
+    /// Windows of each batch that was acked under a former epoch and is kept.
+    pub(crate) former: Vec<Vec<i64>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,25 @@ impl State {
         let batches = self.batches.iter().filter(|(seq, _)| *seq > self.acked_seq);
         let sealed = batches.flat_map(|(_, held)| held.windows.iter().copied());
         sealed.chain(self.waiting.iter().copied()).collect()
+    }
+
+    /// As it comes of a new epoch: what is acked is kept apart, all else is to be sealed again.
+    pub(crate) fn in_new_epoch(&self) -> Self {
+        let acked = self.batches.iter().filter(|(seq, _)| *seq <= self.acked_seq);
+        let former = self.former.iter().cloned().chain(acked.map(|(_, held)| held.windows.clone()));
+        Self { former: former.collect(), waiting: self.unacked(), ..self.clone() }
+    }
+
+    /// As it comes of a ledger that was set back: what former epochs had acked waits in front.
+    pub(crate) fn rewound(&self) -> Self {
+        let waiting = self.former.iter().flatten().chain(&self.waiting).copied().collect();
+        Self { former: Vec::new(), waiting, ..self.clone() }
+    }
+
+    /// Without the bounds of former batches: nobody sees them once they are drafts.
+    fn joined(&self) -> Self {
+        let former: Vec<i64> = self.former.concat();
+        Self { former: if former.is_empty() { Vec::new() } else { vec![former] }, ..self.clone() }
     }
 
     fn without_windows(&self) -> Self {
@@ -117,7 +138,7 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<(Spool, bool)> {
     })
 }
 
-/// What the spool shows: all but the drafts' windows.
+/// What the spool shows: all but the windows of drafts, and of batches of former epochs.
 pub(crate) fn shown(spool: &Spool) -> anyhow::Result<State> {
     let Holdings { oldest_seq, sealed_seq, acked_seq } = spool.holdings();
     let mut batches = Vec::new();
@@ -137,6 +158,7 @@ pub(crate) fn shown(spool: &Spool) -> anyhow::Result<State> {
         batches,
         drafts: spool.drafts(),
         waiting: Vec::new(),
+        former: Vec::new(),
     })
 }
 

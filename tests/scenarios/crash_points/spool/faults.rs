@@ -68,11 +68,17 @@ impl State {
     /// True if this may have come of `before` by an operation that failed, and was done all the same, or in part.
     pub(super) fn may_follow(&self, before: &Self, what: &str) -> bool {
         let (now, then) = (self.unacked(), before.unacked());
+        let former_is = |state: &Self| self.former == state.joined().former;
         match what {
-            "append" => now.starts_with(&then) && now.len() <= then.len() + 1,
-            "ack" => then.ends_with(&now),
-            "rewind" => now.ends_with(&then),
-            _ => now == then,
+            "append" => now.starts_with(&then) && now.len() <= then.len() + 1 && former_is(before),
+            "ack" => then.ends_with(&now) && before.former.concat().ends_with(&self.former.concat()),
+            "rewind" => {
+                let sealed = then.strip_suffix(&before.waiting[..]).unwrap_or_default();
+                let now = now.strip_suffix(&before.rewound().waiting[..]);
+                now.is_some_and(|now| now.ends_with(sealed)) && self.former.is_empty()
+            }
+            "new_epoch" => now == then && former_is(&before.in_new_epoch()),
+            _ => now == then && former_is(before),
         }
     }
 }

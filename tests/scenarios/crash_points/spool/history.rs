@@ -92,8 +92,9 @@ fn live(life: &Life, traced: &Traced) -> anyhow::Result<()> {
     mark(&traced.log, &serde_json::to_string(&Mark::Begun("open".to_owned()))?)?;
     let (spool, aside) = open(&traced.folder.join(SPOOL))?;
     ensure!(!aside, "the spool was moved aside");
-    let waiting = before.as_ref().map(|state| state.waiting.clone()).unwrap_or_default();
-    let state = State { waiting, ..shown(&spool)? };
+    let unseen = before.as_ref().map(|state| (state.waiting.clone(), state.former.clone()));
+    let (waiting, former) = unseen.unwrap_or_default();
+    let state = State { waiting, former, ..shown(&spool)? };
     let mut keeper = Keeper { spool, state, log: &traced.log };
     ensure!(before.is_none_or(|before| before == keeper.state), "not what the last life left");
     keeper.done()?;
@@ -122,12 +123,15 @@ impl Keeper<'_> {
                 self.change("ack", |spool, _| Ok(spool.ack(seq, backed_up, 0)?))
             }
             92..94 => self.change("new_epoch", |spool, state| {
-                state.waiting = state.unacked();
+                *state = state.in_new_epoch();
                 Ok(spool.new_epoch()?)
             }),
             94..97 if oldest_seq <= acked_seq => {
                 let cursor = rng.random_range(oldest_seq - 1..=acked_seq);
-                self.change("rewind", |spool, _| Ok(spool.rewind(cursor)?))
+                self.change("rewind", |spool, state| {
+                    *state = state.rewound();
+                    Ok(spool.rewind(cursor)?)
+                })
             }
             97..99 => self.change("set_ledger_id", |spool, _| Ok(spool.set_ledger_id(&[7; 16])?)),
             _ => Ok(()),
@@ -144,7 +148,8 @@ impl Keeper<'_> {
         })
     }
 
-    /// `change` also says what waits then; what a seal took of them is seen from its batches.
+    /// `change` also says what waits then, and what is kept of former epochs; what a seal took of the one is seen from
+    /// its batches, what an ack let go of the other from how many are left.
     fn change(
         &mut self,
         what: &str,
@@ -157,7 +162,13 @@ impl Keeper<'_> {
         let last = self.state.batches.last().map(|(seq, _)| *seq);
         let new = state.batches.iter().filter(|(seq, _)| what == "seal" && Some(*seq) > last);
         let taken = new.map(|(_, Held { windows, .. })| windows.len()).sum();
-        self.state = State { waiting: expected.waiting.split_off(taken), ..state };
+        let gone = expected.former.len().checked_sub(self.spool.former()).context("more of former epochs")?;
+        ensure!(gone == 0 || what == "ack", "{what} lets go of {gone} batches of former epochs");
+        self.state = State {
+            waiting: expected.waiting.split_off(taken),
+            former: expected.former.split_off(gone),
+            ..state
+        };
         self.done()
     }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::Context;
 use harness::process::Process;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use tonnage_agent::spool::{Holdings, Spool};
+use tonnage_agent::spool::{Holdings, Limits, Spool};
 use tonnage_runtime::telemetry;
 
 use super::super::images::Verdict;
-use super::{Promise, SPOOL, State, open, shown, windows};
+use super::{LIMITS, Promise, SPOOL, State, open, shown, windows};
 
 /// The test in which a spool is opened.
 const TEST: &str = "crash_points::spool::judge::a_disk_is_opened";
@@ -68,10 +68,20 @@ fn judge(folder: &Path, promise: &Promise) -> Verdict {
         Ok(opened) => opened,
         Err(error) => return Verdict::Stuck(format!("it does not open: {error:#}")),
     };
-    match shown(&spool).and_then(|state| Ok(State { waiting: drain(&mut spool)?, ..state })) {
+    match shown(&spool).and_then(|state| show_all(&mut spool, state)) {
         Ok(state) => promise.judge(&state, aside),
         Err(error) => Verdict::Lost(format!("{error:#}")),
     }
+}
+
+/// With what only those see who get it: what waits, and then, as if the ledger had been set back, what is kept of
+/// former epochs.
+fn show_all(spool: &mut Spool, state: State) -> anyhow::Result<State> {
+    // No ack is to let go of anything.
+    spool.limit(Limits { kept_bytes: LIMITS.bytes, ..LIMITS });
+    let waiting = drain(spool)?;
+    spool.rewind(spool.holdings().acked_seq)?;
+    Ok(State { waiting, former: vec![drain(spool)?], ..state }.joined())
 }
 
 /// Delivers everything, which shows the drafts' windows, and that the spool goes on.
@@ -96,7 +106,7 @@ impl Promise {
     fn judge(&self, state: &State, aside: bool) -> Verdict {
         // A new spool has its epoch by chance; nothing was promised of it before it was opened.
         let is_new = state.batches.is_empty() && state.drafts == 0 && state.acked_seq == 0;
-        let Some(before) = &self.before else {
+        let Some(before) = self.before.as_ref().map(State::joined) else {
             return if is_new {
                 Verdict::Whole
             } else {
@@ -106,17 +116,15 @@ impl Promise {
         if aside && is_new {
             return Verdict::Flagged(String::new());
         }
-        if state == before {
-            return Verdict::Whole;
-        }
-        if let Some((_, Some(after))) = &self.going_on
-            && (state == after || state.within_seal(before, after))
-        {
-            return Verdict::Whole;
-        }
-        if let Some((what, None)) = &self.going_on
-            && state.may_follow(before, what)
-        {
+        let may_be = state == &before
+            || match &self.going_on {
+                Some((_, Some(after))) => {
+                    state == &after.joined() || state.within_seal(&before, &after.joined())
+                }
+                Some((what, None)) => state.may_follow(&before, what),
+                None => false,
+            };
+        if may_be {
             return Verdict::Whole;
         }
         Verdict::Lost(format!("promised {before:?},\n  going on {:?},\n  shown {state:?}", self.going_on))
