@@ -149,15 +149,15 @@ impl Metering for Ingest {
             if let Err(refusal) = ingest.serve((credential, shown), request.into_inner(), &answers).await {
                 tracing::warn!(code = refusal.code, refusal.message, "A stream was refused.");
                 ingest.metrics.refused_stream(refusal.code().as_str_name());
-                let message = Some(from_ledger::Message::Refusal(refusal));
-                let _ = answers.send(Ok(FromLedger { message })).await;
+                send(&answers, from_ledger::Message::Refusal(refusal)).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing).map(|message| Ok(*message)))))
     }
 }
 
-type Answers = mpsc::Sender<Result<FromLedger, Status>>;
+/// Boxed, since a channel has room for 32 at least, and each stream one.
+type Answers = mpsc::Sender<Box<FromLedger>>;
 
 impl Ingest {
     async fn serve(
@@ -329,7 +329,7 @@ async fn respond(mut verdicts: mpsc::Receiver<(u64, Waiting)>, answers: Answers)
 
 /// A peer that no longer listens notices by itself that its stream ended.
 async fn send(answers: &Answers, message: from_ledger::Message) {
-    let _ = answers.send(Ok(FromLedger { message: Some(message) })).await;
+    let _ = answers.send(Box::new(FromLedger { message: Some(message) })).await;
 }
 
 fn check_hello(credential: &Credential, hello: &Hello) -> Result<(NodeName, Id), Refusal> {

@@ -17,7 +17,7 @@ use crate::prices::{Book, PriceFacts};
 /// Age at which a window says nothing about now any more, in nanoseconds.
 pub const AGE_NS_MAX: i64 = 120_000_000_000;
 /// Devices that are remembered.
-pub const DEVICES_MAX: usize = 65_536;
+pub const DEVICES_MAX: usize = 131_072;
 const HOUR_NS: i128 = 3_600_000_000_000;
 
 /// The newest windows, and the agents that are connected. Share it by `Arc`.
@@ -26,8 +26,46 @@ pub struct Live(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    newest: BTreeMap<(NodeName, String), Newest>,
+    /// Of each node, by the devices' UUIDs.
+    newest: BTreeMap<NodeName, Vec<Newest>>,
+    /// Devices of all nodes.
+    devices: usize,
     streams: HashMap<NodeName, usize>,
+}
+
+impl State {
+    fn of(&self, node: &NodeName, uuid: &str) -> Option<&Newest> {
+        let devices = self.newest.get(node)?;
+        devices.binary_search_by(|newest| newest.device.uuid.as_str().cmp(uuid)).ok().map(|at| &devices[at])
+    }
+
+    fn put(&mut self, node: &NodeName, newest: Newest) {
+        if !self.newest.contains_key(node) {
+            self.newest.insert(node.clone(), Vec::new());
+        }
+        let Some(devices) = self.newest.get_mut(node) else { return };
+        match devices.binary_search_by(|known| known.device.uuid.cmp(&newest.device.uuid)) {
+            Ok(at) => devices[at] = newest,
+            Err(at) => {
+                // A node's devices are few, and stay as many.
+                devices.reserve_exact(1);
+                devices.insert(at, newest);
+                self.devices += 1;
+            }
+        }
+    }
+
+    fn forget_old(&mut self, now_ns: i64) {
+        self.newest.retain(|_, devices| {
+            devices.retain(|newest| fresh(&newest.window, now_ns));
+            !devices.is_empty()
+        });
+        self.devices = self.newest.values().map(Vec::len).sum();
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&NodeName, &Newest)> {
+        self.newest.iter().flat_map(|(node, devices)| devices.iter().map(move |newest| (node, newest)))
+    }
 }
 
 #[derive(Debug)]
@@ -101,8 +139,7 @@ impl Live {
         let mut state = self.lock();
         for window in windows {
             let Some(device) = devices.get(window.device) else { continue };
-            let key = (node.clone(), device.uuid.clone());
-            let known = state.newest.get(&key);
+            let known = state.of(node, &device.uuid);
             let owners: Vec<Arc<Owner>> =
                 window.usages.iter().filter_map(|usage| all.get(usage.owner).cloned()).collect();
             let part = |at: usize| parts.get(at).cloned();
@@ -116,9 +153,9 @@ impl Live {
             match known {
                 Some(known) if known.window.end_ns >= window.end_ns => continue,
                 Some(_) => {}
-                None if state.newest.len() >= DEVICES_MAX => {
-                    state.newest.retain(|_, newest| fresh(&newest.window, now_ns));
-                    if state.newest.len() >= DEVICES_MAX {
+                None if state.devices >= DEVICES_MAX => {
+                    state.forget_old(now_ns);
+                    if state.devices >= DEVICES_MAX {
                         continue;
                     }
                 }
@@ -127,7 +164,7 @@ impl Live {
             let (device, facts) = (Arc::clone(device), Arc::clone(&facts));
             let window = window.clone();
             let newest = Newest { own, device, facts, window, owners, instances, idles, idle_since_ns };
-            state.newest.insert(key, newest);
+            state.put(node, newest);
         }
     }
 
@@ -135,8 +172,8 @@ impl Live {
     #[must_use]
     pub fn holdings(&self, now_ns: i64) -> HashMap<(NodeName, String), Vec<Holding>> {
         let state = self.lock();
-        let fresh = state.newest.iter().filter(|(_, newest)| fresh(&newest.window, now_ns));
-        fresh.map(|(place, newest)| (place.clone(), newest.holdings())).collect()
+        let fresh = state.all().filter(|(_, newest)| fresh(&newest.window, now_ns));
+        fresh.map(|(node, newest)| ((node.clone(), newest.device.uuid.clone()), newest.holdings())).collect()
     }
 
     /// A stream of `node` is open for as long as the answer is kept.
@@ -150,10 +187,9 @@ impl Live {
     #[must_use]
     pub fn connected(&self, node: &NodeName, now_ns: i64) -> bool {
         let state = self.lock();
-        let devices =
-            state.newest.range((node.clone(), String::new())..).take_while(|((of, _), _)| of == node);
+        let mut devices = state.newest.get(node).into_iter().flatten();
         state.streams.contains_key(node)
-            || devices.into_iter().any(|(_, newest)| !newest.own && fresh(&newest.window, now_ns))
+            || devices.any(|newest| !newest.own && fresh(&newest.window, now_ns))
     }
 
     /// Streams that are open.
@@ -176,9 +212,9 @@ impl Live {
 
     fn some_shares(&self, book: &Book, now_ns: i64, which: impl Fn(&Newest) -> bool) -> Vec<Share> {
         let mut state = self.lock();
-        state.newest.retain(|_, newest| fresh(&newest.window, now_ns));
-        let some = state.newest.iter().filter(|(_, newest)| which(newest));
-        some.flat_map(|((node, _), newest)| newest.shares(node, book, now_ns)).collect()
+        state.forget_old(now_ns);
+        let some = state.all().filter(|(_, newest)| which(newest));
+        some.flat_map(|(node, newest)| newest.shares(node, book, now_ns)).collect()
     }
 
     /// The REST API's answer.

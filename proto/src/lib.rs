@@ -9,6 +9,7 @@
 //! - [`token`]: how a token looks, and how none gets into what people read.
 //! - [`decimal`]: how exact money and time are written in text.
 
+mod codec;
 pub mod decimal;
 pub mod limits;
 pub mod method;

@@ -12,7 +12,8 @@ use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS, slot_start};
 
 use super::CommitError;
 use crate::ledger::coverage::Coverage;
-use crate::ledger::settle::{Key, NOBODY, Row, Rows, WHOLE, settle};
+use crate::ledger::rows::{Key, NOBODY, Row, Rows, WHOLE};
+use crate::ledger::settle::settle;
 use crate::ledger::stay::Stay;
 use crate::model::{Device, Instance, NodeFacts, Owner, RowKind, UsageBatch, Window};
 use crate::prices::{Book, PriceFacts};
@@ -22,20 +23,34 @@ use crate::store::existence::{self, TenureRecord};
 use crate::store::rollup::{self, Figures, Keys};
 use crate::store::write::{self, Mark, Rollup, SlotState, TableRow, table_row};
 
-/// Entries of the working set before slots that are over are let go: a few hundred GPUs' last two slots.
+/// Entries of the working set before slots that are over are let go: some thousand GPUs' slots.
 pub(super) const ENTRIES_SOFT_MAX: usize = 20_000;
 /// What an entry takes, more or less.
 const ENTRY_BYTES: usize = 256;
-/// Entries of the working set before it is emptied.
-const ENTRIES_MAX: usize = 400_000;
+/// Entries of the working set before it is emptied, more than 80,000 GPUs with some pods on each have: a fleet that does
+/// not fit would have everything read again with each commit.
+const ENTRIES_MAX: usize = 1_200_000;
+/// So long after its end windows of a slot still come as a matter of course: an agent's last, and its first after a pause.
+const LATE_NS: i64 = 60_000_000_000;
 
-/// A slot in the working set, with its rows as the store has them.
+/// A slot in the working set.
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
     pub(super) state: SlotState,
-    stored: Rows,
+    /// Its rows as the store has them, where this transaction changed them.
+    stored: Option<Rows>,
     tenure: Arc<TenureRecord>,
     pub(super) dirty: bool,
+}
+
+impl Slot {
+    /// Its rows, to be changed.
+    fn rows(&mut self) -> &mut Rows {
+        if self.stored.is_none() {
+            self.stored = Some(self.state.rows.clone());
+        }
+        &mut self.state.rows
+    }
 }
 
 /// The stays of a device, as they are and as they are stored, and when it was retired.
@@ -213,8 +228,8 @@ impl Working {
         if !self.slots.contains_key(&(start_ns, tenure)) {
             let record = self.tenure(db, tenure)?;
             let state = write::slot(db, start_ns, tenure)?;
-            let stored = state.rows.clone();
-            self.slots.insert((start_ns, tenure), Slot { state, stored, tenure: record, dirty: false });
+            let slot = Slot { state, stored: None, tenure: record, dirty: false };
+            self.slots.insert((start_ns, tenure), slot);
         }
         self.slots.get_mut(&(start_ns, tenure)).ok_or(CommitError::Bug("a slot was brought in"))
     }
@@ -273,9 +288,9 @@ impl Working {
         let slot = self.slot(db, slot_start(window.start_ns), tenure)?;
         let slices = i64::from(slot.tenure.slices);
         slot.state.extent.covered_ns += sign * (window.end_ns - window.start_ns) * slices;
-        let rows = &mut slot.state.rows;
+        let rows = slot.rows();
         for (key, usage) in owned {
-            let row = rows.entry(key).or_default();
+            let row = rows.row(key);
             row.time_ns += sign * int(usage.held_ns)?;
             row.busy_ns += sign * int(usage.busy_ns)?;
             row.memory_byte_seconds += sign * int(usage.memory_byte_seconds)?;
@@ -283,16 +298,16 @@ impl Working {
             row.method |= usage.method;
         }
         for (instance, idle_ns) in idles {
-            rows.entry((instance, NOBODY, RowKind::Idle)).or_default().time_ns += sign * int(idle_ns)?;
+            rows.row((instance, NOBODY, RowKind::Idle)).time_ns += sign * int(idle_ns)?;
         }
         if window.stranded_ns > 0 {
-            let stranded = rows.entry((WHOLE, NOBODY, RowKind::Stranded)).or_default();
+            let stranded = rows.row((WHOLE, NOBODY, RowKind::Stranded));
             stranded.time_ns += sign * int(window.stranded_ns)?;
         }
-        let idle = rows.entry((WHOLE, NOBODY, RowKind::Idle)).or_default();
+        let idle = rows.row((WHOLE, NOBODY, RowKind::Idle));
         idle.busy_ns += sign * int(window.busy_unattributed_ns)?;
         idle.energy_uj += sign * int(window.energy_idle_uj)?;
-        let unobserved = rows.entry((WHOLE, NOBODY, RowKind::Unobserved)).or_default();
+        let unobserved = rows.row((WHOLE, NOBODY, RowKind::Unobserved));
         unobserved.energy_uj += sign * int(window.energy_unobserved_uj)?;
         if sign < 0 {
             // What is left of a row whose windows are all gone is its price, which is worked out anew.
@@ -337,7 +352,8 @@ impl Working {
             let charge = rate
                 .map(|rate| move |ns: i64| i64::try_from(rate.charge(i128::from(ns))).unwrap_or(i64::MAX));
             let charge = charge.as_ref().map(|charge| charge as &dyn Fn(i64) -> i64);
-            slot.state.price_nanos = settle(&mut slot.state.rows, slot.state.extent, charge)?;
+            let extent = slot.state.extent;
+            slot.state.price_nanos = settle(slot.rows(), extent, charge)?;
             let changed = written.take(db, &mut self.rollup_keys, (*start_ns, *tenure), slot)?;
             if changed && *start_ns < closed_until_ns {
                 closing::mark_unposted(db, *start_ns, *tenure)?;
@@ -360,7 +376,7 @@ impl Working {
     /// does not come back to them.
     pub(super) fn trim(&mut self, now_ns: i64) {
         if self.entries() > ENTRIES_SOFT_MAX {
-            let oldest_ns = slot_start(now_ns) - SLOT_NS;
+            let oldest_ns = slot_start(now_ns - LATE_NS);
             self.slots.retain(|(start_ns, _), _| *start_ns >= oldest_ns);
             self.coverage.retain(|(_, start_ns), _| *start_ns >= oldest_ns);
             if 2 * self.facts_bytes / ENTRY_BYTES > ENTRIES_SOFT_MAX {
@@ -437,13 +453,14 @@ impl Written {
         (start_ns, tenure): (i64, i64),
         slot: &mut Slot,
     ) -> Result<bool, CommitError> {
-        let gone = slot.stored.keys().filter(|key| !slot.state.rows.contains_key(key)).copied();
+        let Some(stored) = slot.stored.take() else { return Ok(false) };
+        let gone = stored.keys().filter(|key| slot.state.rows.get(key).is_none()).copied();
         let keys: Vec<Key> = gone.chain(slot.state.rows.keys().copied()).collect();
         let mut changed = false;
         for key in keys {
-            let before = slot.stored.get(&key).copied().unwrap_or_default();
+            let before = stored.get(&key);
             let now = slot.state.rows.get(&key);
-            if now == slot.stored.get(&key) {
+            if now == before {
                 continue;
             }
             changed = true;
@@ -451,7 +468,7 @@ impl Written {
                 Some(row) => self.rows.push(table_row(start_ns, tenure, key, row)),
                 None => write::remove_row(db, start_ns, tenure, key)?,
             }
-            let difference = now.copied().unwrap_or_default().since(&before);
+            let difference = now.copied().unwrap_or_default().since(&before.copied().unwrap_or_default());
             for (rollup, length_ns) in [(Rollup::Hour, HOUR_NS), (Rollup::Day, DAY_NS)] {
                 let start_ns = start_ns - start_ns.rem_euclid(length_ns);
                 let sum = self.rollups.entry((rollup, start_ns, tenure, key)).or_default();
@@ -460,7 +477,6 @@ impl Written {
             let number = rollup_keys.number(db, tenure, key)?;
             self.figures.entry((start_ns, number)).or_default().add(&difference.into());
         }
-        slot.stored.clone_from(&slot.state.rows);
         Ok(changed)
     }
 

@@ -3,59 +3,8 @@
 //! A pure function of one (slot, tenure): calling it again with the same facts gives the same rows, so late data and
 //! a changed price are the same case as the first time. Formulas: docs/ledger.md, "Slots" and "Price".
 
-use std::collections::BTreeMap;
-
+use super::rows::{Key, NOBODY, Row, Rows, WHOLE};
 use crate::model::RowKind;
-
-/// Instance of rows that are of the device itself, or of what is in no instance.
-pub const WHOLE: i64 = 0;
-/// Owner of rows that have none.
-pub const NOBODY: i64 = 0;
-
-/// A row's key within its (slot, tenure): instance, owner and kind.
-pub type Key = (i64, i64, RowKind);
-
-/// The figures of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Row {
-    pub time_ns: i64,
-    pub busy_ns: i64,
-    pub memory_byte_seconds: i64,
-    pub energy_uj: i64,
-    pub method: u32,
-    pub cost_nanos: i64,
-    pub unpriced_ns: i64,
-}
-
-impl Row {
-    /// What it changed by; method bits are those that it has now.
-    #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
-        Self {
-            time_ns: self.time_ns - before.time_ns,
-            busy_ns: self.busy_ns - before.busy_ns,
-            memory_byte_seconds: self.memory_byte_seconds - before.memory_byte_seconds,
-            energy_uj: self.energy_uj - before.energy_uj,
-            method: self.method,
-            cost_nanos: self.cost_nanos - before.cost_nanos,
-            unpriced_ns: self.unpriced_ns - before.unpriced_ns,
-        }
-    }
-
-    /// Adds figures; method bits are those of both.
-    pub fn add(&mut self, more: &Self) {
-        self.time_ns += more.time_ns;
-        self.busy_ns += more.busy_ns;
-        self.memory_byte_seconds += more.memory_byte_seconds;
-        self.energy_uj += more.energy_uj;
-        self.method |= more.method;
-        self.cost_nanos += more.cost_nanos;
-        self.unpriced_ns += more.unpriced_ns;
-    }
-}
-
-/// The rows of one (slot, tenure).
-pub type Rows = BTreeMap<Key, Row>;
 
 /// The time of a (slot, tenure) in slice-nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -109,14 +58,14 @@ pub fn settle(
     }
     let price_nanos = charge.map(|charge| charge(existence_ns));
     if let Some(left) = price_nanos.map(|price| price - charged).filter(|left| *left != 0) {
-        rows.insert((WHOLE, NOBODY, RowKind::Rounding), Row { cost_nanos: left, ..Row::default() });
+        rows.row((WHOLE, NOBODY, RowKind::Rounding)).cost_nanos = left;
     }
     Ok(price_nanos)
 }
 
 /// Keeps what else the row holds (energy, unattributed use); a row of nothing is not kept.
 fn set_time(rows: &mut Rows, kind: RowKind, time_ns: i64) {
-    let row = rows.entry((WHOLE, NOBODY, kind)).or_default();
+    let row = rows.row((WHOLE, NOBODY, kind));
     row.time_ns = time_ns;
     if *row == (Row { cost_nanos: row.cost_nanos, unpriced_ns: row.unpriced_ns, ..Row::default() }) {
         rows.remove(&(WHOLE, NOBODY, kind));
@@ -137,11 +86,11 @@ mod tests {
     fn the_worked_example_of_the_documentation_adds_up() {
         // 2 pods hold a GPU at 3 nano-dollars per 7 ns for 10 and 20 of 50 ns; 5 ns nobody saw.
         let mut rows =
-            Rows::from([((WHOLE, 1, RowKind::Held), held(10)), ((WHOLE, 2, RowKind::Held), held(20))]);
+            Rows::from_iter([((WHOLE, 1, RowKind::Held), held(10)), ((WHOLE, 2, RowKind::Held), held(20))]);
         let charge = |ns: i64| ns * 3 / 7;
         let price = settle(&mut rows, Extent { existence_ns: 50, covered_ns: 45 }, Some(&charge)).unwrap();
         assert_eq!(price, Some(21));
-        let cost = |owner, kind| rows[&(WHOLE, owner, kind)].cost_nanos;
+        let cost = |owner, kind| rows.get(&(WHOLE, owner, kind)).unwrap().cost_nanos;
         assert_eq!(cost(1, RowKind::Held), 4);
         assert_eq!(cost(2, RowKind::Held), 8);
         assert_eq!(cost(NOBODY, RowKind::Idle), 6);
@@ -151,7 +100,7 @@ mod tests {
 
     #[test]
     fn settling_again_changes_nothing() {
-        let mut rows = Rows::from([((WHOLE, 1, RowKind::Held), held(10))]);
+        let mut rows = Rows::from_iter([((WHOLE, 1, RowKind::Held), held(10))]);
         let charge = |ns: i64| ns * 3 / 7;
         let extent = Extent { existence_ns: 50, covered_ns: 45 };
         settle(&mut rows, extent, Some(&charge)).unwrap();
@@ -162,7 +111,7 @@ mod tests {
 
     #[test]
     fn without_a_price_the_time_is_unpriced_and_costs_nothing() {
-        let mut rows = Rows::from([((WHOLE, 1, RowKind::Held), held(10))]);
+        let mut rows = Rows::from_iter([((WHOLE, 1, RowKind::Held), held(10))]);
         let price = settle(&mut rows, Extent { existence_ns: 50, covered_ns: 45 }, None).unwrap();
         assert_eq!(price, None);
         assert_eq!(rows.values().map(|row| row.unpriced_ns).sum::<i64>(), 50);
@@ -171,7 +120,7 @@ mod tests {
 
     #[test]
     fn more_held_than_covered_is_an_error_not_a_clamp() {
-        let mut rows = Rows::from([((WHOLE, 1, RowKind::Held), held(10))]);
+        let mut rows = Rows::from_iter([((WHOLE, 1, RowKind::Held), held(10))]);
         let extent = Extent { existence_ns: 50, covered_ns: 9 };
         assert!(settle(&mut rows, extent, None).is_err());
     }
@@ -189,19 +138,19 @@ mod tests {
             for owner in 1..rng.random_range(1..20) {
                 let time_ns = rng.random_range(0..=left);
                 left -= time_ns;
-                rows.insert((WHOLE, owner, RowKind::Held), held(time_ns));
+                *rows.row((WHOLE, owner, RowKind::Held)) = held(time_ns);
                 if rng.random_bool(0.3) {
                     // An instance that nobody held meanwhile, or slices that none can be made of.
                     let kind = if rng.random_bool(0.5) { RowKind::Idle } else { RowKind::Stranded };
                     let instance = if kind == RowKind::Idle { owner } else { WHOLE };
                     let time_ns = rng.random_range(0..=left);
                     left -= time_ns;
-                    let row = rows.entry((instance, NOBODY, kind)).or_default();
+                    let row = rows.row((instance, NOBODY, kind));
                     row.time_ns += time_ns;
                 }
                 if rng.random_bool(0.3) {
                     let busy_ns = rng.random_range(0..=2 * existence_ns);
-                    rows.insert((WHOLE, owner, RowKind::Intruder), Row { busy_ns, ..Row::default() });
+                    *rows.row((WHOLE, owner, RowKind::Intruder)) = Row { busy_ns, ..Row::default() };
                 }
             }
             let (num, den) = (rng.random_range(0..=10_i128.pow(13)), rng.random_range(1..=10_i128.pow(13)));

@@ -2,7 +2,7 @@
 //! numbers, so that nothing of the store's own bookkeeping is taken on trust.
 
 use super::{StoreError, wide};
-use crate::ledger::settle::Key;
+use crate::ledger::rows::Key;
 use crate::model::{Instance, NodeName, Owner, OwnerKind, RowKind};
 use crate::store::sql::{self, Connection, Row as SqlRow};
 

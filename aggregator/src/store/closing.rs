@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::write::{Mark, mark, set_mark};
 use super::{StoreError, server, wide};
-use crate::ledger::settle::{Key, Row, WHOLE};
+use crate::ledger::rows::{Key, Row, WHOLE};
 use crate::model::RowKind;
 use crate::store::sql::{self, Connection, OptionalExtension, params};
 

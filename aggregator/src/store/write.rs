@@ -1,7 +1,8 @@
 //! What the commit thread reads and writes, one typed function per statement. All within its transaction.
 
 use super::{StoreError, meta, server};
-use crate::ledger::settle::{Extent, Key, Row, Rows};
+use crate::ledger::rows::{Key, Row, Rows};
+use crate::ledger::settle::Extent;
 use crate::model::{Device, Id, Instance, NodeFacts, NodeName, Owner, RowKind};
 use crate::store::sql::{self, Connection, OptionalExtension, Row as SqlRow, params};
 
@@ -362,7 +363,7 @@ pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotState> {
     )?;
     for row in statement.query_map([start_ns, tenure], slot_row)? {
         let (key, row) = row?;
-        state.rows.insert(key, row);
+        *state.rows.row(key) = row;
     }
     Ok(state)
 }

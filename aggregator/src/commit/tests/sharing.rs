@@ -1,7 +1,8 @@
 //! The worked examples of docs/sharing.md against the code that settles slots.
 
 use super::*;
-use crate::ledger::settle::{Extent, Key, NOBODY, Row, Rows, WHOLE, settle};
+use crate::ledger::rows::{Key, NOBODY, Row, Rows, WHOLE};
+use crate::ledger::settle::{Extent, settle};
 use crate::model::NodeFacts;
 use crate::prices::PriceFacts;
 
@@ -70,7 +71,7 @@ fn check(title: &str, section: &str) {
         if !(rest && (key.0, key.1) == (WHOLE, NOBODY)) {
             // An intruder's row is there for its use.
             let busy_ns = i64::from(kind == RowKind::Intruder);
-            rows.insert(key, Row { time_ns, busy_ns, ..Row::default() });
+            *rows.row(key) = Row { time_ns, busy_ns, ..Row::default() };
         }
     }
     let charge = |ns: i64| i64::try_from(rate.charge(i128::from(ns))).unwrap();

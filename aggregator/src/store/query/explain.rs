@@ -5,7 +5,8 @@
 
 use tonnage_proto::limits::{DAY_NS, SLOT_NS};
 
-use crate::ledger::settle::{Extent, Key, Row};
+use crate::ledger::rows::{Key, Row};
+use crate::ledger::settle::Extent;
 use crate::model::{Instance, NodeFacts, Owner, RowKind};
 use crate::store::audit::owner_of;
 use crate::store::existence::{self, TenureRecord};
@@ -216,7 +217,7 @@ pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotRecord> {
     let state = write::slot(db, start_ns, tenure.id)?;
     let facts = if state.facts == 0 { NodeFacts::default() } else { write::facts_by_id(db, state.facts)? };
     let mut rows = Vec::with_capacity(state.rows.len());
-    for (key, row) in state.rows {
+    for (&key, &row) in state.rows.iter() {
         let (instance, owner, _) = key;
         rows.push(RowRecord {
             key,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::ledger::settle::Key;
+use crate::ledger::rows::Key;
 use crate::store::StoreError;
 use crate::store::sql::{Connection, OptionalExtension, params};
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ledger::settle::Row;
+use crate::ledger::rows::Row;
 
 /// Keys whose figures lie together. A value of so many is some 2 KB, which both engines keep beside its row.
 pub const KEYS: i64 = 64;
