@@ -36,27 +36,55 @@ struct Crowd {
     lags_ms: Mutex<Vec<f64>>,
 }
 
+/// A crowd that runs.
+pub(super) struct Running<'a> {
+    runtime: &'a Runtime,
+    crowd: Arc<Crowd>,
+    all: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl<'a> Running<'a> {
+    /// Returns when all are connected, and at real time.
+    ///
+    /// # Errors
+    /// If one of them ends.
+    pub(super) fn start(runtime: &'a Runtime, uplink: String, agents: u32) -> anyhow::Result<Self> {
+        let crowd = Arc::new(Crowd::default());
+        crowd.paced.store(true, Ordering::Relaxed);
+        let all = runtime.spawn(all(uplink, agents, Arc::clone(&crowd)));
+        let running = Self { runtime, crowd, all };
+        while running.crowd.connected.load(Ordering::Relaxed) < u64::from(agents) {
+            anyhow::ensure!(!running.all.is_finished(), "agents ended: {:?}", runtime.block_on(running.all));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(running)
+    }
+
+    /// # Errors
+    /// If one of them had ended by itself.
+    pub(super) fn end(self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.all.is_finished(), "agents ended: {:?}", self.runtime.block_on(self.all));
+        self.all.abort();
+        Ok(())
+    }
+}
+
 /// # Errors
 /// If a process does not do what it should.
 pub(super) fn measure(engine: &Engine, runtime: &Runtime, agents: u32) -> anyhow::Result<()> {
     let mut world = engine.world()?;
     cores::on_first(|| world.aggregator.start(DEADLINE))?;
     let pid = world.aggregator.process().context("it runs")?.id();
-    let crowd = Arc::new(Crowd::default());
-    crowd.paced.store(true, Ordering::Relaxed);
     let clock = Clock::system();
     let from_ns = clock.monotonic_ns();
-    let running = runtime.spawn(all(world.aggregator.uplink(), agents, Arc::clone(&crowd)));
-    while crowd.connected.load(Ordering::Relaxed) < u64::from(agents) {
-        anyhow::ensure!(!running.is_finished(), "agents ended: {:?}", runtime.block_on(running));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let running = Running::start(runtime, world.aggregator.uplink(), agents)?;
+    let crowd = &running.crowd;
     let connected_s = (clock.monotonic_ns() - from_ns) as f64 / 1e9;
     note(&format!("{}{agents} agents of {GPUS} GPUs connected in {connected_s:.1} s", engine.prefix()));
     // The first round comes with what is new: nodes, devices, owners.
     std::thread::sleep(Duration::from_secs(15));
     crowd.lags_ms.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    let watched = watch(&clock, pid, &crowd, WATCHED)?;
+    let watched = watch(&clock, pid, crowd, WATCHED)?;
     let lags = std::mem::take(&mut *crowd.lags_ms.lock().unwrap_or_else(PoisonError::into_inner));
     let name = |name: &str| format!("{}{name}", engine.prefix());
     let windows = watched.batches * f64::from(GPUS);
@@ -81,7 +109,7 @@ pub(super) fn measure(engine: &Engine, runtime: &Runtime, agents: u32) -> anyhow
     );
     show_memory(&mut world, &name("crowd_anonymous_memory"), "aim 512")?;
     crowd.paced.store(false, Ordering::Relaxed);
-    let most = watch(&clock, pid, &crowd, SATURATED)?;
+    let most = watch(&clock, pid, crowd, SATURATED)?;
     let carried = most.batches * WINDOW_NS as f64 / 1e9;
     figure(
         &name("crowd_saturation"),
@@ -89,9 +117,7 @@ pub(super) fn measure(engine: &Engine, runtime: &Runtime, agents: u32) -> anyhow
         "agents",
         &format!("whose batches it takes at most; {:.2} cores, senders {:.2}", most.cores, most.own),
     );
-    anyhow::ensure!(!running.is_finished(), "agents ended: {:?}", runtime.block_on(running));
-    running.abort();
-    Ok(())
+    running.end()
 }
 
 struct Watched {

@@ -7,6 +7,8 @@ use tokio::runtime::Runtime;
 use tonnage_aggregator::store::rollup;
 use tonnage_runtime::clock::Clock;
 
+use super::batches::GPUS;
+use super::crowd::Running;
 use super::engine::Engine;
 use super::fleet::{DAYS, Fleet};
 use super::{deliver, senders, show_memory};
@@ -56,6 +58,13 @@ pub(super) fn measure(engine: &Engine, runtime: &Runtime, gpus: i64) -> anyhow::
             Err(error) => note(&format!("{}cost_90d_by_{by} has no answer: {error:#}", engine.prefix())),
         }
     }
+    // The fleet's own agents, at real time.
+    let agents = u32::try_from(gpus)? / GPUS;
+    let crowd = Running::start(runtime, world.aggregator.uplink(), agents)?;
+    for (by, path, times) in ASKED.into_iter().take(3) {
+        show(engine, by, "ingesting", &ask(&world, path, times.min(WHILE_INGESTING))?);
+    }
+    crowd.end()?;
     let uplink = world.aggregator.uplink();
     let ingesting = runtime.spawn(async move {
         for round in 1.. {
@@ -64,7 +73,7 @@ pub(super) fn measure(engine: &Engine, runtime: &Runtime, gpus: i64) -> anyhow::
         anyhow::Ok(())
     });
     for (by, path, times) in ASKED.into_iter().take(3) {
-        show(engine, by, "ingesting", &ask(&world, path, times.min(WHILE_INGESTING))?);
+        show(engine, by, "saturated", &ask(&world, path, times.min(WHILE_INGESTING))?);
     }
     show_memory(&mut world, &format!("{}fleet_anonymous_memory", engine.prefix()), "after that")?;
     anyhow::ensure!(!ingesting.is_finished(), "nothing was ingested: {:?}", runtime.block_on(ingesting));
