@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu crash crash-points fuzz needs test-needs bench lint doc deny clean
+.PHONY: help demo test test-gpu crash crash-points fuzz contract needs test-needs bench lint doc deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ crash-points: needs ## Try every crash point of the spool and the store (some mi
 fuzz: ## Feed every parser of outside bytes for SECONDS=300, from SEED=n, TARGET=all (dev build: overflow is found)
 	cargo build --workspace
 	./target/debug/tonnage-fuzz --target $(or $(TARGET),all) --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
+
+contract: needs ## Ask the REST API for anything by its document, with Schemathesis: SEED=n, EXAMPLES=300 for each endpoint, on both engines
+	cargo build --workspace
+	TONNAGE_TEST_EXAMPLES=$(or $(EXAMPLES),300) $(if $(SEED),TONNAGE_TEST_SEED=$(SEED)) \
+		cargo test -p tonnage-tests --test scenarios contract -- --nocapture
 
 needs: # What a build needs and cargo does not bring
 	@tests/install-needs build

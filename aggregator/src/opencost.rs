@@ -40,13 +40,14 @@ mod allocation;
 mod answer;
 mod assets;
 mod figures;
+mod hardware;
 mod number;
 mod params;
 pub mod upstream;
 
 use allocation::Allocations;
 use answer::{Envelope, Frame, Merged, Span, Summary, SummarySet};
-use params::{Plan, Request};
+use params::{Plan, Question, Request};
 use upstream::{Known, Upstream};
 
 /// Allocations in an answer, over all of its sets; each is some kilobytes of JSON.
@@ -152,10 +153,7 @@ impl Api {
         let now_ns = self.state.clock.wall_ns();
         let plan = request.plan(now_ns)?;
         self.kept(&plan.sets).await?;
-        let known = match &self.state.upstream {
-            Some(upstream) => upstream.get(&request, &plan).await,
-            None => Known { warnings: vec![NO_UPSTREAM.to_owned()], ..Known::default() },
-        };
+        let known = self.known(&Question::Allocations(request.clone()), &plan).await;
         let age = known.age_seconds;
         let condition = request.condition()?;
         let book = Arc::clone(&self.state.prices.books.borrow());
@@ -192,11 +190,15 @@ impl Api {
             );
             return Err(ApiError::invalid("aggregate", message));
         };
-        let mut response = answer::json(StatusCode::OK, written(body)?);
-        if let Some(age) = age {
-            response.headers_mut().insert(UPSTREAM_AGE, HeaderValue::from(age));
+        Ok(aged(written(body)?, age))
+    }
+
+    /// What an upstream says, if there is one.
+    async fn known(&self, question: &Question, plan: &Plan) -> Known {
+        match &self.state.upstream {
+            Some(upstream) => upstream.get(question, plan).await,
+            None => Known { warnings: vec![NO_UPSTREAM.to_owned()], ..Known::default() },
         }
-        Ok(response)
     }
 
     /// Are the rows still there from which these windows are put together?
@@ -224,6 +226,15 @@ impl Api {
         });
         facts.collect()
     }
+}
+
+/// An answer with the age of what an upstream said in it.
+fn aged(body: Vec<u8>, age_seconds: Option<i64>) -> Response {
+    let mut response = answer::json(StatusCode::OK, body);
+    if let Some(age_seconds) = age_seconds {
+        response.headers_mut().insert(UPSTREAM_AGE, HeaderValue::from(age_seconds));
+    }
+    response
 }
 
 fn by(dimensions: &[Dimension], start_ns: i64, end_ns: i64) -> CostQuery {
@@ -272,8 +283,11 @@ fn unpriced_warning(unpriced: GpuTime) -> Option<String> {
 
 async fn assets(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, ApiError> {
     let now_ns = api.state.clock.wall_ns();
-    let (start_ns, end_ns) = params::assets_window(&uri, now_ns)?;
+    let question = Question::assets(&uri)?;
+    let plan = question.plan(now_ns)?;
+    let (start_ns, end_ns) = plan.window;
     api.kept(&[(start_ns, end_ns)]).await?;
+    let known = api.known(&question, &plan).await;
     let (found, devices) = api
         .queries
         .run(move |connection, expired| {
@@ -281,12 +295,13 @@ async fn assets(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, ApiEr
             Ok((found, query::devices(connection).map_err(QueryError::from)?))
         })
         .await?;
-    let mut warnings =
-        vec!["costs of CPU, RAM and storage of nodes are not known here and shown as 0".to_owned()];
+    let mut warnings = known.warnings;
     warnings.extend(unpriced_warning(found.totals.unpriced));
     let frame = Frame::new((start_ns, end_ns), now_ns);
-    let assets = assets::assets(found.groups, &api.facts(&devices), frame);
-    Ok(answer::json(StatusCode::OK, written(Envelope::bytes(assets, &warnings))?))
+    let none = BTreeMap::new();
+    let hardware = known.answer.as_ref().map_or(&none, |answer| &answer.hardware);
+    let assets = assets::assets(found.groups, &api.facts(&devices), hardware, frame);
+    Ok(aged(written(Envelope::bytes(assets, &warnings))?, known.age_seconds))
 }
 
 /// What OpenCost exports of GPUs, for whoever has no OpenCost that exports it too.

@@ -21,6 +21,9 @@ mod kubelet;
 /// A ledger as a whole: backups and restores, and what people have it do.
 mod ledgers;
 
+/// The REST API against its own document, by somebody who asks for anything.
+mod contract;
+
 /// A crash at every write of the spool and the store.
 mod crash_points;
 

@@ -29,6 +29,15 @@ const UPSTREAM: &str = r#"{"code":200,"status":"success","data":[{
     "web":{"name":"web","cpuCost":2},
     "bad":{"name":"bad","cpuCost":-2}}]}"#;
 
+/// What it says of nodes and disks: of the node that has GPUs and of another.
+const UPSTREAM_ASSETS: &str = r#"{"code":200,"status":"success","data":{
+    "p/n":{"type":"Node","properties":{"cluster":"test","name":"n"},"cpuCores":96,"cpuCost":2,"ramCost":0.5,
+        "gpuCost":77,"adjustment":-3,"discount":0.2},
+    "p/web":{"type":"Node","properties":{"cluster":"test","name":"web"},"cpuCost":1},
+    "p/disk":{"type":"Disk","properties":{"cluster":"test","name":"n"},"totalCost":0.75,"local":1},
+    "p/bad":{"type":"Disk","totalCost":"free"},
+    "p/lb":{"type":"LoadBalancer","totalCost":9}}}"#;
+
 /// Numbers as they are printed.
 type Raw<'a> = BTreeMap<String, &'a RawValue>;
 
@@ -97,7 +106,8 @@ impl Site {
     fn assets(&self, path: &str) -> anyhow::Result<i128> {
         let text = self.page(path)?;
         let answer: Assets<'_> = serde_json::from_str(&text)?;
-        Ok(answer.data.values().map(|raw| to_nanos(raw["gpuCost"].get()).unwrap()).sum())
+        let gpus = answer.data.values().filter_map(|raw| raw.get("gpuCost"));
+        Ok(gpus.map(|raw| to_nanos(raw.get()).unwrap()).sum())
     }
 }
 
@@ -107,8 +117,10 @@ fn upstream() -> anyhow::Result<String> {
     let url = format!("http://{}", listener.local_addr()?);
     let serve = |mut stream: TcpStream| -> std::io::Result<()> {
         let head = BufReader::new(stream.try_clone()?).lines();
-        let _: Vec<_> = head.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{UPSTREAM}", UPSTREAM.len())
+        let head: Vec<_> = head.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        let of_assets = head.first().is_some_and(|line| line.starts_with("GET /assets?window="));
+        let said = if of_assets { UPSTREAM_ASSETS } else { UPSTREAM };
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{said}", said.len())
     };
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -199,11 +211,26 @@ fn an_upstream_says_what_processors_and_memory_cost_and_nothing_of_gpus() -> any
     assert!((total - 1.75).abs() < 1e-8, "{text}");
     let warning = answer["warning"].as_str().unwrap();
     assert!(
-        warning.contains("1 allocations") && warning.contains("\"bad\": cpuCost \"-2\" is negative"),
+        warning.contains("1 items") && warning.contains("\"bad\": cpuCost \"-2\" is negative"),
         "{text}"
     );
     let cost: CostAnswer = site.world.aggregator.answer("/api/v1/cost/pods?window=today")?;
     assert_eq!(site.sum(path, "gpuCost")?, to_nanos(&cost.totals.held_cost).unwrap());
+
+    // So it is with nodes; and what all GPUs cost is still what their allocations and idle time do, to the last digit.
+    let text = site.page("/assets?window=today")?;
+    let answer: Value = serde_json::from_str(&text)?;
+    let found = &answer["data"];
+    assert_eq!((&found["p/n"]["cpuCost"], &found["p/n"]["cpuCores"]), (&2.0.into(), &96.0.into()), "{text}");
+    assert_eq!((&found["p/n"]["gpuCount"], &found["p/web"]["gpuCount"]), (&2.into(), &0.into()), "{text}");
+    assert_eq!((&found["p/web"]["totalCost"], &found["p/disk"]["totalCost"]), (&1.0.into(), &0.75.into()));
+    assert!(found["p/bad"].is_null() && found["p/lb"].is_null() && text.contains("1 items"), "{text}");
+    let raw: Assets<'_> = serde_json::from_str(&text)?;
+    let nanos = |field: &str| to_nanos(raw.data["p/n"][field].get()).unwrap();
+    assert_eq!(nanos("totalCost"), nanos("gpuCost") + 2_000_000_000, "{text}");
+    let with_idle = site.sum("/allocation?window=today&includeIdle=true", "gpuCost")?;
+    assert_eq!(site.assets("/assets?window=today")?, with_idle);
+    assert_eq!(with_idle, to_nanos(&cost.totals.cost).unwrap());
 
     // It is gone, and so are its figures; the GPUs' are not.
     site.world.aggregator.stop(DEADLINE)?;
@@ -214,6 +241,9 @@ fn an_upstream_says_what_processors_and_memory_cost_and_nothing_of_gpus() -> any
     assert!(text.contains("gave no answer: the connection failed"), "{text}");
     assert_eq!(site.sum(path, "gpuCost")?, to_nanos(&cost.totals.held_cost).unwrap());
     assert_eq!(site.sum(path, "cpuCost")?, 0);
+    let text = site.page("/assets?window=today")?;
+    assert!(text.contains("gave no answer: the connection failed") && !text.contains("p/web"), "{text}");
+    assert_eq!(site.assets("/assets?window=today")?, to_nanos(&cost.totals.cost).unwrap());
     Ok(())
 }
 

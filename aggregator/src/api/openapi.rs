@@ -12,6 +12,9 @@ use super::routes::{self, Answer, Route};
 
 /// What whatever wants a token may answer besides.
 const GUARDED: [u16; 5] = [400, 401, 403, 500, 503];
+const BOOK: &str = "currency = \"USD\"\n\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\n";
+/// Any text but an empty one, without U+0000.
+const TEXT: &str = r"^[^\x00]+$";
 const WINDOW: &str =
     r"^(today|yesterday|week|month|lastweek|lastmonth|[0-9]{4}-[0-9]{2}|[0-9]+[mhdw]|[^,]+,[^,]+)$";
 
@@ -79,6 +82,8 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         let content = json!({ "application/json": { "schema": error } });
         responses.insert(status.to_string(), json!({ "description": meaning(*status), "content": content }));
     }
+    // By what is below the routes, which says no more than that.
+    responses.insert("414".to_owned(), json!({ "description": meaning(414) }));
     let mut operation = json!({
         "summary": route.summary,
         "operationId": operation_id(route),
@@ -91,7 +96,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     if let Some(bytes_max) = route.book_bytes_max {
         operation["requestBody"] = json!({
             "description": format!("A price book in TOML, at most {bytes_max} bytes"),
-            "content": { "application/toml": { "schema": { "type": "string" } } },
+            "content": { "application/toml": { "schema": { "type": "string" }, "example": BOOK } },
         });
     }
     operation
@@ -113,6 +118,7 @@ fn meaning(status: u16) -> &'static str {
         404 => "The ledger has no such thing",
         409 => "It does not fit what is in the ledger",
         413 => "The body is too large",
+        414 => "The address is too long",
         422 => "The price book is wrong; the message says where",
         500 => "Something went wrong here; the log has it under the request's id",
         _ => "Not now; the header retry-after says when to ask again",
@@ -121,7 +127,7 @@ fn meaning(status: u16) -> &'static str {
 
 /// A parameter has one meaning wherever it is taken.
 fn parameter(name: &str, place: &str, route: &Route) -> Value {
-    let text = || json!({ "type": "string", "minLength": 1, "maxLength": VALUE_BYTES_MAX });
+    let text = || json!({ "type": "string", "pattern": TEXT, "maxLength": VALUE_BYTES_MAX });
     let one_of = |values: &[&str]| json!({ "type": "string", "enum": values });
     let count = || json!({ "type": "integer", "minimum": 1, "maximum": route.count_max });
     let (schema, description) = match name {
@@ -153,7 +159,7 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
         "version" => (one_of(&["1.2", "1.3"]), "Of FOCUS; 1.2 unless told otherwise"),
         "format" => (one_of(&["csv", "parquet"]), "csv unless told otherwise"),
         "id" => (json!({ "type": "integer", "format": "int64" }), "Of a window of the quarantine"),
-        "uuid" => (json!({ "type": "string", "minLength": 1 }), "Of a GPU"),
+        "uuid" => (text(), "Of a GPU"),
         "owner" => (text(), "A pod, a job, a user or a unit, by its name"),
         "device" | "instance" => (text(), "UUID"),
         "pod" => (text(), "NAMESPACE/NAME, or its uid"),

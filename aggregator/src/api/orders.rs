@@ -11,7 +11,7 @@ use tonnage_proto::rest::OrderAnswer;
 use super::Api;
 use super::auth::Identity;
 use super::error::{ApiError, quoted};
-use super::params::Params;
+use super::params::{self, Params};
 use crate::model::{Order, OrderError};
 use crate::store::quarantine;
 use crate::store::tokens::Role;
@@ -25,6 +25,7 @@ pub(super) async fn retire(
     uri: Uri,
 ) -> Result<Json<OrderAnswer>, ApiError> {
     let mut params = Params::read(&uri, &RETIRE_PARAMETERS)?;
+    params::check("uuid", &device)?;
     let by = operator(&identity)?;
     let at_ns = match params.take("at") {
         None => api.state.clock.wall_ns(),

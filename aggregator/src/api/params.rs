@@ -11,6 +11,23 @@ use crate::filter::FILTER_BYTES_MAX;
 /// Longest value in bytes.
 pub(super) const VALUE_BYTES_MAX: usize = FILTER_BYTES_MAX;
 
+/// Is `value` one that may be asked for, whatever `field` is?
+///
+/// # Errors
+/// If it is none or too long, or has a character that no text in a database can have.
+pub(super) fn check(field: &'static str, value: &str) -> Result<(), ApiError> {
+    if value.is_empty() || value.len() > VALUE_BYTES_MAX {
+        let message =
+            format!("{field} has {} bytes; give it 1 to {VALUE_BYTES_MAX}, or leave it out", value.len());
+        return Err(ApiError::invalid(field, message));
+    }
+    if value.contains('\0') {
+        let message = format!("{field} {:?} has the character U+0000; leave it out", quoted(value));
+        return Err(ApiError::invalid(field, message));
+    }
+    Ok(())
+}
+
 /// What a query has.
 #[derive(Debug, Default)]
 pub struct Params(BTreeMap<&'static str, String>);
@@ -28,13 +45,7 @@ impl Params {
             let Some(field) = known.iter().copied().find(|known| *known == name) else {
                 return Err(ApiError::unknown_parameter(&name, known));
             };
-            if value.is_empty() || value.len() > VALUE_BYTES_MAX {
-                let message = format!(
-                    "{field} has {} bytes; give it 1 to {VALUE_BYTES_MAX}, or leave it out",
-                    value.len()
-                );
-                return Err(ApiError::invalid(field, message));
-            }
+            check(field, &value)?;
             if values.insert(field, value).is_some() {
                 return Err(ApiError::invalid(
                     field,

@@ -196,6 +196,27 @@ async fn a_filter_works_beside_the_single_ones_and_by_what_the_nodes_file_says()
     assert!(answer.rows.iter().all(|row| row.key["instance_type"] == "dgx"));
 }
 
+/// PostgreSQL has no text with it, and would fail.
+#[tokio::test]
+async fn a_name_with_a_zero_character_is_refused_before_any_database_is_asked() {
+    let site = site();
+    for (path, field) in [
+        ("cost/pods?owner=a%00", "owner"),
+        ("cost/pods?filter=pod:%22%00%22", "filter"),
+        ("idle?node=%00", "node"),
+        ("explain?pod=ml%00", "pod"),
+        ("unobserved?device=GPU%00", "device"),
+    ] {
+        let (status, _, named, message) = site.get(&format!("/api/v1/{path}")).await.error();
+        assert_eq!((status, named.as_deref()), (400, Some(field)), "{path}: {message}");
+        assert!(message.contains("U+0000"), "{path}: {message}");
+    }
+    let request = Request::post("/api/v1/devices/GPU%00/retire");
+    let request = request.header("authorization", format!("Bearer {}", site.reader));
+    let (status, _, field, message) = site.send(request.body(Body::empty()).unwrap()).await.error();
+    assert_eq!((status, field.as_deref()), (400, Some("uuid")), "{message}");
+}
+
 #[tokio::test]
 async fn a_wrong_parameter_is_named() {
     let site = site();

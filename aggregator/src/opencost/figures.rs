@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::hardware::Hardware;
 use super::number::Number;
 
 /// Figures of an allocation in OpenCost's words, and whether they may be negative, as corrections are.
@@ -64,7 +65,7 @@ pub(super) const COSTS: [&str; 12] = [
 /// A hundred million of the currency, of one allocation.
 const COST_MAX: Number = Number(100_000_000_000_000_000);
 /// Names of an answer, over all sets.
-const NAMES_MAX: usize = 100_000;
+pub(super) const NAMES_MAX: usize = 100_000;
 const NAME_BYTES_MAX: usize = 2_048;
 
 /// Figures of one allocation; what is not said is 0.
@@ -94,22 +95,29 @@ impl Figures {
             serde_json::from_str(text).map_err(|_| "it is not an object".to_owned())?;
         let mut figures = Self::default();
         for (figure, (name, signed)) in std::iter::zip(&mut figures.0, FIELDS) {
-            let Some(value) = said.get(name) else { continue };
-            let value = value.get();
-            let wrong =
-                |what: &str| format!("{name} {:?} {what}", value.chars().take(40).collect::<String>());
-            let number = Number::parse(value).ok_or_else(|| wrong("is no number that can be"))?;
-            if number < Number(0) && !signed {
-                return Err(wrong("is negative"));
-            }
-            let cost = name.contains("Cost");
-            if cost && !(Number(-COST_MAX.0)..=COST_MAX).contains(&number) {
-                return Err(wrong("is beyond any bill"));
-            }
-            *figure = number;
+            *figure = number(&said, name, signed)?;
         }
         Ok(figures)
     }
+}
+
+/// A figure of an object; 0 if that does not have it.
+///
+/// # Errors
+/// If it is one that cannot be.
+pub(super) fn number(said: &HashMap<String, &RawValue>, name: &str, signed: bool) -> Result<Number, String> {
+    let Some(value) = said.get(name) else { return Ok(Number(0)) };
+    let value = value.get();
+    let wrong = |what: &str| format!("{name} {:?} {what}", value.chars().take(40).collect::<String>());
+    let number = Number::parse(value).ok_or_else(|| wrong("is no number that can be"))?;
+    if number < Number(0) && !signed {
+        return Err(wrong("is negative"));
+    }
+    let cost = name.contains("Cost");
+    if cost && !(Number(-COST_MAX.0)..=COST_MAX).contains(&number) {
+        return Err(wrong("is beyond any bill"));
+    }
+    Ok(number)
 }
 
 /// One set of allocations, by name.
@@ -119,9 +127,29 @@ pub(super) type Set = BTreeMap<String, Figures>;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) sets: Vec<Set>,
-    /// Allocations that were left out, and what was wrong with the first.
+    /// Nodes and disks by its keys, if it was asked for them.
+    pub(super) hardware: BTreeMap<String, Hardware>,
+    /// Allocations, nodes and disks that were left out, and what was wrong with the first.
     pub(super) rejected: usize,
     pub(super) first: String,
+}
+
+impl Answer {
+    /// Keeps what could be read under its name, and counts what could not.
+    pub(super) fn take<T>(&mut self, name: String, read: Result<T, String>, into: &mut BTreeMap<String, T>) {
+        let long = || format!("its name has more than {NAME_BYTES_MAX} bytes");
+        match read.and_then(|read| (name.len() <= NAME_BYTES_MAX).then_some(read).ok_or_else(long)) {
+            Ok(read) => {
+                into.insert(name, read);
+            }
+            Err(reason) => {
+                if self.rejected == 0 {
+                    self.first = format!("{:?}: {reason}", name.chars().take(80).collect::<String>());
+                }
+                self.rejected += 1;
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -151,22 +179,7 @@ pub(super) fn parse(body: &[u8], sets: usize) -> Result<Answer, String> {
     for said in data {
         let mut set = Set::new();
         for (name, value) in said.unwrap_or_default() {
-            let figures = if name.len() > NAME_BYTES_MAX {
-                Err(format!("its name has more than {NAME_BYTES_MAX} bytes"))
-            } else {
-                Figures::parse(value.get())
-            };
-            match figures {
-                Ok(figures) => {
-                    set.insert(name, figures);
-                }
-                Err(reason) => {
-                    if answer.rejected == 0 {
-                        answer.first = format!("{:?}: {reason}", name.chars().take(80).collect::<String>());
-                    }
-                    answer.rejected += 1;
-                }
-            }
+            answer.take(name, Figures::parse(value.get()), &mut set);
         }
         answer.sets.push(set);
     }

@@ -21,7 +21,8 @@ use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
 
 use super::figures::{self, Answer};
-use super::params::{Plan, Request};
+use super::hardware;
+use super::params::{Plan, Question};
 use crate::api::window::Window;
 
 mod client;
@@ -68,7 +69,7 @@ pub struct Upstream {
     address: Address,
     clock: Clock,
     pace: Pace,
-    entries: Mutex<HashMap<Request, Entry>>,
+    entries: Mutex<HashMap<Question, Entry>>,
     fetches: Semaphore,
     /// An entry has changed.
     changed: Notify,
@@ -107,13 +108,13 @@ impl Upstream {
         Self { address, clock, pace: PACE, entries, fetches: Semaphore::new(FETCHES_MAX), changed }
     }
 
-    /// What the upstream says to `request`, which means `plan` now.
-    pub(super) async fn get(self: &Arc<Self>, request: &Request, plan: &Plan) -> Known {
+    /// What the upstream says to `question`, which means `plan` now.
+    pub(super) async fn get(self: &Arc<Self>, question: &Question, plan: &Plan) -> Known {
         // A second timeout beside the fetch's own: whoever asks for GPUs does not wait for thirty seconds.
-        let first = tokio::time::timeout(self.pace.first_wait, self.first(request, plan)).await;
+        let first = tokio::time::timeout(self.pace.first_wait, self.first(question, plan)).await;
         let now_ns = self.clock.monotonic_ns();
         let entries = self.lock();
-        let entry = entries.get(request);
+        let entry = entries.get(question);
         let found = entry.and_then(|entry| entry.found.clone()).filter(|found| fits(found, plan, now_ns));
         let mut error = entry.and_then(|entry| entry.error.clone());
         drop(entries);
@@ -144,7 +145,7 @@ impl Upstream {
         }
         if found.answer.rejected > 0 {
             warnings.push(format!(
-                "{} allocations of the upstream {upstream} were left out; the first was {}",
+                "{} items of the upstream {upstream} were left out; the first was {}",
                 found.answer.rejected, found.answer.first
             ));
         }
@@ -152,13 +153,13 @@ impl Upstream {
     }
 
     /// Asks if need be, and waits for the first answer or failure.
-    async fn first(self: &Arc<Self>, request: &Request, plan: &Plan) {
+    async fn first(self: &Arc<Self>, question: &Question, plan: &Plan) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             // Before the look, so that no change between the two is missed.
             changed.as_mut().enable();
-            if self.look(request, plan) {
+            if self.look(question, plan) {
                 return;
             }
             changed.await;
@@ -166,20 +167,20 @@ impl Upstream {
     }
 
     /// Is there something to say? Sees to it that there will be.
-    fn look(self: &Arc<Self>, request: &Request, plan: &Plan) -> bool {
+    fn look(self: &Arc<Self>, question: &Question, plan: &Plan) -> bool {
         let now_ns = self.clock.monotonic_ns();
         let mut entries = self.lock();
-        if !entries.contains_key(request) && entries.len() >= ENTRIES_MAX {
+        if !entries.contains_key(question) && entries.len() >= ENTRIES_MAX {
             let oldest =
                 entries.iter().min_by_key(|(_, entry)| entry.asked_ns).map(|(oldest, _)| oldest.clone());
             oldest.and_then(|oldest| entries.remove(&oldest));
         }
-        let entry = entries.entry(request.clone()).or_default();
+        let entry = entries.entry(question.clone()).or_default();
         entry.asked_ns = now_ns;
         let moved = entry.found.as_ref().is_some_and(|found| found.window != plan.window);
         if entry.due(now_ns, moved) {
             entry.fetching = true;
-            tokio::spawn(Arc::clone(self).fetch(request.clone()));
+            tokio::spawn(Arc::clone(self).fetch(question.clone()));
         }
         entry.found.as_ref().is_some_and(|found| fits(found, plan, now_ns)) || entry.error.is_some()
     }
@@ -194,26 +195,26 @@ impl Upstream {
             let now_ns = self.clock.monotonic_ns();
             let mut entries = self.lock();
             entries.retain(|_, entry| entry.fetching || now_ns - entry.asked_ns < OLDEST_NS);
-            for (request, entry) in entries.iter_mut() {
+            for (question, entry) in entries.iter_mut() {
                 if now_ns - entry.asked_ns < ASKED_NS && entry.due(now_ns, false) {
                     entry.fetching = true;
-                    tokio::spawn(Arc::clone(&self).fetch(request.clone()));
+                    tokio::spawn(Arc::clone(&self).fetch(question.clone()));
                 }
             }
         }
     }
 
-    async fn fetch(self: Arc<Self>, request: Request) {
+    async fn fetch(self: Arc<Self>, question: Question) {
         let Ok(_permit) = self.fetches.acquire().await else { return };
         let mut backoff = self.pace.backoff;
         for left in (0..TRIES_MAX).rev() {
-            let (result, passing) = self.ask(&request).await;
+            let (result, passing) = self.ask(&question).await;
             let now_ns = self.clock.monotonic_ns();
             let last = left == 0 || !passing;
             {
                 let mut entries = self.lock();
                 // Forgotten meanwhile, since too much else was asked.
-                let Some(entry) = entries.get_mut(&request) else { return };
+                let Some(entry) = entries.get_mut(&question) else { return };
                 match result {
                     Ok(found) => {
                         *entry = Entry { asked_ns: entry.asked_ns, found: Some(found), ..Entry::default() }
@@ -236,26 +237,28 @@ impl Upstream {
     }
 
     /// One try: what came of it, and whether another could end differently.
-    async fn ask(&self, request: &Request) -> (Result<Found, String>, bool) {
-        let plan = match request.plan(self.clock.wall_ns()) {
+    async fn ask(&self, question: &Question) -> (Result<Found, String>, bool) {
+        let plan = match question.plan(self.clock.wall_ns()) {
             Ok(plan) => plan,
             Err(error) => return (Err(error.message()), false),
         };
-        let path = format!("/allocation?{}", request.upstream_query(plan.window));
+        let path = question.path(plan.window);
         let body = match client::get(&self.address, &path, self.pace.timeout).await {
             Ok(body) => body,
             Err(error) => return (Err(chain(&error)), error.passing()),
         };
         let sets = plan.sets.len();
         // Megabytes of JSON: not on a thread that others' requests wait for.
-        let answer = tokio::task::spawn_blocking(move || figures::parse(&body, sets)).await;
+        let of_assets = matches!(question, Question::Assets(_));
+        let read = move || if of_assets { hardware::parse(&body) } else { figures::parse(&body, sets) };
+        let answer = tokio::task::spawn_blocking(read).await;
         let answer = answer.unwrap_or_else(|_| Err("its answer could not be read".to_owned()));
         let at_ns = self.clock.monotonic_ns();
         let found = answer.map(|answer| Found { at_ns, window: plan.window, answer: Arc::new(answer) });
         (found, false)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Request, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Question, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -75,11 +75,12 @@ const RULES: &[Confined] = &[
     },
     Confined {
         word: "env::var_os",
-        // Tests have no command line: this says on which engine all of them run.
+        // Tests have no command line: these say on which engine all of them run, and for how long with which seed.
         only: &[
             "tests/nvml-sim/src/config.rs",
             "tests/disk-trace/src/config.rs",
             "aggregator/src/store/tests.rs",
+            "tests/scenarios/contract.rs",
         ],
         why: "the environment is configuration: clap reads it in config.rs",
     },

@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tonnage_runtime::clock::{Reading, write_simulated};
 
 use super::*;
+use crate::opencost::params::Request;
 
 const S: i64 = 1_000_000_000;
 const GOOD: &str = r#"{"code":200,"data":[{"ml":{"cpuCost":1.5}}]}"#;
@@ -105,15 +106,18 @@ fn set(file: &tempfile::NamedTempFile, seconds: i64) {
     write_simulated(file.as_file(), reading).unwrap();
 }
 
-fn request(query: &str) -> Request {
-    Request::read(&format!("http://x/allocation?{query}").parse().unwrap()).unwrap()
+fn question(query: &str) -> Question {
+    Question::Allocations(Request::read(&format!("http://x/allocation?{query}").parse().unwrap()).unwrap())
 }
 
 impl Site {
     async fn get(&self, query: &str) -> Known {
-        let request = request(query);
-        let plan = request.plan(self.upstream.clock.wall_ns()).unwrap();
-        self.upstream.get(&request, &plan).await
+        self.ask(question(query)).await
+    }
+
+    async fn ask(&self, question: Question) -> Known {
+        let plan = question.plan(self.upstream.clock.wall_ns()).unwrap();
+        self.upstream.get(&question, &plan).await
     }
 
     fn asked(&self) -> usize {
@@ -212,7 +216,7 @@ async fn what_is_wrong_with_an_answer_is_said() {
     let known = site(&[Mood::Says(bad)]).await.get(FIXED).await;
     assert_eq!(cost(&known), Some(1_500_000_000));
     assert!(
-        known.warnings[0].contains("1 allocations") && known.warnings[0].contains("negative"),
+        known.warnings[0].contains("1 items") && known.warnings[0].contains("negative"),
         "{known:?}"
     );
 }
@@ -281,5 +285,5 @@ async fn questions_are_forgotten_before_they_are_too_many() {
     }
     let entries = site.upstream.lock();
     assert_eq!(entries.len(), ENTRIES_MAX);
-    assert!(!entries.contains_key(&request("window=0,900&aggregate=label:a0")));
+    assert!(!entries.contains_key(&question("window=0,900&aggregate=label:a0")));
 }
