@@ -17,15 +17,18 @@ use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
 use tracing::level_filters::LevelFilter;
 
 mod focus;
+mod kubernetes;
 mod opencost;
 mod store;
 
 use focus::FocusArgs;
+use kubernetes::KubernetesArgs;
 pub use opencost::OpenCost;
 use opencost::OpenCostArgs;
 pub use store::{StoreArgs, place};
 
 use crate::export::Parties;
+use crate::kubernetes::Settings;
 use crate::store::Location;
 
 /// Takes in what agents sealed, keeps the ledger, prices it, and answers over REST.
@@ -167,6 +170,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     opencost: OpenCostArgs,
     #[command(flatten)]
+    kubernetes: KubernetesArgs,
+    #[command(flatten)]
     focus: FocusArgs,
     /// Ask nobody for a token. Only with all listeners on loopback.
     #[arg(long)]
@@ -227,6 +232,8 @@ struct File {
     opencost_upstream_ca_file: Option<PathBuf>,
     opencost_anonymous: Option<bool>,
     opencost_metrics: Option<bool>,
+    kubernetes_cluster: Option<String>,
+    kubernetes_config: Option<PathBuf>,
     focus_provider: Option<String>,
     focus_host_provider: Option<String>,
     focus_invoice_issuer: Option<String>,
@@ -252,6 +259,8 @@ pub struct Config {
     pub keep_days_days: u32,
     /// `None` = not served.
     pub opencost: Option<OpenCost>,
+    /// `None` = no cluster is watched.
+    pub kubernetes: Option<Settings>,
     /// Who is who in exports.
     pub focus: Parties,
     pub insecure_loopback: bool,
@@ -273,10 +282,12 @@ impl ServeArgs {
         let insecure_loopback = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let opencost = self.opencost.resolve(&file, insecure_loopback)?;
         let focus = self.focus.resolve(&file)?;
+        let kubernetes = self.kubernetes.resolve(&file)?;
         let log_level = parsed("log_level", file.log_level)?;
         let log_format = parsed("log_format", file.log_format)?;
         let config = Config {
             opencost,
+            kubernetes,
             store: store.resolve()?,
             listen_http: self.listen_http.or(file.listen_http).unwrap_or(([127, 0, 0, 1], 7788).into()),
             listen_grpc: self.listen_grpc.or(file.listen_grpc).unwrap_or(([127, 0, 0, 1], 7787).into()),
