@@ -158,6 +158,9 @@ pub struct ServeArgs {
     /// What nodes are (TOML: instance type, region, labels, ...), for prices to match by; outweighs what agents say.
     #[arg(long, value_name = "FILE", env = "TONNAGE_NODES_FILE")]
     nodes_file: Option<PathBuf>,
+    /// How teams are told (TOML: labels, namespaces, Slurm accounts) [default: by the label team]
+    #[arg(long, value_name = "FILE", env = "TONNAGE_TEAMS_FILE")]
+    teams_file: Option<PathBuf>,
     /// Days for which slots and the journal's batches are kept; 0 = for ever [default: 0]
     #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_DETAIL_DAYS")]
     keep_detail_days: Option<u32>,
@@ -224,6 +227,7 @@ struct File {
     require_client_cert: Option<bool>,
     prices: Option<PathBuf>,
     nodes_file: Option<PathBuf>,
+    teams_file: Option<PathBuf>,
     keep_detail_days: Option<u32>,
     keep_hours_days: Option<u32>,
     keep_days_days: Option<u32>,
@@ -253,6 +257,7 @@ pub struct Config {
     pub tls: Option<ServerFiles>,
     pub prices: Option<PathBuf>,
     pub nodes_file: Option<PathBuf>,
+    pub teams_file: Option<PathBuf>,
     /// Days; 0 = for ever.
     pub keep_detail_days: u32,
     pub keep_hours_days: u32,
@@ -299,6 +304,7 @@ impl ServeArgs {
             )?,
             prices: self.prices.or(file.prices),
             nodes_file: self.nodes_file.or(file.nodes_file),
+            teams_file: self.teams_file.or(file.teams_file),
             keep_detail_days: self.keep_detail_days.or(file.keep_detail_days).unwrap_or(0),
             keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
             keep_days_days: self.keep_days_days.or(file.keep_days_days).unwrap_or(0),

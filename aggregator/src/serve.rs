@@ -258,7 +258,11 @@ fn orders(queue: mpsc::WeakSender<Submission>, ready: Check) -> Orders {
 
 /// The book of the files; or the one that the ledger was priced by last, if one of them is bad.
 fn prices(config: &Config, store: &Store) -> Result<(Option<Watcher>, Prices), RunError> {
-    let files = Files { prices: config.prices.clone(), nodes: config.nodes_file.clone() };
+    let files = Files {
+        prices: config.prices.clone(),
+        nodes: config.nodes_file.clone(),
+        teams: config.teams_file.clone(),
+    };
     if files.prices.is_none() {
         tracing::warn!("No price book is given: everything is unpriced.");
     }
@@ -277,7 +281,9 @@ fn prices(config: &Config, store: &Store) -> Result<(Option<Watcher>, Prices), R
             last
         }
     };
-    let (watcher, prices) = Watcher::new(files, Arc::new(book));
+    // Told wrongly, teams are told as without a file: they decide no charge. The watcher says so.
+    let teams = watch::load_teams(&files).unwrap_or_default();
+    let (watcher, prices) = Watcher::new(files, Arc::new(book), teams);
     Ok((Some(watcher), prices))
 }
 
