@@ -115,7 +115,7 @@ pub fn succeed(store: StoreArgs, ledger_id: &str) -> Result<()> {
 /// # Errors
 /// If one is not a good one.
 pub fn check_prices(file: Option<PathBuf>, nodes_file: Option<PathBuf>) -> Result<()> {
-    let book = watch::load(&Files { prices: file, nodes: nodes_file })?;
+    let book = watch::load(&Files { prices: file, nodes: nodes_file, teams: None })?;
     for row in book.rows() {
         let matches: Vec<String> = row.matches.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let (from, matches) = (&row.valid_from, matches.join(" "));

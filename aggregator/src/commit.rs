@@ -16,21 +16,24 @@ use tonnage_runtime::telemetry::chain;
 use crate::ledger::settle::NotConserved;
 use crate::live::Live;
 use crate::metrics::Metrics;
-use crate::model::{Id, NodeName, Order, OrderError, UsageBatch};
+use crate::model::{Id, NodeName, Order, OrderError, Told, UsageBatch};
 use crate::prices::Book;
-use crate::store::pen::{self, Pen};
 use crate::store::sql::{self, Connection};
 use crate::store::write;
-use crate::store::{self, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 mod close;
+mod describe;
 mod displace;
 mod existence;
 pub mod fold;
 mod take;
+mod turn;
 mod working;
 
 pub use close::Retention;
+pub use describe::{LEASE_NS, Taken};
+use turn::{Turn, take_up};
 use working::Working;
 
 /// Submissions that may wait. Each agent has at most a few on the way; further ones wait in their streams.
@@ -59,6 +62,11 @@ pub enum Submission {
     Order {
         order: Order,
         answer: oneshot::Sender<Result<String, OrderError>>,
+    },
+    /// What is seen of a cluster's pods and namespaces.
+    Told {
+        told: Arc<Told>,
+        answer: oneshot::Sender<Result<Taken, Unavailable>>,
     },
     /// Time has passed: silent devices go on existing, slots close. Carries nothing, so one more or less is no harm.
     Tick,
@@ -157,21 +165,11 @@ pub struct Committer {
     metrics: Arc<Metrics>,
 }
 
-/// This process's turns at the pen.
-struct Turn {
-    /// Its name, also for leases.
-    holder: String,
-    /// What the ledger counted at the last commit, and counts in this transaction.
-    known: Option<i64>,
-    count: i64,
-    /// The ledger was set back before this transaction.
-    set_back: bool,
-}
-
 enum Done {
     Hello(Position),
     Batch(Verdict),
     Order(Result<String, OrderError>),
+    Told(Taken),
     Tick,
     Nothing,
 }
@@ -280,6 +278,7 @@ impl Committer {
                         Submission::Hello { answer, .. } => drop(answer.send(Err(Unavailable))),
                         Submission::Batch { answer, .. } => drop(answer.send(Err(Unavailable))),
                         Submission::Order { answer, .. } => drop(answer.send(Err(OrderError::Unavailable))),
+                        Submission::Told { answer, .. } => drop(answer.send(Err(Unavailable))),
                         Submission::Tick => {}
                         // Comes again with the next submission.
                         Submission::Book(book) => self.untaken_book = Some(book),
@@ -318,6 +317,9 @@ impl Committer {
                 Submission::Order { order, .. } => {
                     Done::Order(take::order(&db, &mut self.working, &self.book, order, now_ns)?)
                 }
+                Submission::Told { told, .. } => {
+                    Done::Told(describe::told(&db, &self.turn.holder, told, now_ns)?)
+                }
                 Submission::Tick => Done::Tick,
             });
         }
@@ -343,6 +345,7 @@ impl Committer {
                 drop(answer.send(Ok(verdict)));
             }
             (Submission::Order { answer, .. }, Done::Order(result)) => drop(answer.send(result)),
+            (Submission::Told { answer, .. }, Done::Told(taken)) => drop(answer.send(Ok(taken))),
             _ => {}
         }
     }
@@ -446,41 +449,6 @@ impl Committer {
             self.untaken_book = Some(Arc::clone(&self.filed));
         }
     }
-}
-
-/// Where several aggregators write one ledger, or it was replaced by an older copy, what is there now makes what this one
-/// remembers old, and the book in force is the one that was journalled last, whoever had it.
-fn take_up(
-    db: &Connection,
-    turn: &mut Turn,
-    incarnation: &AtomicU64,
-    now_ns: i64,
-    (working, book, repricing): (&mut Working, &mut Arc<Book>, &mut Option<(i64, i64)>),
-) -> Result<(), CommitError> {
-    let (pen, count) = pen::take(db, &turn.holder, turn.known)?;
-    (turn.count, turn.set_back) = (count, matches!(pen, Pen::SetBack(_)));
-    let now_in_force = match &pen {
-        Pen::Kept => return Ok(()),
-        Pen::Passed => store::identity(db)?.incarnation,
-        Pen::SetBack(why) => {
-            tracing::error!(
-                why,
-                "The ledger may have been set back: agents send again what they still have."
-            );
-            pen::renew(db, now_ns, why)?
-        }
-    };
-    incarnation.store(now_in_force, Ordering::Relaxed);
-    *working = Working::default();
-    if let Some(text) = write::newest_book(db)?.filter(|text| text != book.text()) {
-        let newest = Book::parse(&text)
-            .map_err(|e| StoreError::Damaged { what: "price book in the journal", detail: e.to_string() })?;
-        *book = Arc::new(newest);
-        if write::applied_book(db)?.as_deref() != Some(book.text()) {
-            *repricing = Some((i64::MIN, 0));
-        }
-    }
-    Ok(())
 }
 
 fn rand_u64() -> Result<u64, StoreError> {

@@ -17,15 +17,18 @@ use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
 use tracing::level_filters::LevelFilter;
 
 mod focus;
+mod kubernetes;
 mod opencost;
 mod store;
 
 use focus::FocusArgs;
+use kubernetes::KubernetesArgs;
 pub use opencost::OpenCost;
 use opencost::OpenCostArgs;
 pub use store::{StoreArgs, place};
 
 use crate::export::Parties;
+use crate::kubernetes::Settings;
 use crate::store::Location;
 
 /// Takes in what agents sealed, keeps the ledger, prices it, and answers over REST.
@@ -155,6 +158,9 @@ pub struct ServeArgs {
     /// What nodes are (TOML: instance type, region, labels, ...), for prices to match by; outweighs what agents say.
     #[arg(long, value_name = "FILE", env = "TONNAGE_NODES_FILE")]
     nodes_file: Option<PathBuf>,
+    /// How teams are told (TOML: labels, namespaces, Slurm accounts) [default: by the label team]
+    #[arg(long, value_name = "FILE", env = "TONNAGE_TEAMS_FILE")]
+    teams_file: Option<PathBuf>,
     /// Days for which slots and the journal's batches are kept; 0 = for ever [default: 0]
     #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_DETAIL_DAYS")]
     keep_detail_days: Option<u32>,
@@ -166,6 +172,8 @@ pub struct ServeArgs {
     keep_days_days: Option<u32>,
     #[command(flatten)]
     opencost: OpenCostArgs,
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
     #[command(flatten)]
     focus: FocusArgs,
     /// Ask nobody for a token. Only with all listeners on loopback.
@@ -219,6 +227,7 @@ struct File {
     require_client_cert: Option<bool>,
     prices: Option<PathBuf>,
     nodes_file: Option<PathBuf>,
+    teams_file: Option<PathBuf>,
     keep_detail_days: Option<u32>,
     keep_hours_days: Option<u32>,
     keep_days_days: Option<u32>,
@@ -227,6 +236,8 @@ struct File {
     opencost_upstream_ca_file: Option<PathBuf>,
     opencost_anonymous: Option<bool>,
     opencost_metrics: Option<bool>,
+    kubernetes_cluster: Option<String>,
+    kubernetes_config: Option<PathBuf>,
     focus_provider: Option<String>,
     focus_host_provider: Option<String>,
     focus_invoice_issuer: Option<String>,
@@ -246,12 +257,15 @@ pub struct Config {
     pub tls: Option<ServerFiles>,
     pub prices: Option<PathBuf>,
     pub nodes_file: Option<PathBuf>,
+    pub teams_file: Option<PathBuf>,
     /// Days; 0 = for ever.
     pub keep_detail_days: u32,
     pub keep_hours_days: u32,
     pub keep_days_days: u32,
     /// `None` = not served.
     pub opencost: Option<OpenCost>,
+    /// `None` = no cluster is watched.
+    pub kubernetes: Option<Settings>,
     /// Who is who in exports.
     pub focus: Parties,
     pub insecure_loopback: bool,
@@ -273,10 +287,12 @@ impl ServeArgs {
         let insecure_loopback = self.insecure_loopback || file.insecure_loopback.unwrap_or(false);
         let opencost = self.opencost.resolve(&file, insecure_loopback)?;
         let focus = self.focus.resolve(&file)?;
+        let kubernetes = self.kubernetes.resolve(&file)?;
         let log_level = parsed("log_level", file.log_level)?;
         let log_format = parsed("log_format", file.log_format)?;
         let config = Config {
             opencost,
+            kubernetes,
             store: store.resolve()?,
             listen_http: self.listen_http.or(file.listen_http).unwrap_or(([127, 0, 0, 1], 7788).into()),
             listen_grpc: self.listen_grpc.or(file.listen_grpc).unwrap_or(([127, 0, 0, 1], 7787).into()),
@@ -288,6 +304,7 @@ impl ServeArgs {
             )?,
             prices: self.prices.or(file.prices),
             nodes_file: self.nodes_file.or(file.nodes_file),
+            teams_file: self.teams_file.or(file.teams_file),
             keep_detail_days: self.keep_detail_days.or(file.keep_detail_days).unwrap_or(0),
             keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
             keep_days_days: self.keep_days_days.or(file.keep_days_days).unwrap_or(0),

@@ -28,6 +28,7 @@ pub mod verify;
 
 pub mod commit;
 pub mod follow;
+pub mod kubernetes;
 pub mod serve;
 
 pub mod admin;

@@ -18,8 +18,11 @@ use tonnage_proto::rest::sentinel;
 
 use crate::model::{GpuTime, UsageBatch};
 
+mod kubernetes;
 pub mod opencost;
 pub mod scrape;
+
+use kubernetes::Kubernetes;
 
 /// Sub-second work.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -42,6 +45,7 @@ pub struct Metrics {
     refused_streams: IntCounterVec,
     requests: IntCounterVec,
     request_seconds: HistogramVec,
+    pub(crate) kubernetes: Kubernetes,
 }
 
 impl Default for Metrics {
@@ -99,8 +103,10 @@ impl Metrics {
             HistogramOpts::new("tonnage_http_request_duration_seconds", "Time to answer an HTTP request.")
                 .buckets(SECONDS.to_vec());
         let request_seconds = kept(&registry, HistogramVec::new(options, &["route"]));
+        let kubernetes = Kubernetes::new(&registry);
         Self {
             registry,
+            kubernetes,
             batches,
             windows,
             quarantined,

@@ -5,6 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::{GPU_NS_PARTS, SLICES_MAX};
 
+mod subject;
+mod team;
+
+pub use subject::{Described, Description, LABEL_KEY_BYTES_MAX, Seen, Subject, SubjectKind, Told};
+pub use team::{TeamSource, Teams};
+
 /// Who sent it: from the credential, never from a payload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeName {

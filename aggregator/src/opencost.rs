@@ -32,9 +32,7 @@ use crate::model::{GpuTime, NodeFacts, NodeName};
 use crate::prices::PriceFacts;
 use crate::prices::watch::Prices;
 use crate::store::Readers;
-use crate::store::query::{
-    self, CostQuery, DeviceRecord, Dimension, Facts as NodesFacts, Groups, QueryError,
-};
+use crate::store::query::{self, CostQuery, DeviceRecord, Dimension, Groups, Kept, QueryError};
 
 mod allocation;
 mod answer;
@@ -43,6 +41,7 @@ mod figures;
 mod hardware;
 mod number;
 mod params;
+mod property;
 pub mod upstream;
 
 use allocation::Allocations;
@@ -152,28 +151,21 @@ impl Api {
         let request = Request::read(uri)?;
         let now_ns = self.state.clock.wall_ns();
         let plan = request.plan(now_ns)?;
-        self.kept(&plan.sets).await?;
+        let kept = self.kept(&plan.sets).await?;
         let known = self.known(&Question::Allocations(request.clone()), &plan).await;
         let age = known.age_seconds;
         let condition = request.condition()?;
-        let book = Arc::clone(&self.state.prices.books.borrow());
+        let says = self.state.prices.says();
         let body = self
             .queries
             .run(move |connection, expired| {
                 let mut unpriced = GpuTime::default();
                 let mut sets = Vec::new();
-                let asked = CostQuery { condition, ..CostQuery::default() };
-                let facts = if asked.names(Dimension::of_node) {
-                    query::facts(connection, plan.window, cost::outweigh(&book), expired)?
-                } else {
-                    NodesFacts::default()
-                };
-                for (start_ns, end_ns) in &plan.sets {
-                    let query = CostQuery {
-                        condition: asked.condition.clone(),
-                        facts: facts.clone(),
-                        ..by(&params::DETAIL, *start_ns, *end_ns)
-                    };
+                let by = request.detail();
+                let mut query = CostQuery { by, condition, idle: true, ..CostQuery::default() };
+                cost::look_up(connection, &mut query, plan.window, &says, expired)?;
+                for window in &plan.sets {
+                    query.ranges = cost::ranges(&query, *window, &kept);
                     let Groups { groups, totals } = query::cost(connection, &query, expired)?;
                     unpriced += totals.unpriced;
                     sets.push(allocation::fold(groups, &request.by, request.idle));
@@ -202,12 +194,12 @@ impl Api {
     }
 
     /// Are the rows still there from which these windows are put together?
-    async fn kept(&self, sets: &[(i64, i64)]) -> Result<(), ApiError> {
+    async fn kept(&self, sets: &[(i64, i64)]) -> Result<Kept, ApiError> {
         let kept = self.queries.run(|connection, _| Ok(query::kept(connection)?)).await?;
         for (start_ns, end_ns) in sets {
             kept.check(*start_ns, *end_ns).map_err(|message| ApiError::invalid("window", message))?;
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// What is known of each node, the nodes file's word before the agent's.

@@ -8,6 +8,7 @@ pub mod book;
 mod matcher;
 mod nodes;
 mod parse;
+pub mod teams;
 mod unit;
 pub mod watch;
 

@@ -24,6 +24,7 @@ use crate::follow::follow;
 use crate::ingest::accept::Acceptor;
 use crate::ingest::tls::Tls;
 use crate::ingest::{Authenticate, Credential, Ingest, NotTaken};
+use crate::kubernetes;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::model::OrderError;
@@ -95,11 +96,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let book = Arc::clone(&prices.books.borrow());
     let mut committer = Committer::new(&store, clock.clone(), book, Arc::clone(&live), Arc::clone(&metrics))?;
-    committer.retention = Retention {
-        detail_days: config.keep_detail_days,
-        hours_days: config.keep_hours_days,
-        days_days: config.keep_days_days,
-    };
+    committer.retention = retention(&config);
     let (alive_ns, incarnation) = (Arc::clone(&committer.alive_ns), Arc::clone(&committer.incarnation));
     let (queue, mut ended) = commit(committer)?;
     if let Some(watcher) = watcher {
@@ -136,6 +133,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         ready,
     };
     tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
+    watch_cluster(config.kubernetes, &state, queue.downgrade(), &stop);
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
     let uplinks = tokio::spawn(serve_grpc(grpc, acceptor, ingest, stop.clone()));
     let api_stop = Shutdown::new();
@@ -160,6 +158,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     if bug { Err(RunError::CommitEnded) } else { Ok(()) }
 }
 
+fn retention(config: &Config) -> Retention {
+    Retention {
+        detail_days: config.keep_detail_days,
+        hours_days: config.keep_hours_days,
+        days_days: config.keep_days_days,
+    }
+}
+
 /// The ledger, and what keeps others off it.
 fn open(place: &Location) -> Result<(Store, Option<std::fs::File>), StoreError> {
     if let Some(exposure) = place.exposure() {
@@ -174,6 +180,18 @@ fn look_after(store: &Store, (readers, live, clock): (&Readers, &Arc<Live>, &Clo
         tokio::spawn(store.clone().watch(stop.clone()));
         tokio::spawn(follow(readers.clone(), Arc::clone(live), clock.clone(), stop.clone()));
     }
+}
+
+/// Has the ledger know a cluster's labels, if it is to.
+fn watch_cluster(
+    settings: Option<kubernetes::Settings>,
+    state: &ApiState,
+    queue: mpsc::WeakSender<Submission>,
+    stop: &Shutdown,
+) {
+    let Some(settings) = settings else { return };
+    let (clock, metrics, stop) = (state.clock.clone(), Arc::clone(&state.metrics), stop.clone());
+    tokio::spawn(kubernetes::Watcher { settings, queue, clock, metrics, stop }.run());
 }
 
 /// Starts the commit thread: its queue, and who hears when it has ended.
@@ -240,7 +258,11 @@ fn orders(queue: mpsc::WeakSender<Submission>, ready: Check) -> Orders {
 
 /// The book of the files; or the one that the ledger was priced by last, if one of them is bad.
 fn prices(config: &Config, store: &Store) -> Result<(Option<Watcher>, Prices), RunError> {
-    let files = Files { prices: config.prices.clone(), nodes: config.nodes_file.clone() };
+    let files = Files {
+        prices: config.prices.clone(),
+        nodes: config.nodes_file.clone(),
+        teams: config.teams_file.clone(),
+    };
     if files.prices.is_none() {
         tracing::warn!("No price book is given: everything is unpriced.");
     }
@@ -259,7 +281,9 @@ fn prices(config: &Config, store: &Store) -> Result<(Option<Watcher>, Prices), R
             last
         }
     };
-    let (watcher, prices) = Watcher::new(files, Arc::new(book));
+    // Told wrongly, teams are told as without a file: they decide no charge. The watcher says so.
+    let teams = watch::load_teams(&files).unwrap_or_default();
+    let (watcher, prices) = Watcher::new(files, Arc::new(book), teams);
     Ok((Some(watcher), prices))
 }
 

@@ -15,6 +15,7 @@ use tonnage_runtime::shutdown::Shutdown;
 pub mod audit;
 pub mod backup;
 pub mod closing;
+pub mod described;
 mod embedded;
 pub mod existence;
 mod meta;

@@ -4,7 +4,8 @@
 //! written plainly rather than fast, and holds the recomputed ledger in memory.
 //!
 //! Proves, for every (slot, tenure): held + idle + unobserved = existence, charges + idle + unobserved + rounding =
-//! price; for slots, hours and days: stored = recomputed; that roll-ups are their sums; that exactly those windows are quarantined that must be; for
+//! price; for slots, hours and days: stored = recomputed; that roll-ups are their sums; that pods and
+//! namespaces are as was journalled of them; that exactly those windows are quarantined that must be; for
 //! closed slots: what is posted sums to their rows; that every checkpoint is the hash of its entries; and that
 //! balances are the sums of what was posted. After a purge it starts from the opening.
 
@@ -19,6 +20,7 @@ use crate::store::StoreError;
 use crate::store::audit::{self, Bucket, BucketKey, Buckets};
 use crate::store::opening::{self, Opening};
 
+mod described;
 mod measured;
 mod posted;
 mod recompute;
@@ -131,6 +133,8 @@ pub fn verify(db: &Connection) -> Result<Report, StoreError> {
     if let Some(opening) = &opening {
         frozen(&db, opening, &mut report)?;
     }
+    let before = opening.as_ref().and_then(|opening| opening.described.as_deref());
+    recomputed.described.check(&db, (horizon_ns, before), &mut report)?;
     rollups::check(&db, &mut report)?;
     posted::check(&db, first_checkpoint, opening.as_ref(), &mut report)?;
     Ok(report)

@@ -17,6 +17,7 @@ pub mod comparison;
 pub mod forged;
 pub mod http;
 pub mod kubelet;
+pub mod kubernetes;
 pub mod netns;
 pub mod network;
 pub mod node;

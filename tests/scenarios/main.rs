@@ -18,6 +18,9 @@ mod faults;
 /// A kubelet that says who has which GPUs.
 mod kubelet;
 
+/// An API server of Kubernetes that says what pods are.
+mod labels;
+
 /// A ledger as a whole: backups and restores, and what people have it do.
 mod ledgers;
 

@@ -13,9 +13,10 @@ use super::error::ApiError;
 use super::figures::{coverage, figures};
 use super::window::Window;
 use super::{Api, inventory};
-use crate::model::NodeFacts;
+use crate::model::{NodeFacts, Teams};
 use crate::prices::Book;
 use crate::store::query::{self, CostQuery, Dimension, Group, Groups, Kept, QueryError, Range, Sums};
+use crate::store::sql::Connection;
 
 mod arrange;
 pub(crate) mod fields;
@@ -121,12 +122,10 @@ async fn ask(api: &Api, mut request: Request, count_pods: bool) -> Result<(Reque
             ApiError::invalid("step", format!("step makes a part that cannot be: {message}"))
         })?;
     }
-    let book = Arc::clone(&api.state.prices.books.borrow());
+    let says = api.state.prices.says();
     api.queries
         .run(move |connection, expired| {
-            if request.query.names(Dimension::of_node) {
-                request.query.facts = query::facts(connection, request.window, outweigh(&book), expired)?;
-            }
+            look_up(connection, &mut request.query, request.window, &says, expired)?;
             let sums = |query: &CostQuery| query::cost(connection, query, expired);
             let found = read(&request, &kept, count_pods, &sums)?;
             let newest_ns = query::newest_usage_ns(connection)?;
@@ -155,12 +154,33 @@ fn read(
     Ok(Found { page, pods, totals: whole.totals, series, newest_ns: None })
 }
 
-/// How shares were split is told by slots alone: in an hour's row it is that of all its slots.
-fn ranges(query: &CostQuery, (start_ns, end_ns): Window, kept: &Kept) -> Vec<Range> {
-    if query.names(|dimension| *dimension == Dimension::SharingMode) {
-        return query::ranges_in_slots(start_ns, end_ns, kept.slots_from_ns);
+/// The rows that a query reads. How shares were split is told by slots alone: in an hour's row it is that of all its slots.
+/// Within a range nothing of pods changes, if they are asked for.
+pub(crate) fn ranges(query: &CostQuery, window: Window, kept: &Kept) -> Vec<Range> {
+    let in_slots = query.names(|dimension| *dimension == Dimension::SharingMode);
+    let pieces = query.described.pieces(window, kept).into_iter();
+    let ranges = pieces.map(|(start_ns, end_ns)| match in_slots {
+        true => query::ranges_in_slots(start_ns, end_ns, kept.slots_from_ns),
+        false => query::ranges(start_ns, end_ns),
+    });
+    ranges.flatten().collect()
+}
+
+/// Looks up what a query's dimensions need to know of nodes and pods.
+pub(crate) fn look_up(
+    connection: &Connection,
+    query: &mut CostQuery,
+    window: Window,
+    (book, teams): &(Arc<Book>, Arc<Teams>),
+    expired: impl Fn() -> bool,
+) -> Result<(), QueryError> {
+    if query.names(Dimension::of_node) {
+        query.facts = query::facts(connection, window, outweigh(book), &expired)?;
     }
-    query::ranges(start_ns, end_ns)
+    if query.names(Dimension::of_pod) {
+        query.described = query::described(connection, window, teams, &expired)?;
+    }
+    Ok(())
 }
 
 /// What nodes are: the nodes file's word, and what that does not say as their agents said.

@@ -6,8 +6,8 @@
 
 use tonnage_proto::limits::{DAY_NS, GRACE_NS, SILENCE_NS, SLOT_NS, slot_start};
 
-use super::CommitError;
 use super::working::Working;
+use super::{CommitError, describe};
 use crate::prices::Book;
 use crate::store::Connection;
 use crate::store::closing::{self, Checkpoint};
@@ -49,6 +49,7 @@ pub(super) fn step(
     working.forget_marks();
     let closed = close(db, working, now_ns)?;
     let posted = post(db, now_ns, working.marks(db)?.closed_until_ns, closed)?;
+    describe::forget(db, now_ns)?;
     let purged = !more && !rolling && !posted && purge(db, working, retention, now_ns)?;
     Ok(more || rolling || posted || purged)
 }

@@ -24,6 +24,8 @@ const ABSENT: &str =
 
 /// Pods that come and go by the tens of thousands.
 mod churn;
+/// What Kubernetes says of pods.
+mod described;
 /// Devices in parts.
 mod instances;
 /// Sums over devices and pods.

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tonnage_proto::method::{BUSY_INSTANCE, BUSY_PROCESS, HELD_SPLIT};
 use tonnage_proto::rest::sentinel;
 
-use super::params::{Idle, KNOWN, Property};
+use super::params::Idle;
+use super::property::{KNOWN, Property, behind};
 use crate::model::GpuTime;
 use crate::store::query::{Group, Sums};
 
@@ -79,6 +80,7 @@ pub(super) fn fold(mut groups: Vec<Group>, by: &[Property], idle: Idle) -> Alloc
             place.holders.push(at);
         }
     }
+    let behind = behind(by);
     let mut allocations = Allocations::new();
     let mut shared = vec![0; groups.len()];
     for (name, place) in &places {
@@ -100,7 +102,7 @@ pub(super) fn fold(mut groups: Vec<Group>, by: &[Property], idle: Idle) -> Alloc
         if group.sums.held == GpuTime::default() && group.sums.held_cost_nanos == 0 {
             continue;
         }
-        let names: Vec<&str> = by.iter().map(|by| by.value(&group.key)).collect();
+        let names: Vec<&str> = by.iter().map(|by| by.value(&group.key, &behind)).collect();
         match allocations.entry(names.join("/")) {
             Entry::Vacant(entry) => entry.insert(Allocation::of(&group.key)).add(group, share_nanos),
             Entry::Occupied(entry) => entry.into_mut().add(group, share_nanos),

@@ -7,8 +7,8 @@ use axum::http::Uri;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS};
-use tonnage_proto::rest::sentinel;
 
+use super::property::{DETAIL, KNOWN, Place, Property, UNKNOWN, behind};
 use crate::api::cost::fields;
 use crate::api::error::{ApiError, quoted};
 use crate::api::params::Params;
@@ -34,69 +34,6 @@ const PARAMETERS: [&str; 11] = [
 ];
 const BY_MAX: usize = 10;
 const MONTH_NS_MAX: i64 = 32 * DAY_NS;
-
-/// What the ledger is asked by: finer than any aggregation here. Properties name the first five by their place.
-pub(super) const DETAIL: [Dimension; 8] = [
-    Dimension::Cluster,
-    Dimension::Node,
-    Dimension::Namespace,
-    Dimension::Pod,
-    Dimension::Container,
-    Dimension::Device,
-    Dimension::Model,
-    Dimension::Instance,
-];
-/// OpenCost's names of the first five.
-pub(super) const KNOWN: [&str; 5] = ["cluster", "node", "namespace", "pod", "container"];
-/// What OpenCost knows and the ledger does not: all GPU time is `__unallocated__` by these.
-const UNKNOWN: [&str; 14] = [
-    "controller",
-    "controllerKind",
-    "providerID",
-    "service",
-    "deployment",
-    "daemonset",
-    "statefulset",
-    "job",
-    "department",
-    "environment",
-    "owner",
-    "product",
-    "team",
-    "account",
-];
-
-/// What allocations are grouped by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Property {
-    /// As OpenCost spells it.
-    pub(super) name: String,
-    /// Place in [`DETAIL`]; `None` = the ledger does not know it.
-    pub(super) place: Option<usize>,
-}
-
-impl Property {
-    fn parse(text: &str) -> Option<Self> {
-        let same = |name: &&str| name.eq_ignore_ascii_case(text);
-        if let Some(place) = KNOWN.iter().position(same) {
-            return Some(Self { name: KNOWN[place].to_owned(), place: Some(place) });
-        }
-        let of_label = ["label:", "annotation:"].iter().any(|prefix| {
-            text.strip_prefix(prefix)
-                .is_some_and(|label| !label.is_empty() && !label.contains(char::is_control))
-        });
-        let name = UNKNOWN.into_iter().find(same).or(of_label.then_some(text))?;
-        Some(Self { name: name.to_owned(), place: None })
-    }
-
-    /// The value of a row whose key has [`DETAIL`].
-    pub(super) fn value<'a>(&self, key: &'a [String]) -> &'a str {
-        match self.place.and_then(|place| key.get(place)).map(String::as_str) {
-            None | Some("" | sentinel::UNKNOWN) => sentinel::UNALLOCATED,
-            Some(value) => value,
-        }
-    }
-}
 
 /// What becomes of time that nobody held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -182,6 +119,11 @@ impl Request {
         let request = Self { window, step_ns, accumulate, filter: params.take("filter"), by, idle };
         request.condition()?;
         Ok(request)
+    }
+
+    /// What the ledger is asked by: [`DETAIL`], and what it names of pods.
+    pub(super) fn detail(&self) -> Vec<Dimension> {
+        DETAIL.into_iter().chain(behind(&self.by)).collect()
     }
 
     /// What its filter lets through.
@@ -362,7 +304,7 @@ fn step(text: &str) -> Result<i64, ApiError> {
 
 fn by_container() -> Vec<Property> {
     std::iter::zip(KNOWN, 0..)
-        .map(|(name, place)| Property { name: name.to_owned(), place: Some(place) })
+        .map(|(name, place)| Property { name: name.to_owned(), place: Place::Detail(place) })
         .collect()
 }
 
@@ -376,8 +318,8 @@ fn aggregate(list: &str) -> Result<Vec<Property>, ApiError> {
         let property = Property::parse(name).ok_or_else(|| {
             let (known, unknown) = (KNOWN.join(", "), UNKNOWN.join(", "));
             wrong(format!(
-                "aggregate {:?} is not a property; use {known}, all, or what is __unallocated__ here: {unknown}, \
-                 label:NAME, annotation:NAME",
+                "aggregate {:?} is not a property; use {known}, controller, controllerKind, team, label:NAME, all, or \
+                 what is __unallocated__ here: {unknown}, annotation:NAME",
                 quoted(name)
             ))
         })?;
@@ -498,12 +440,14 @@ mod tests {
 
     #[test]
     fn properties_are_opencosts_and_what_the_ledger_does_not_know_is_unallocated() {
-        let request = read("window=1d&aggregate=Namespace,%20controllerkind,label:app").unwrap();
+        let request = read("window=1d&aggregate=Namespace,%20controllerkind,label:app,service").unwrap();
         let names: Vec<_> = request.by.iter().map(|by| by.name.as_str()).collect();
-        assert_eq!(names, ["namespace", "controllerKind", "label:app"]);
-        let key = ["c", "n", "ml", "p", "", "GPU-1", "H100", ""].map(str::to_owned);
-        let values: Vec<_> = request.by.iter().map(|by| by.value(&key)).collect();
-        assert_eq!(values, ["ml", "__unallocated__", "__unallocated__"]);
+        assert_eq!(names, ["namespace", "controllerKind", "label:app", "service"]);
+        assert_eq!(request.detail().len(), DETAIL.len() + 2);
+        let key = ["c", "n", "ml", "p", "", "GPU-1", "H100", "", "Job", "trainer"].map(str::to_owned);
+        let behind = behind(&request.by);
+        let values: Vec<_> = request.by.iter().map(|by| by.value(&key, &behind)).collect();
+        assert_eq!(values, ["ml", "Job", "trainer", "__unallocated__"]);
         assert_eq!(read("window=1d").unwrap().by.len(), 5);
         assert!(read("window=1d&aggregate=all").unwrap().by.is_empty());
     }

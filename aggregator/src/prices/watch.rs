@@ -15,14 +15,17 @@ use tonnage_runtime::telemetry::chain;
 
 use super::Nodes;
 use super::book::{BOOK_BYTES_MAX, Book, BookError};
+use super::teams::{self, TeamsError};
+use crate::model::Teams;
 
 const PERIOD_NS: i64 = 2_000_000_000;
 
-/// Where prices, and what nodes are, is written. With neither everything is unpriced.
+/// Where prices, what nodes are, and how teams are told is written. Without prices everything is unpriced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Files {
     pub prices: Option<PathBuf>,
     pub nodes: Option<PathBuf>,
+    pub teams: Option<PathBuf>,
 }
 
 /// A book's file, or the nodes file, cannot be taken.
@@ -40,6 +43,12 @@ pub enum LoadError {
         path: PathBuf,
         #[source]
         source: BookError,
+    },
+    #[error("teams file {path}: is wrong")]
+    Teams {
+        path: PathBuf,
+        #[source]
+        source: TeamsError,
     },
 }
 
@@ -65,6 +74,15 @@ pub fn load(files: &Files) -> Result<Book, LoadError> {
     Book::parse(&text).map_err(wrong(&files.prices))
 }
 
+/// Reads how teams are told. Without a file, as [`Teams::default`] says.
+///
+/// # Errors
+/// If it cannot be read, or is not what it should be.
+pub fn load_teams(files: &Files) -> Result<Teams, LoadError> {
+    let Some(path) = &files.teams else { return Ok(Teams::default()) };
+    teams::parse(&read("teams file", path)?).map_err(|source| LoadError::Teams { path: path.clone(), source })
+}
+
 fn read(what: &'static str, path: &Path) -> Result<String, LoadError> {
     let read = || {
         let mut text = String::new();
@@ -80,6 +98,7 @@ fn read(what: &'static str, path: &Path) -> Result<String, LoadError> {
 #[derive(Debug, Clone)]
 pub struct Prices {
     pub books: watch::Receiver<Arc<Book>>,
+    pub teams: watch::Receiver<Arc<Teams>>,
     /// Why the files' newest content was not taken; `None` = it was.
     pub error: watch::Receiver<Option<String>>,
 }
@@ -88,7 +107,17 @@ impl Prices {
     /// A book that never changes.
     #[must_use]
     pub fn fixed(book: Arc<Book>) -> Self {
-        Self { books: watch::channel(book).1, error: watch::channel(None).1 }
+        Self {
+            books: watch::channel(book).1,
+            teams: watch::channel(Arc::default()).1,
+            error: watch::channel(None).1,
+        }
+    }
+
+    /// What queries look nodes and teams up in.
+    #[must_use]
+    pub fn says(&self) -> (Arc<Book>, Arc<Teams>) {
+        (Arc::clone(&self.books.borrow()), Arc::clone(&self.teams.borrow()))
     }
 }
 
@@ -98,6 +127,7 @@ pub struct Watcher {
     files: Files,
     seen: Option<Vec<Stamp>>,
     books: watch::Sender<Arc<Book>>,
+    teams: watch::Sender<Arc<Teams>>,
     error: watch::Sender<Option<String>>,
 }
 
@@ -110,12 +140,14 @@ struct Stamp {
 }
 
 impl Watcher {
-    /// A watcher that starts from `book`; the files are first read by [`Watcher::run`].
+    /// A watcher that starts from `book` and `teams`; the files are first read by [`Watcher::run`].
     #[must_use]
-    pub fn new(files: Files, book: Arc<Book>) -> (Self, Prices) {
+    pub fn new(files: Files, book: Arc<Book>, teams: Teams) -> (Self, Prices) {
         let (books, books_seen) = watch::channel(book);
+        let (teams, teams_seen) = watch::channel(Arc::new(teams));
         let (error, error_seen) = watch::channel(None);
-        (Self { files, seen: None, books, error }, Prices { books: books_seen, error: error_seen })
+        let prices = Prices { books: books_seen, teams: teams_seen, error: error_seen };
+        (Self { files, seen: None, books, teams, error }, prices)
     }
 
     /// Looks every two seconds until `shutdown`.
@@ -147,30 +179,34 @@ impl Watcher {
             let meta = std::fs::metadata(path).ok()?;
             Some(Stamp { modified: meta.modified().ok(), bytes: meta.len(), inode: meta.ino() })
         };
-        let paths = self.files.prices.iter().chain(&self.files.nodes);
+        let paths = self.files.prices.iter().chain(&self.files.nodes).chain(&self.files.teams);
         let stamp: Option<Vec<Stamp>> = paths.map(stamp).collect();
         // A file that cannot be looked at is tried each time: it may come back with the same stamp.
         if stamp.is_some() && stamp == self.seen {
             return;
         }
         self.seen = stamp;
-        match load(&self.files) {
-            Ok(book) => {
-                self.error.send_replace(None);
-                if book.text() != self.books.borrow().text() {
-                    let (prices, nodes) = (book.row_count(), book.nodes().count());
-                    tracing::info!(prices, nodes, "Took the price book.");
-                    self.books.send_replace(Arc::new(book));
-                }
-            }
-            Err(error) => {
-                let text = chain(&error);
-                if self.error.borrow().as_deref() != Some(&text) {
-                    tracing::warn!(error = text, "Kept the last good price book.");
-                }
-                self.error.send_replace(Some(text));
-            }
+        let (book, teams) = (load(&self.files), load_teams(&self.files));
+        let wrong = [book.as_ref().err(), teams.as_ref().err()].into_iter().flatten().map(|e| chain(e));
+        let wrong = wrong.collect::<Vec<_>>().join("; ");
+        if let Ok(book) = book
+            && book.text() != self.books.borrow().text()
+        {
+            let (prices, nodes) = (book.row_count(), book.nodes().count());
+            tracing::info!(prices, nodes, "Took the price book.");
+            self.books.send_replace(Arc::new(book));
         }
+        if let Ok(teams) = teams
+            && teams != **self.teams.borrow()
+        {
+            tracing::info!("Took the teams file.");
+            self.teams.send_replace(Arc::new(teams));
+        }
+        let wrong = (!wrong.is_empty()).then_some(wrong);
+        if wrong.is_some() && *self.error.borrow() != wrong {
+            tracing::warn!(error = wrong, "Kept what was good last.");
+        }
+        self.error.send_replace(wrong);
     }
 }
 
@@ -180,7 +216,7 @@ mod tests {
     use crate::model::NodeFacts;
 
     fn files(prices: &Path) -> Files {
-        Files { prices: Some(prices.to_owned()), nodes: None }
+        Files { prices: Some(prices.to_owned()), ..Files::default() }
     }
 
     #[test]
@@ -189,8 +225,8 @@ mod tests {
         let [prices, nodes] = ["prices.toml", "nodes.toml"].map(|name| folder.path().join(name));
         std::fs::write(&prices, GOOD).unwrap();
         std::fs::write(&nodes, "[[node]]\nname = \"n\"\nregion = \"eu\"\n").unwrap();
-        let both = Files { prices: Some(prices), nodes: Some(nodes.clone()) };
-        let (mut watcher, seen) = Watcher::new(both.clone(), Arc::new(Book::empty()));
+        let both = Files { prices: Some(prices), nodes: Some(nodes.clone()), teams: None };
+        let (mut watcher, seen) = Watcher::new(both.clone(), Arc::new(Book::empty()), Teams::default());
         watcher.look();
         let said = NodeFacts::default();
         assert_eq!(seen.books.borrow().facts("c", "n", &said).region, "eu");
@@ -212,13 +248,32 @@ mod tests {
         assert_eq!((alone.row_count(), alone.nodes().count()), (0, 1));
     }
 
+    #[test]
+    fn a_changed_teams_file_is_taken_without_another_book_and_a_wrong_one_leaves_the_last_good() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let files = Files { teams: Some(file.path().to_owned()), ..Files::default() };
+        std::fs::write(file.path(), "[namespaces]\nml = \"research\"\n").unwrap();
+        let teams = load_teams(&files).unwrap();
+        let (mut watcher, seen) = Watcher::new(files, Arc::new(load(&Files::default()).unwrap()), teams);
+        watcher.look();
+        assert_eq!(seen.teams.borrow().namespaces["ml"], "research");
+        std::fs::write(file.path(), "[namespaces]\nml = \"inference\"\n").unwrap();
+        watcher.look();
+        assert_eq!(seen.teams.borrow().namespaces["ml"], "inference");
+        std::fs::write(file.path(), "[namespace]\nml = \"x\"\n").unwrap();
+        watcher.look();
+        assert!(seen.error.borrow().as_deref().unwrap().contains("unknown field `namespace`"));
+        assert_eq!(seen.teams.borrow().namespaces["ml"], "inference");
+        assert!(!seen.books.has_changed().unwrap(), "nothing is priced again");
+    }
+
     const GOOD: &str = "currency = \"USD\"\n[[price]]\nprice = 1\nunit = \"gpu_hour\"\n";
 
     #[test]
     fn a_changed_file_is_taken_and_a_wrong_one_leaves_the_last_good_book() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("prices.toml");
-        let (mut watcher, prices) = Watcher::new(files(&path), Arc::new(Book::empty()));
+        let (mut watcher, prices) = Watcher::new(files(&path), Arc::new(Book::empty()), Teams::default());
         watcher.look();
         assert!(prices.error.borrow().as_deref().unwrap().contains("cannot be read"));
 
@@ -242,7 +297,8 @@ mod tests {
     fn a_file_that_did_not_change_is_not_announced_again() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), GOOD).unwrap();
-        let (mut watcher, mut prices) = Watcher::new(files(file.path()), Arc::new(Book::empty()));
+        let (mut watcher, mut prices) =
+            Watcher::new(files(file.path()), Arc::new(Book::empty()), Teams::default());
         watcher.look();
         assert!(prices.books.has_changed().unwrap());
         prices.books.mark_unchanged();
@@ -262,7 +318,8 @@ mod tests {
     async fn the_watcher_takes_the_file_at_once_and_stops_when_told() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), GOOD).unwrap();
-        let (watcher, mut prices) = Watcher::new(files(file.path()), Arc::new(Book::empty()));
+        let (watcher, mut prices) =
+            Watcher::new(files(file.path()), Arc::new(Book::empty()), Teams::default());
         let shutdown = Shutdown::new();
         let task = tokio::spawn(watcher.run(Clock::system(), shutdown.clone()));
         prices.books.changed().await.unwrap();

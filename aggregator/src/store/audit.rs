@@ -6,9 +6,11 @@ use crate::ledger::rows::Key;
 use crate::model::{Instance, NodeName, Owner, OwnerKind, RowKind};
 use crate::store::sql::{self, Connection, Row as SqlRow};
 
+mod described;
 mod rolled;
 mod unobserved;
 
+pub use described::{VersionKey, described, described_hash, ever_held};
 pub use rolled::{Rolled, RolledKey, rolled};
 pub use unobserved::{Piece, REASONS, unobserved};
 

@@ -157,6 +157,36 @@ CREATE TABLE rollup (
 );
 ";
 
+/// Labels and controllers of pods came to be kept, with the time since when they are so.
+pub(super) const FROM_5: &str = "
+CREATE INDEX owner_pod ON owner (pod_uid);
+CREATE TABLE subject (
+    id        INTEGER PRIMARY KEY,
+    cluster   TEXT NOT NULL,
+    kind      INTEGER NOT NULL,
+    name      TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    pod       TEXT NOT NULL,
+    ended_ns  INTEGER NOT NULL DEFAULT 0,
+    day_ns    INTEGER NOT NULL DEFAULT 0,
+    changes   INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (cluster, kind, name)
+);
+CREATE INDEX subject_ended ON subject (ended_ns);
+CREATE TABLE description (
+    id     INTEGER PRIMARY KEY,
+    sha256 BLOB NOT NULL UNIQUE,
+    json   TEXT NOT NULL
+);
+CREATE TABLE described (
+    subject     INTEGER NOT NULL,
+    from_ns     INTEGER NOT NULL,
+    description INTEGER NOT NULL,
+    PRIMARY KEY (subject, from_ns)
+) WITHOUT ROWID;
+CREATE INDEX described_description ON described (description);
+";
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
@@ -176,6 +206,9 @@ pub(super) fn up(db: &Connection) -> Result<(), StoreError> {
     if found <= 4 {
         transaction.execute_batch(FROM_4)?;
         rollup::rebuild(&transaction)?;
+    }
+    if found <= 5 {
+        transaction.execute_batch(FROM_5)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
     Ok(transaction.commit()?)

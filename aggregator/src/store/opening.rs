@@ -22,6 +22,10 @@ pub struct Opening {
     /// Sums over the hours and the days before the horizon that are kept: time, cost.
     pub hours: [i128; 2],
     pub days: [i128; 2],
+    /// Hash of what is kept of how pods and namespaces were before the horizon (`audit::described_hash`); `None` as ledgers
+    /// of version 5 wrote it.
+    #[serde(default)]
+    pub described: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::audit::{Buckets, sums_before};
+use super::audit::{Buckets, described_hash, sums_before};
 use super::opening::{Opening, OpeningDevice, OpeningTenure};
-use super::{StoreError, existence, opening, rollup, server, wide, write};
+use super::{StoreError, described, existence, opening, rollup, server, wide, write};
 use crate::store::sql::{self, Connection, OptionalExtension, params};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -39,6 +39,7 @@ pub fn opening_at(db: &Connection, horizon_ns: i64) -> Result<Opening> {
         balances: balances.into_iter().map(|((owner, kind), sums)| (owner, kind, sums)).collect(),
         hours: [0; 2],
         days: [0; 2],
+        described: None,
     })
 }
 
@@ -120,7 +121,7 @@ fn claims(db: &Connection, tenure: i64) -> Result<Vec<(String, i64)>> {
 }
 
 /// Deletes the detail before the horizon, hours before `hours_from_ns` and days before `days_from_ns`; the opening
-/// then says what is left of hours and days. Orders and restores stay in the journal: they are few.
+/// then says what is left of hours, days, and of what pods were. Orders and restores stay in the journal: they are few.
 pub fn delete(db: &Connection, opening: &mut Opening, hours_from_ns: i64, days_from_ns: i64) -> Result<()> {
     let horizon_ns = opening.horizon_ns;
     for (table, until_ns) in [
@@ -142,7 +143,7 @@ pub fn delete(db: &Connection, opening: &mut Opening, hours_from_ns: i64, days_f
         "DELETE FROM covered WHERE start_ns < (SELECT MAX(c.start_ns) FROM covered c
             WHERE c.device = covered.device AND c.start_ns < ?1)",
         "DELETE FROM journal WHERE kind = 1 AND to_ns <= ?1 AND at_ns < ?1",
-        "DELETE FROM journal WHERE kind IN (3, 4) AND at_ns < ?1",
+        "DELETE FROM journal WHERE kind IN (3, 4, 9) AND at_ns < ?1",
         "DELETE FROM journal WHERE kind = 2 AND at_ns < ?1
             AND id < (SELECT MAX(id) FROM journal WHERE kind = 2)",
     ] {
@@ -151,6 +152,8 @@ pub fn delete(db: &Connection, opening: &mut Opening, hours_from_ns: i64, days_f
     db.execute("DELETE FROM hour WHERE start < ?1", params![hours_from_ns])?;
     db.execute("DELETE FROM day WHERE start < ?1", params![days_from_ns])?;
     rollup::delete(db, horizon_ns, hours_from_ns, days_from_ns)?;
+    described::purge(db, horizon_ns, days_from_ns)?;
+    opening.described = Some(described_hash(db, horizon_ns)?);
     opening.hours = sums_before(db, Buckets::Hour, horizon_ns)?;
     opening.days = sums_before(db, Buckets::Day, horizon_ns)?;
     Ok(())

@@ -6,6 +6,7 @@
 //! they are read instead (`rolled`).
 
 mod cost;
+mod described;
 mod dimension;
 pub mod explain;
 mod facts;
@@ -16,6 +17,7 @@ mod ranges;
 mod rolled;
 
 pub use cost::{CostQuery, Field, Filter, GROUPS_MAX, Group, Groups, QueryError, Sums, cost};
+pub use described::{Described, described};
 pub use dimension::Dimension;
 pub use facts::{Facts, facts};
 pub use idle::{HeldIdle, IdleReport, IdleSums, Intrusion, Place, Unattributed, idle};

@@ -1,11 +1,11 @@
-//! The schema of the ledger's store, version 5.
+//! The schema of the ledger's store, version 6.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -178,6 +178,44 @@ CREATE TABLE owner (
     partition    TEXT NOT NULL,
     UNIQUE (kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, \"user\", account, partition)
 );
+CREATE INDEX owner_pod ON owner (pod_uid);
+
+-- Pods and namespaces of clusters that Kubernetes told of.
+CREATE TABLE subject (
+    id        INTEGER PRIMARY KEY,
+    cluster   TEXT NOT NULL,
+    -- model::SubjectKind
+    kind      INTEGER NOT NULL,
+    -- a pod's UID, a namespace's name
+    name      TEXT NOT NULL,
+    -- of a pod
+    namespace TEXT NOT NULL,
+    pod       TEXT NOT NULL,
+    -- when it was first seen to be gone; 0 while it is there
+    ended_ns  INTEGER NOT NULL DEFAULT 0,
+    -- how often it changed in the day that starts here
+    day_ns    INTEGER NOT NULL DEFAULT 0,
+    changes   INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (cluster, kind, name)
+);
+CREATE INDEX subject_ended ON subject (ended_ns);
+
+-- Labels and controllers, each set of them once; as JSON of model::Description.
+CREATE TABLE description (
+    id     INTEGER PRIMARY KEY,
+    -- of the JSON, which can be longer than an index takes
+    sha256 BLOB NOT NULL UNIQUE,
+    json   TEXT NOT NULL
+);
+
+-- How a subject is from the start of a slot on.
+CREATE TABLE described (
+    subject     INTEGER NOT NULL,
+    from_ns     INTEGER NOT NULL,
+    description INTEGER NOT NULL,
+    PRIMARY KEY (subject, from_ns)
+) WITHOUT ROWID;
+CREATE INDEX described_description ON described (description);
 
 -- A part of a partitioned device, in one life of it.
 CREATE TABLE instance (

@@ -38,12 +38,15 @@ pub(super) fn open(access: &Access) -> Result<(), StoreError> {
             meta::mint(&transaction)?;
         }
         Some(schema::VERSION) => {}
-        // The first version that was kept in a database.
-        Some(4) => {
-            transaction.execute_batch(&translated(migrate::FROM_4))?;
-            rollup::rebuild(&transaction)?;
+        // The first version that was kept in a database was 4.
+        Some(found @ 4..schema::VERSION) => {
+            if found <= 4 {
+                transaction.execute_batch(&translated(migrate::FROM_4))?;
+                rollup::rebuild(&transaction)?;
+            }
+            transaction.execute_batch(&translated(migrate::FROM_5))?;
             transaction.execute_batch(&format!("UPDATE schema_version SET version = {}", schema::VERSION))?;
-            tracing::info!(found = 4, now = schema::VERSION, "Brought the ledger to this version's schema.");
+            tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
         }
         Some(found) if found > schema::VERSION => {
             return Err(StoreError::NewerServer { found, known: schema::VERSION });

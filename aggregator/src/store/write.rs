@@ -28,13 +28,26 @@ pub enum JournalKind {
     Purge = 7,
     /// The ledger goes on from a backup.
     Restore = 8,
+    /// How pods and namespaces are from some slot on: JSON of `model::Described`.
+    Described = 9,
 }
 
 impl JournalKind {
     /// The name of a kind by its number in the store.
     #[must_use]
     pub fn name(kind: i64) -> &'static str {
-        let names = ["", "batch", "price_book", "hole", "existence", "retire", "release", "purge", "restore"];
+        let names = [
+            "",
+            "batch",
+            "price_book",
+            "hole",
+            "existence",
+            "retire",
+            "release",
+            "purge",
+            "restore",
+            "described",
+        ];
         names.get(usize::try_from(kind).unwrap_or(0)).copied().unwrap_or_default()
     }
 }

@@ -12,6 +12,7 @@ use tonnage_proto::limits::{CLAIM_NS_MAX, CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MA
 use tonnage_proto::metering as pb;
 use tonnage_proto::metering::ack::Outcome;
 
+use super::described::Journalled;
 use super::measured::{Measured, instance, owner, priced};
 use super::{Report, parse_book};
 use crate::model::{Instance, NodeFacts, NodeName, Order, Owner};
@@ -34,6 +35,7 @@ pub(super) struct Recomputed {
     batches_by_entry: BTreeMap<i64, BatchFacts>,
     /// Windows that an earlier version held back for their slices.
     held_for_slices: BTreeSet<(i64, usize)>,
+    pub(super) described: Journalled,
 }
 
 /// A node's life, and into how many slices the device is cut there.
@@ -100,6 +102,7 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
         existence_until_ns: 0,
         batches_by_entry: BTreeMap::new(),
         held_for_slices: audit::held_for_slices(db)?,
+        described: Journalled::default(),
     };
     if let Some(opening) = opening {
         ledger.open(opening)?;
@@ -110,6 +113,7 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
             2 => ledger.book = parse_book(&String::from_utf8_lossy(&entry.payload))?,
             4 => ledger.existence_until_ns = ledger.existence_until_ns.max(entry.to_ns),
             5 | 6 => ledger.order(&entry)?,
+            9 => ledger.described.add(&entry)?,
             _ => {}
         }
         Ok(())

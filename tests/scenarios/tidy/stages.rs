@@ -55,6 +55,7 @@ const AGGREGATOR: &[Rule] = &[
         "the transaction joins them",
     ),
     ("follow", &["live", "store", "wire"], "brings what other aggregators took in into the live view"),
+    ("kubernetes", &["commit", "metrics", "model"], "tells the commit thread what it sees"),
     ("ingest", &["commit", "live", "metrics", "model", "wire"], "hands over to the commit thread"),
     ("export", &["model", "store"], "makes files of what the store gives, pure"),
     (
@@ -70,7 +71,7 @@ const AGGREGATOR: &[Rule] = &[
     ("verify", &["model", "prices", "store"], "shares no code with folding: that is what it is for"),
     (
         "config",
-        &["export", "model", "opencost", "store"],
+        &["export", "kubernetes", "model", "opencost", "store"],
         "knows what the address of an upstream and of a database is like, and who is who on a bill",
     ),
 ];

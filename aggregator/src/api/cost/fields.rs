@@ -9,23 +9,23 @@ const DIMENSIONS_MAX: usize = 16;
 /// Bytes of a label's key: Kubernetes allows a prefix of 253, a slash and 63.
 const KEY_BYTES_MAX: usize = 317;
 /// OpenCost's words, and ours as its clients would write them.
-const ALIASES: [(&str, &str); 6] = [
+const ALIASES: [(&str, &str); 8] = [
     ("podUid", "pod_uid"),
     ("capacityType", "capacity_type"),
     ("instanceType", "instance_type"),
     ("sharingMode", "sharing_mode"),
-    ("controller", "controllerName"),
+    ("controllerName", "controller"),
+    ("controllerKind", "controller_kind"),
     ("nodeLabel", "node_label"),
+    ("namespaceLabel", "namespace_label"),
 ];
 /// OpenCost's fields of which the ledger knows nothing: no row has a value there.
-const NEVER: [&str; 3] = ["controllerName", "controllerKind", "provider"];
+const NEVER: [&str; 1] = ["provider"];
 /// The words that people look for first, and what there is in their place.
-const NOT_YET: [(&str, &str); 6] = [
-    ("team", "teams are not in the ledger yet; namespace and account are"),
-    ("label", "labels of pods are not in the ledger yet; those of nodes are node_label:KEY"),
-    ("annotation", "annotations are not in the ledger; labels of nodes are node_label:KEY"),
-    ("controllerName", "controllers are not in the ledger yet; namespace and pod are"),
-    ("controllerKind", "controllers are not in the ledger yet; namespace and pod are"),
+const INSTEAD: [(&str, &str); 4] = [
+    ("label", "name a label of pods, as in label:app"),
+    ("namespace_label", "name a label of namespaces, as in namespace_label:team"),
+    ("annotation", "annotations are not in the ledger; labels of pods are label:KEY"),
     ("provider", "the provider is not in the ledger; cluster, region and instance_type are"),
 ];
 
@@ -73,11 +73,11 @@ fn dimension(name: &str) -> Result<Dimension, String> {
     }
     let full = key.map_or_else(|| word.to_owned(), |key| format!("{word}:{key}"));
     Dimension::from_name(&full).ok_or_else(|| {
-        let instead = NOT_YET.into_iter().find(|(known, _)| *known == word).map(|(_, instead)| instead);
+        let instead = INSTEAD.into_iter().find(|(known, _)| *known == word).map(|(_, instead)| instead);
         instead.map_or_else(
             || {
                 let known: Vec<&str> = Dimension::ALL.iter().map(|(_, name)| *name).collect();
-                format!("use {}, node_label:KEY", known.join(", "))
+                format!("use {}, node_label:KEY, label:KEY, namespace_label:KEY", known.join(", "))
             },
             str::to_owned,
         )
@@ -99,9 +99,11 @@ mod tests {
         assert_eq!(aggregate("capacityType,node_label:example.com/rack").unwrap()[1], label);
         let many = (0..17).map(|at| format!("node_label:k{at}")).collect::<Vec<_>>().join(",");
         for (list, said) in [
-            ("team", "\"team\" is not known: teams are not in the ledger yet; namespace and account are"),
-            ("controller", "controllers are not in the ledger yet"),
-            ("label:app", "\"label:app\" is not known: labels of pods are not in the ledger yet"),
+            ("provider", "\"provider\" is not known: the provider is not in the ledger"),
+            ("annotation:app", "annotations are not in the ledger"),
+            ("label", "\"label\" is not known: name a label of pods, as in label:app"),
+            ("namespace_label:", "\"namespace_label:\" is not known: name a label of namespaces"),
+            ("controllerKind,controller_kind", "twice"),
             ("pod,pod", "twice"),
             ("capacity_type,capacityType", "twice"),
             ("pod,", "\"\" is not known: use cluster, node"),
@@ -124,6 +126,10 @@ mod tests {
             "container",
             "controllerName",
             "controllerKind",
+            "team",
+            "label[app.kubernetes.io/name]",
+            "namespaceLabel[team]",
+            "namespace_label[team]",
             "provider",
             "device",
             "model",
@@ -141,10 +147,10 @@ mod tests {
             assert!(condition(&format!("{known}:\"x\"")).is_ok(), "{known}");
         }
         for (text, said) in [
-            ("label[app]:\"x\"", "at character 1: \"label:app\" is not a field: labels of pods"),
+            ("label:\"x\"", "\"label\" is not a field: name a label of pods"),
             ("colour:\"x\"", "\"colour\" is not a field: use cluster"),
             ("provider[x]:\"y\"", "is not a field"),
-            ("namespace:\"a\"|team:\"b\"", "at character 15: \"team\" is not a field: teams are not"),
+            ("namespace:\"a\"|hue:\"b\"", "at character 15: \"hue\" is not a field: use cluster"),
             ("namespace=\"a\"", "at character 10: found"),
         ] {
             let error = condition(text).unwrap_err().answer("x").error;

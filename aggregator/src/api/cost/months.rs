@@ -12,7 +12,7 @@ use tonnage_proto::rest::{Figures, MonthRow, Window as Shown};
 
 use super::plain::{Number, PlainCosts, PlainSum, exact};
 use super::pods::{Pods, counted};
-use super::{outweigh, ranges, request, window};
+use super::{look_up, ranges, request, window};
 use crate::api::error::ApiError;
 use crate::api::figures::{coverage, figures};
 use crate::api::params::Params;
@@ -189,15 +189,13 @@ async fn ask(
         kept.check(*start_ns, *end_ns)
             .map_err(|reason| ApiError::invalid(field, format!("{field}: {reason}")))?;
     }
-    let book = Arc::clone(&api.state.prices.books.borrow());
+    let says = api.state.prices.says();
     api.queries
         .run(move |connection, expired| {
             let sums = |query: &CostQuery| query::cost(connection, query, expired);
             let mut parts = Vec::with_capacity(windows.len());
             for window in windows {
-                if query.names(Dimension::of_node) {
-                    query.facts = query::facts(connection, window, outweigh(&book), expired)?;
-                }
+                look_up(connection, &mut query, window, &says, expired)?;
                 query.by = vec![Dimension::Namespace];
                 query.ranges = ranges(&query, window, &kept);
                 let (found, pods) = counted(&query, &sums)?;

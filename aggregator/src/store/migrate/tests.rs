@@ -13,16 +13,17 @@ use tonnage_runtime::clock::Clock;
 
 use super::*;
 use crate::commit::{Committer, Sealed, Submission};
-use crate::model::NodeName;
+use crate::model::{Described, Description, NodeName, Subject, SubjectKind};
 use crate::prices::Book;
-use crate::store::{FILE, Store, StoreError, backup, identity, lock, server, transfer, write};
+use crate::store::{FILE, Store, StoreError, backup, described, identity, lock, server, transfer, write};
 use crate::{verify, wire};
 
 const VERSION_2: &str = include_str!("version-2.sql");
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"2.99\"\nunit = \"gpu_hour\"\n";
 const VERSION_3: &str = include_str!("version-3.sql");
 const VERSION_4: &str = include_str!("version-4.sql");
-const VERSIONS: [(i64, &str); 3] = [(2, VERSION_2), (3, VERSION_3), (4, VERSION_4)];
+const VERSION_5: &str = include_str!("version-5.sql");
+const VERSIONS: [(i64, &str); 4] = [(2, VERSION_2), (3, VERSION_3), (4, VERSION_4), (5, VERSION_5)];
 
 /// A ledger with closed slots, quarantined windows and a correction, as this version writes it.
 fn written(folder: &Path) {
@@ -70,6 +71,31 @@ fn written(folder: &Path) {
         let answer = tokio::sync::oneshot::channel().0;
         committer.commit_now(vec![Submission::Batch { batch: Box::new(sealed), answer }, Submission::Tick]);
     }
+}
+
+/// Tells the ledger of a pod.
+fn described(folder: &Path) {
+    let store = Store::in_file(folder).unwrap();
+    let db = store.writer().unwrap();
+    let transaction = db.begin().unwrap();
+    let description =
+        Description { labels: [("team".to_owned(), "ml".to_owned())].into(), ..Description::default() };
+    let [name, namespace, pod] = ["uid", "ml", "train"].map(str::to_owned);
+    let subject = Subject { kind: SubjectKind::Pod, name, namespace, pod };
+    let news = Described {
+        cluster: "c".into(),
+        versions: vec![(subject.clone(), SLOT_NS, description.clone())],
+        ended: Vec::new(),
+    };
+    let number = described::add(&transaction, "c", &subject).unwrap();
+    described::describe(&transaction, number, SLOT_NS, &described::Text::of(&description).unwrap()).unwrap();
+    let payload = serde_json::to_vec(&news).unwrap();
+    let entry = write::JournalEntry {
+        payload: &payload,
+        ..write::JournalEntry::of(1, write::JournalKind::Described)
+    };
+    write::journal(&transaction, &entry).unwrap();
+    transaction.commit().unwrap();
 }
 
 /// The ledger in `folder`, brought up where it must be.
@@ -227,6 +253,7 @@ fn a_ledger_goes_to_a_database_and_back_and_is_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let [from, back] = ["from", "back"].map(|name| folder.path().join(name));
     written(&from);
+    described(&from);
     let expected = contents(&opened(&from));
     let server = Server::start(&["fsync=off"]).unwrap();
     let database = || {

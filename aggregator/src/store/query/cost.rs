@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tonnage_proto::rest::sentinel;
 
+use super::described::Described;
 use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension, Line};
 use super::facts::Facts;
 use super::ranges::Range;
@@ -31,6 +32,8 @@ pub struct CostQuery {
     pub condition: Option<Expr<Field>>,
     /// Of the nodes of tenures, if dimensions here are of them.
     pub facts: Facts,
+    /// Of pods and namespaces, if dimensions here are of them. Then nothing of them changes within a range.
+    pub described: Described,
     /// Do groups hold what nobody held, too? Totals do either way.
     pub idle: bool,
 }
@@ -300,7 +303,14 @@ fn add_rows(
             }
             seen = seen.wrapping_add(1);
             let (kind, tenure, sums) = read(&row)?;
-            let line = Line { row: &row, kind, method: sums.method, facts: query.facts.of(tenure) };
+            let line = Line {
+                row: &row,
+                kind,
+                method: sums.method,
+                facts: query.facts.of(tenure),
+                described: &query.described,
+                at_ns: range.end_ns - 1,
+            };
             if query.passes(&line)? {
                 adding.add(adding.group(&line)?, &sums)?;
             }

@@ -3,6 +3,7 @@
 use tonnage_proto::method::HELD_SPLIT;
 use tonnage_proto::rest::sentinel;
 
+use super::described::{Described, OwnerNames};
 use crate::model::{NodeFacts, OwnerKind, RowKind};
 use crate::store::sql::{self, Row};
 
@@ -22,9 +23,11 @@ const POOL_LABELS: [&str; 5] = [
 ];
 /// What a label's name stands behind in [`Dimension::name`].
 const NODE_LABEL: &str = "node_label:";
+const LABEL: &str = "label:";
+const NAMESPACE_LABEL: &str = "namespace_label:";
 
 /// One grouping.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Dimension {
     Cluster,
     Node,
@@ -54,6 +57,12 @@ pub enum Dimension {
     Zone,
     Pool,
     NodeLabel(String),
+    /// This and what follows are of what Kubernetes said of a pod or its namespace, as of the slot.
+    Controller,
+    ControllerKind,
+    Team,
+    Label(String),
+    NamespaceLabel(String),
 }
 
 /// A row beginning with [`COLUMNS`], and what stands elsewhere of it.
@@ -63,11 +72,14 @@ pub(super) struct Line<'a> {
     pub(super) method: u32,
     /// Of the node, where they are asked for and known.
     pub(super) facts: Option<&'a NodeFacts>,
+    /// Of pods and namespaces, where they are asked for, and as of when.
+    pub(super) described: &'a Described,
+    pub(super) at_ns: i64,
 }
 
 impl Dimension {
     /// Every one but labels, with the name that parameters and answers use.
-    pub const ALL: [(Self, &'static str); 23] = [
+    pub const ALL: [(Self, &'static str); 26] = [
         (Self::Cluster, "cluster"),
         (Self::Node, "node"),
         (Self::Device, "device"),
@@ -91,13 +103,19 @@ impl Dimension {
         (Self::Region, "region"),
         (Self::Zone, "zone"),
         (Self::Pool, "pool"),
+        (Self::Controller, "controller"),
+        (Self::ControllerKind, "controller_kind"),
+        (Self::Team, "team"),
     ];
 
-    /// What parameters and answers call it: `node_label:KEY` for a label.
+    /// What parameters and answers call it: `node_label:KEY` for a node's label, `label:KEY` for a pod's.
     #[must_use]
     pub fn name(&self) -> String {
-        if let Self::NodeLabel(key) = self {
-            return format!("{NODE_LABEL}{key}");
+        match self {
+            Self::NodeLabel(key) => return format!("{NODE_LABEL}{key}"),
+            Self::Label(key) => return format!("{LABEL}{key}"),
+            Self::NamespaceLabel(key) => return format!("{NAMESPACE_LABEL}{key}"),
+            _ => {}
         }
         Self::ALL.into_iter().find(|(known, _)| known == self).map_or("", |(_, name)| name).to_owned()
     }
@@ -105,8 +123,15 @@ impl Dimension {
     /// By its name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        if let Some(key) = name.strip_prefix(NODE_LABEL) {
-            return (!key.is_empty()).then(|| Self::NodeLabel(key.to_owned()));
+        for prefix in [NODE_LABEL, NAMESPACE_LABEL, LABEL] {
+            if let Some(key) = name.strip_prefix(prefix).map(str::to_owned) {
+                let label = match prefix {
+                    NODE_LABEL => Self::NodeLabel(key),
+                    NAMESPACE_LABEL => Self::NamespaceLabel(key),
+                    _ => Self::Label(key),
+                };
+                return (name.len() > prefix.len()).then_some(label);
+            }
         }
         Self::ALL.into_iter().find(|(_, known)| *known == name).map(|(dimension, _)| dimension)
     }
@@ -133,6 +158,39 @@ impl Dimension {
                 | Self::Pool
                 | Self::NodeLabel(_)
         )
+    }
+
+    /// Is it told by what Kubernetes said of a pod or its namespace?
+    #[must_use]
+    pub fn of_pod(&self) -> bool {
+        matches!(
+            self,
+            Self::Controller | Self::ControllerKind | Self::Team | Self::Label(_) | Self::NamespaceLabel(_)
+        )
+    }
+
+    /// What Kubernetes said, of a dimension of pods.
+    fn told<'a>(&self, line: &Line<'a>) -> Result<Option<&'a str>, sql::Error> {
+        let Line { row, described, at_ns, .. } = *line;
+        let text = |column: usize| Ok::<_, sql::Error>(row.text(column)?.unwrap_or(""));
+        let owner = OwnerNames {
+            cluster: text(0)?,
+            namespace: text(5)?,
+            pod: text(6)?,
+            pod_uid: text(7)?,
+            account: text(14)?,
+        };
+        let pod = || described.pod(&owner, at_ns);
+        Ok(match self {
+            Self::Controller => pod().map(|pod| pod.controller.as_str()),
+            Self::ControllerKind => pod().map(|pod| pod.controller_kind.as_str()),
+            Self::Label(key) => pod().and_then(|pod| pod.labels.get(key)).map(String::as_str),
+            Self::NamespaceLabel(key) => {
+                let namespace = described.namespace(&owner, at_ns);
+                namespace.and_then(|namespace| namespace.labels.get(key)).map(String::as_str)
+            }
+            _ => described.team(&owner, at_ns),
+        })
     }
 
     /// Of the node's facts; `None` if it is not of them.
@@ -181,6 +239,10 @@ impl Dimension {
             RowKind::Idle | RowKind::Stranded => return Ok(sentinel::IDLE.to_owned()),
             RowKind::Unobserved => return Ok(sentinel::UNOBSERVED.to_owned()),
             RowKind::Rounding => return Ok(sentinel::ROUNDING.to_owned()),
+        }
+        if self.of_pod() {
+            let told = self.told(line)?.filter(|value| !value.is_empty());
+            return Ok(told.unwrap_or(sentinel::UNALLOCATED).to_owned());
         }
         let number: Option<i64> = row.get(4)?;
         let owner = number.and_then(OwnerKind::from_number).unwrap_or_default();

@@ -132,7 +132,8 @@ fn keys(
         }
         seen = seen.wrapping_add(1);
         let kind = kind(row.get(COLUMN_COUNT)?)?;
-        let line = Line { row: &row, kind, method: 0, facts: None };
+        let described = &adding.query.described;
+        let line = Line { row: &row, kind, method: 0, facts: None, described, at_ns: 0 };
         if !adding.query.passes(&line)? {
             continue;
         }

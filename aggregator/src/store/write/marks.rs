@@ -19,6 +19,8 @@ pub enum Mark {
     LastEntry,
     /// Roll-ups that end at or before this are built (`store::rollup`).
     RolledUntil,
+    /// Pods that ended before this and never held a GPU are let go of.
+    ForgottenUntil,
 }
 
 impl Mark {
@@ -31,6 +33,7 @@ impl Mark {
             Self::DaysFrom => "days_from_ns",
             Self::LastEntry => "last_entry",
             Self::RolledUntil => "rolled_until_ns",
+            Self::ForgottenUntil => "forgotten_until_ns",
         }
     }
 }

@@ -1,0 +1,183 @@
+//! Labels and controllers of pods, from an API server to the bill, over whole processes.
+
+use std::collections::BTreeMap;
+
+use harness::http::Scrape;
+use harness::kubelet::{self, Kubelet};
+use harness::kubernetes::{self, ApiServer};
+use harness::scenario;
+use harness::sim_clock::BEGIN_NS;
+use harness::wait::wait_until;
+use harness::world::{DEADLINE, World};
+use tonnage_proto::decimal::to_nanos;
+use tonnage_proto::limits::SLOT_NS;
+use tonnage_proto::rest::{CostAnswer, CostRow};
+
+const JOB: &str = "0b5f3f0e-0000-4000-8000-000000000001";
+
+struct Site {
+    world: World,
+    api: ApiServer,
+    _kubelet: Kubelet,
+}
+
+/// A pod of a CronJob's Job holds one of two GPUs; its cluster is watched.
+fn site() -> anyhow::Result<Site> {
+    let mut world = World::new(1)?;
+    world.add_node("n", scenario::node(2))?;
+    let api = ApiServer::start()?;
+    api.put("namespaces", kubernetes::named("ml", "ns-1", &[("team", "of-namespace"), ("tier", "gold")]));
+    let nightly = kubernetes::pod("nightly-1", JOB, Some(("CronJob", "nightly")), &[]);
+    api.put("jobs", nightly);
+    api.put("pods", train("a"));
+    let config = world.dir().join("kubeconfig");
+    api.kubeconfig(&config)?;
+    let own = ["--kubernetes-cluster", "test", "--kubernetes-config", &config.to_string_lossy()];
+    world.aggregator.extra_args = own.map(str::to_owned).to_vec();
+    let kubelet = Kubelet::start(&world.nodes[0].kubelet_socket())?;
+    kubelet::begin_pod(world.nodes[0].dir(), "train-0", &scenario::pod_uid(1))?;
+    kubelet.set_pods(vec![kubelet::pod("train-0", &[&scenario::uuid(0)])]);
+    world.start()?;
+    wait_until(DEADLINE, "the kubelet's first list", String::new, || {
+        let up = world.nodes[0].metrics()?.sum("tonnage_agent_kubelet_up");
+        Ok((up == Some(1.0)).then_some(()))
+    })?;
+    Ok(Site { world, api, _kubelet: kubelet })
+}
+
+fn train(team: &str) -> serde_json::Value {
+    kubernetes::pod("train-0", &scenario::pod_uid(1), Some(("Job", JOB)), &[("team", team)])
+}
+
+impl Site {
+    fn metric(&self, name: &str) -> anyhow::Result<Option<f64>> {
+        Ok(Scrape::parse(&self.world.aggregator.get("/metrics")?.1)?.sum(name))
+    }
+
+    /// Held seconds by a grouping over all time.
+    fn held(&self, aggregate: &str) -> anyhow::Result<BTreeMap<String, i128>> {
+        let path = format!("/api/v1/cost/namespaces?aggregate={aggregate}&idle=false&window=24h");
+        let answer: CostAnswer = self.world.aggregator.answer(&path)?;
+        let sum: i128 = answer.rows.iter().map(|row| to_nanos(&row.figures.cost).unwrap()).sum();
+        let whole = to_nanos(&answer.totals.held_cost).unwrap();
+        anyhow::ensure!(sum == whole, "{aggregate}: rows sum to {sum}, totals are {whole}");
+        let seconds = |row: &CostRow| {
+            (row.key[aggregate].clone(), to_nanos(&row.figures.held_seconds).unwrap() / 1_000_000_000)
+        };
+        Ok(answer.rows.iter().map(seconds).collect())
+    }
+
+    /// Waits until the ledger has heard of so many versions of pods and namespaces.
+    fn wait_versions(&self, count: i64) -> anyhow::Result<()> {
+        let store = self.world.aggregator.store()?;
+        wait_until(DEADLINE, "what Kubernetes said in the ledger", String::new, || {
+            let found = store.readers().with(|db| {
+                Ok(db.query_row("SELECT COUNT(*) FROM described", [], |row| row.get::<i64>(0))?)
+            })?;
+            Ok((found == count).then_some(()))
+        })
+    }
+
+    fn verify(&self) -> anyhow::Result<()> {
+        let said = self.world.aggregator.admin(&["verify"])?;
+        anyhow::ensure!(said.starts_with("conserved"), "{said}");
+        Ok(())
+    }
+}
+
+fn one(name: &str, seconds: i128) -> BTreeMap<String, i128> {
+    [(name.to_owned(), seconds)].into()
+}
+
+#[test]
+fn a_label_that_changes_at_a_slots_edge_bills_each_slot_by_its_own() -> anyhow::Result<()> {
+    let mut site = site()?;
+    site.wait_versions(2)?;
+    site.world.live(20)?;
+    let edge_ns = BEGIN_NS + SLOT_NS;
+    let now_ns = site.world.now().wall_ns;
+    site.world.advance(edge_ns - now_ns)?;
+    site.api.put("pods", train("b"));
+    site.wait_versions(3)?;
+    site.world.live(30)?;
+    site.world.nodes[0].stop(DEADLINE)?;
+    let teams = site.held("team")?;
+    assert_eq!(teams.keys().map(String::as_str).collect::<Vec<_>>(), ["a", "b"]);
+    assert!(teams["a"] >= 19 && teams["b"] >= 29, "{teams:?}");
+    let all: i128 = teams.values().sum();
+    assert_eq!(site.held("label:team")?, teams);
+    assert_eq!(site.held("controller")?, one("cronjob-nightly", all));
+    assert_eq!(site.held("controller_kind")?, one("CronJob", all));
+    assert_eq!(site.held("namespace_label:tier")?, one("gold", all));
+    assert_eq!(site.held("label:none")?, one("__unallocated__", all));
+    assert_eq!(site.api.counts().refused, 0, "metadata alone was asked for");
+    site.verify()
+}
+
+#[test]
+fn while_the_api_server_is_away_only_labels_are_not_known_and_it_is_told() -> anyhow::Result<()> {
+    let mut site = site()?;
+    site.wait_versions(2)?;
+    wait_until(DEADLINE, "the API server up", String::new, || {
+        Ok((site.metric("tonnage_kubernetes_up")? == Some(1.0)).then_some(()))
+    })?;
+    site.api.away();
+    wait_until(DEADLINE, "the API server away", String::new, || {
+        Ok((site.metric("tonnage_kubernetes_up")? == Some(0.0)).then_some(()))
+    })?;
+    assert!(site.metric("tonnage_kubernetes_errors_total")? > Some(0.0));
+    assert_eq!(site.world.aggregator.get("/readyz")?.0, 200);
+    site.world.live(10)?;
+    site.api.put("pods", train("b"));
+    // What happened is forgotten meanwhile: all has to be listed again.
+    site.api.compact();
+    site.api.put("pods", kubernetes::pod("other", "uid-other", None, &[]));
+    site.api.back();
+    site.wait_versions(3)?;
+    wait_until(DEADLINE, "the API server back", String::new, || {
+        Ok((site.metric("tonnage_kubernetes_up")? == Some(1.0)).then_some(()))
+    })?;
+    site.world.live(10)?;
+    site.world.nodes[0].stop(DEADLINE)?;
+    let teams = site.held("team")?;
+    assert_eq!(
+        teams.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["b"],
+        "in the slot in which it was seen"
+    );
+    assert!(site.api.counts().gone > 0, "{:?}", site.api.counts());
+    site.verify()
+}
+
+#[test]
+fn thousands_of_pods_are_known_and_told_once() -> anyhow::Result<()> {
+    let site = site()?;
+    for at in 0..3_000 {
+        let controller = Some(("Job", JOB));
+        site.api.put(
+            "pods",
+            kubernetes::pod(&format!("p{at}"), &format!("uid-{at}"), controller, &[("team", "a")]),
+        );
+    }
+    site.wait_versions(3_002)?;
+    let entries = || -> anyhow::Result<i64> {
+        let count = "SELECT COUNT(*) FROM journal WHERE kind = 9";
+        Ok(site
+            .world
+            .aggregator
+            .store()?
+            .readers()
+            .with(|db| Ok(db.query_row(count, [], |row| row.get(0))?))?)
+    };
+    let before = entries()?;
+    // Everything is listed again, and nothing of it is new.
+    let lists = site.api.counts().lists;
+    site.api.compact();
+    wait_until(DEADLINE, "all lists again", String::new, || {
+        Ok((site.api.counts().lists >= lists + 10).then_some(()))
+    })?;
+    site.api.put("pods", kubernetes::pod("last", "uid-last", None, &[]));
+    site.wait_versions(3_003)?;
+    assert_eq!(entries()?, before + 1);
+    site.verify()
+}
