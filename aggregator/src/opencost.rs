@@ -43,11 +43,13 @@ mod figures;
 mod hardware;
 mod number;
 mod params;
+mod question;
 pub mod upstream;
 
 use allocation::Allocations;
 use answer::{Envelope, Frame, Merged, Span, Summary, SummarySet};
-use params::{Plan, Question, Request};
+use params::{Plan, Request};
+use question::Question;
 use upstream::{Known, Upstream};
 
 /// Allocations in an answer, over all of its sets; each is some kilobytes of JSON.
