@@ -32,7 +32,7 @@ use crate::opencost::{self, OpenCost};
 use crate::prices::Book;
 use crate::prices::watch::{self, Files, LoadError, Prices, Watcher};
 use crate::store::server::Presence;
-use crate::store::{self, Location, Readers, Store, StoreError, write};
+use crate::store::{Location, Readers, Store, StoreError, write};
 use crate::verify;
 
 /// What streams and requests get to end after a stop.
@@ -88,7 +88,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let opencost = listen_opencost(config.opencost.clone()).await?;
     let (store, _alone) = open(&config.store)?;
     let readers = store.readers_within(Some(READ));
-    let identity = readers.with(store::identity)?;
+    let identity = store.identity()?;
     let (watcher, prices) = prices(&config, &store)?;
     let (live, metrics) = (Arc::new(Live::default()), Arc::new(Metrics::new()));
     let authenticator = Arc::new(Authenticator::new(&store, clock.clone(), config.insecure_loopback));
