@@ -81,7 +81,8 @@ struct Api {
 /// All routes.
 pub fn router(state: OpenCost) -> Router {
     let export = state.export;
-    let api = Arc::new(Api { queries: Queries::new(state.clock.clone(), state.readers.clone()), state });
+    let queries = Queries::new(state.clock.clone(), state.readers.clone(), Arc::clone(&state.metrics));
+    let api = Arc::new(Api { queries, state });
     let mut routes = Router::new();
     for prefix in ["", "/model"] {
         routes = routes
