@@ -92,8 +92,10 @@ type Shared = Arc<Api>;
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
-    let queries = queries::Queries::new(state.clock.clone(), state.readers.clone());
-    let totals = Arc::new(totals::Totals::new(state.clock.clone(), state.readers.clone()));
+    let queries =
+        queries::Queries::new(state.clock.clone(), state.readers.clone(), Arc::clone(&state.metrics));
+    let totals =
+        Arc::new(totals::Totals::new(state.clock.clone(), state.readers.clone(), Arc::clone(&state.metrics)));
     let api = Arc::new(Api {
         state,
         queries,

@@ -15,9 +15,10 @@ use tonnage_runtime::telemetry::chain;
 
 use crate::ledger::settle::NotConserved;
 use crate::live::Live;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Operation};
 use crate::model::{Id, NodeName, Order, OrderError, Told, UsageBatch};
 use crate::prices::Book;
+use crate::store::pen;
 use crate::store::sql::{self, Connection};
 use crate::store::write;
 use crate::store::{Store, StoreError};
@@ -186,7 +187,7 @@ impl Committer {
     ) -> Result<Self, StoreError> {
         let db = store.writer()?;
         let working = Working::default();
-        let holder = format!("{:016x}", rand_u64()?);
+        let holder = pen::holder()?;
         Ok(Self {
             db,
             clock,
@@ -264,6 +265,7 @@ impl Committer {
                 self.working.trim(self.clock.wall_ns());
             }
             Err(error) if group.len() > 1 => {
+                self.failed(Operation::Commit, &error);
                 tracing::warn!(error = chain(&error), "A group commit failed; trying each alone.");
                 self.working = Working::default();
                 for submission in group {
@@ -272,6 +274,7 @@ impl Committer {
             }
             Err(error) => {
                 tracing::error!(error = chain(&error), "The ledger could not commit.");
+                self.failed(Operation::Commit, &error);
                 self.working = Working::default();
                 for submission in group {
                     match submission {
@@ -285,6 +288,13 @@ impl Committer {
                     }
                 }
             }
+        }
+    }
+
+    /// Counts what is the store's fault.
+    fn failed(&self, at: Operation, error: &CommitError) {
+        if matches!(error, CommitError::Store(_)) {
+            self.metrics.store_failed(at);
         }
     }
 
@@ -377,6 +387,7 @@ impl Committer {
     fn do_due(&mut self) {
         self.due = self.try_due().unwrap_or_else(|error| {
             tracing::error!(error = chain(&error), "What is due could not be done; trying again later.");
+            self.failed(Operation::Close, &error);
             self.working = Working::default();
             false
         });
@@ -409,6 +420,7 @@ impl Committer {
                 error = chain(&error),
                 "Slots could not be priced by the new book; trying again."
             );
+            self.failed(Operation::Reprice, &error);
             self.working = Working::default();
             self.repricing = Some((i64::MIN, 0));
             std::thread::sleep(std::time::Duration::from_secs(1));
@@ -449,13 +461,6 @@ impl Committer {
             self.untaken_book = Some(Arc::clone(&self.filed));
         }
     }
-}
-
-fn rand_u64() -> Result<u64, StoreError> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| StoreError::Damaged { what: "random numbers", detail: e.to_string() })?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 #[cfg(test)]

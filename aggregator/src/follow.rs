@@ -12,6 +12,7 @@ use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
 
 use crate::live::{AGE_NS_MAX, Live};
+use crate::metrics::{Metrics, Operation};
 use crate::store::query::{self, Taken};
 use crate::store::{Readers, StoreError};
 use crate::wire;
@@ -22,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(3);
 const BATCHES_MAX: usize = 500;
 
 /// Follows until `stop`.
-pub async fn follow(readers: Readers, live: Arc<Live>, clock: Clock, stop: Shutdown) {
+pub async fn follow(readers: Readers, live: Arc<Live>, metrics: Arc<Metrics>, clock: Clock, stop: Shutdown) {
     let mut place = None;
     loop {
         let (readers, live, clock) = (readers.clone(), Arc::clone(&live), clock.clone());
@@ -30,9 +31,13 @@ pub async fn follow(readers: Readers, live: Arc<Live>, clock: Clock, stop: Shutd
         let mut more = false;
         match looked {
             Ok(Ok((at, full))) => (place, more) = (Some(at), full),
-            // What is known of the database is said by whoever looks after it.
-            Ok(Err(error)) if error.is_away() => {}
-            Ok(Err(error)) => tracing::warn!(error = chain(&error), "The journal cannot be followed."),
+            Ok(Err(error)) => {
+                metrics.store_failed(Operation::Follow);
+                // What is known of the database is said by whoever looks after it.
+                if !error.is_away() {
+                    tracing::warn!(error = chain(&error), "The journal cannot be followed.");
+                }
+            }
             Err(error) => tracing::error!(%error, "A look at the journal ended without an answer."),
         }
         if more {

@@ -29,6 +29,41 @@ const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// From fresh to a week's backlog.
 const AGES: [f64; 8] = [5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0, 604_800.0];
 
+/// What a process wants of its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// To take in batches, books and orders.
+    Commit,
+    /// To note silence, to close and post slots, to purge.
+    Close,
+    /// To price slots by a new book.
+    Reprice,
+    /// To answer a request.
+    Query,
+    Export,
+    Verify,
+    /// To look up who asks.
+    Token,
+    /// To show sums in the metrics.
+    Scrape,
+    /// To learn what other aggregators took in.
+    Follow,
+}
+
+impl Operation {
+    const ALL: [(Self, &'static str); 9] = [
+        (Self::Commit, "commit"),
+        (Self::Close, "close"),
+        (Self::Reprice, "reprice"),
+        (Self::Query, "query"),
+        (Self::Export, "export"),
+        (Self::Verify, "verify"),
+        (Self::Token, "token"),
+        (Self::Scrape, "scrape"),
+        (Self::Follow, "follow"),
+    ];
+}
+
 /// Everything that is counted. Share it by `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -46,6 +81,8 @@ pub struct Metrics {
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     pub(crate) kubernetes: Kubernetes,
+    /// In the order of [`Operation::ALL`].
+    store_errors: [IntCounter; Operation::ALL.len()],
 }
 
 impl Default for Metrics {
@@ -104,6 +141,13 @@ impl Metrics {
                 .buckets(SECONDS.to_vec());
         let request_seconds = kept(&registry, HistogramVec::new(options, &["route"]));
         let kubernetes = Kubernetes::new(&registry);
+        let store_errors = counters(
+            "tonnage_store_errors_total",
+            "Times that the ledger's store failed, or its database was not there, by what it was wanted for. What was too slow is not one.",
+            &["operation"],
+        );
+        // Each is there from the beginning, so that the first error is an increase.
+        let store_errors = Operation::ALL.map(|(_, name)| store_errors.with_label_values(&[name]));
         Self {
             registry,
             kubernetes,
@@ -118,6 +162,16 @@ impl Metrics {
             refused_streams,
             requests,
             request_seconds,
+            store_errors,
+        }
+    }
+
+    /// The store failed at it.
+    pub fn store_failed(&self, at: Operation) {
+        for ((operation, _), counter) in std::iter::zip(Operation::ALL, &self.store_errors) {
+            if operation == at {
+                counter.inc();
+            }
         }
     }
 
@@ -314,6 +368,7 @@ mod tests {
         metrics.commit_ns(2_000_000);
         metrics.unauthenticated("api");
         metrics.refused_stream("protocol");
+        metrics.store_failed(Operation::Token);
         metrics.request("/api/v1/live", 200, 1_000_000);
         let text = metrics.render(&scrape::Facts::default());
         for line in [
@@ -321,6 +376,8 @@ mod tests {
             "tonnage_ingest_windows_total 3",
             "tonnage_ingest_batch_age_seconds_bucket{le=\"15\"} 1",
             "tonnage_commit_duration_seconds_count 1",
+            "tonnage_store_errors_total{operation=\"token\"} 1",
+            "tonnage_store_errors_total{operation=\"commit\"} 0",
             "tonnage_http_requests_total{code=\"200\",route=\"/api/v1/live\"} 1",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

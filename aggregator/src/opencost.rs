@@ -42,11 +42,13 @@ mod hardware;
 mod number;
 mod params;
 mod property;
+mod question;
 pub mod upstream;
 
 use allocation::Allocations;
 use answer::{Envelope, Frame, Merged, Span, Summary, SummarySet};
-use params::{Plan, Question, Request};
+use params::{Plan, Request};
+use question::Question;
 use upstream::{Known, Upstream};
 
 /// Allocations in an answer, over all of its sets; each is some kilobytes of JSON.
@@ -78,7 +80,8 @@ struct Api {
 /// All routes.
 pub fn router(state: OpenCost) -> Router {
     let export = state.export;
-    let api = Arc::new(Api { queries: Queries::new(state.clock.clone(), state.readers.clone()), state });
+    let queries = Queries::new(state.clock.clone(), state.readers.clone(), Arc::clone(&state.metrics));
+    let api = Arc::new(Api { queries, state });
     let mut routes = Router::new();
     for prefix in ["", "/model"] {
         routes = routes

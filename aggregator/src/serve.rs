@@ -26,14 +26,14 @@ use crate::ingest::tls::Tls;
 use crate::ingest::{Authenticate, Credential, Ingest, NotTaken};
 use crate::kubernetes;
 use crate::live::Live;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Operation};
 use crate::model::OrderError;
 use crate::opencost::upstream::Upstream;
 use crate::opencost::{self, OpenCost};
 use crate::prices::Book;
 use crate::prices::watch::{self, Files, LoadError, Prices, Watcher};
 use crate::store::server::Presence;
-use crate::store::{self, Location, Readers, Store, StoreError, write};
+use crate::store::{Location, Readers, Store, StoreError, write};
 use crate::verify;
 
 /// What streams and requests get to end after a stop.
@@ -89,7 +89,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let opencost = listen_opencost(config.opencost.clone()).await?;
     let (store, _alone) = open(&config.store)?;
     let readers = store.readers_within(Some(READ));
-    let identity = readers.with(store::identity)?;
+    let identity = store.identity()?;
     let (watcher, prices) = prices(&config, &store)?;
     let (live, metrics) = (Arc::new(Live::default()), Arc::new(Metrics::new()));
     let authenticator = Arc::new(Authenticator::new(&store, clock.clone(), config.insecure_loopback));
@@ -104,7 +104,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         tokio::spawn(reprice(prices.clone(), queue.clone(), stop.clone()));
     }
     let ingest = Ingest {
-        authenticate: authenticate(Arc::clone(&authenticator)),
+        authenticate: authenticate(Arc::clone(&authenticator), Arc::clone(&metrics)),
         queue: queue.clone(),
         ledger_id: identity.ledger_id,
         incarnation,
@@ -116,7 +116,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     let healthy = healthy(queue.downgrade(), alive_ns, store.presence());
     let ready = ready(Arc::clone(&healthy), store.presence());
-    look_after(&store, (&readers, &live, &clock), &stop);
+    look_after(&store, (&readers, &live, &metrics, &clock), &stop);
     let acceptor = Acceptor { tls, clock: clock.clone(), metrics: Arc::clone(&metrics) };
     let state = ApiState {
         clock,
@@ -175,10 +175,15 @@ fn open(place: &Location) -> Result<(Store, Option<std::fs::File>), StoreError> 
 }
 
 /// What only a database needs: whether it is there, and what other aggregators take in.
-fn look_after(store: &Store, (readers, live, clock): (&Readers, &Arc<Live>, &Clock), stop: &Shutdown) {
+fn look_after(
+    store: &Store,
+    (readers, live, metrics, clock): (&Readers, &Arc<Live>, &Arc<Metrics>, &Clock),
+    stop: &Shutdown,
+) {
     if store.presence().is_some() {
         tokio::spawn(store.clone().watch(stop.clone()));
-        tokio::spawn(follow(readers.clone(), Arc::clone(live), clock.clone(), stop.clone()));
+        let (live, metrics) = (Arc::clone(live), Arc::clone(metrics));
+        tokio::spawn(follow(readers.clone(), live, metrics, clock.clone(), stop.clone()));
     }
 }
 
@@ -320,9 +325,9 @@ async fn tick(clock: Clock, queue: mpsc::Sender<Submission>, stop: Shutdown) {
 }
 
 /// Ingest takes nodes' tokens alone; a person's token bills nobody.
-fn authenticate(authenticator: Arc<Authenticator>) -> Authenticate {
+fn authenticate(authenticator: Arc<Authenticator>, metrics: Arc<Metrics>) -> Authenticate {
     Arc::new(move |header| {
-        let authenticator = Arc::clone(&authenticator);
+        let (authenticator, metrics) = (Arc::clone(&authenticator), Arc::clone(&metrics));
         Box::pin(async move {
             match authenticator.authenticate(header.as_deref()).await {
                 Ok(Identity::Loopback) => Ok(Credential::Loopback),
@@ -333,6 +338,7 @@ fn authenticate(authenticator: Arc<Authenticator>) -> Authenticate {
                 }
                 Err(AuthError::Store(error)) => {
                     tracing::warn!(error = chain(&error), "A token could not be looked up.");
+                    metrics.store_failed(Operation::Token);
                     Err(NotTaken::Unavailable("tokens cannot be looked up now".to_owned()))
                 }
                 Err(error) => Err(NotTaken::Refused(error.to_string())),

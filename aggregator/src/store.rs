@@ -226,8 +226,11 @@ enum Place {
     /// A file of SQLite.
     Embedded(PathBuf),
     /// A database of PostgreSQL.
-    Server(Arc<Access>, Arc<Presence>),
+    Server(Arc<Access>, Arc<Presence>, Spare),
 }
+
+/// The connection by which a database was opened, for whoever writes first: a start makes no more of them than it must.
+type Spare = Arc<Mutex<Option<Connection>>>;
 
 impl Store {
     /// Opens the ledger in `folder`, making it if there is none, and bringing it up if an earlier version wrote it.
@@ -252,8 +255,8 @@ impl Store {
     /// # Errors
     /// If the database cannot be reached or written, or has a schema that this version does not read.
     pub fn connect(access: Access) -> Result<Self, StoreError> {
-        server::open(&access)?;
-        Ok(Self(Place::Server(Arc::new(access), Arc::default())))
+        let spare = server::open(&access)?;
+        Ok(Self(Place::Server(Arc::new(access), Arc::default(), Arc::new(Mutex::new(Some(spare))))))
     }
 
     /// A connection that writes. The ledger has one writer: only the commit thread keeps one, and short
@@ -264,8 +267,24 @@ impl Store {
     pub fn writer(&self) -> Result<Connection, StoreError> {
         match &self.0 {
             Place::Embedded(path) => embedded::writer(path),
-            Place::Server(access, _) => Ok(Connection::connect(Access::clone(access))?),
+            Place::Server(access, _, spare) => {
+                let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+                spare.map_or_else(|| Ok(Connection::connect(Access::clone(access))?), Ok)
+            }
         }
+    }
+
+    /// The ledger's identity.
+    ///
+    /// # Errors
+    /// If the store cannot be read or does not have one.
+    pub fn identity(&self) -> Result<Identity, StoreError> {
+        if let Place::Server(_, _, spare) = &self.0
+            && let Some(db) = &*spare.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            return identity(db);
+        }
+        identity(&self.reader()?)
     }
 
     /// A connection that only reads, for one long look.
@@ -278,7 +297,7 @@ impl Store {
 
     /// Looks after the database until `stop`, for [`Store::presence`]. A file needs none of that.
     pub async fn watch(self, stop: Shutdown) {
-        if let Place::Server(access, presence) = self.0 {
+        if let Place::Server(access, presence, _) = self.0 {
             presence.watch(access, stop).await;
         }
     }
@@ -288,7 +307,7 @@ impl Store {
     pub fn presence(&self) -> Option<Arc<Presence>> {
         match &self.0 {
             Place::Embedded(_) => None,
-            Place::Server(_, presence) => Some(Arc::clone(presence)),
+            Place::Server(_, presence, _) => Some(Arc::clone(presence)),
         }
     }
 
@@ -314,7 +333,7 @@ impl Place {
     fn reader(&self, patience: Option<Duration>) -> Result<Connection, StoreError> {
         match self {
             Self::Embedded(path) => embedded::reader(path),
-            Self::Server(access, _) => Ok(Connection::connect(access.within(patience))?),
+            Self::Server(access, ..) => Ok(Connection::connect(access.within(patience))?),
         }
     }
 }
@@ -359,7 +378,7 @@ impl Readers {
         expired: Option<impl FnMut() -> bool + Send + 'static>,
         query: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if let Place::Server(_, presence) = &self.0.place {
+        if let Place::Server(_, presence, _) = &self.0.place {
             presence.check().map_err(StoreError::Away)?;
         }
         let mut connection = self.take()?;

@@ -133,7 +133,7 @@ fn owner(labels: &BTreeMap<String, String>) -> String {
     let label = |name: &str| labels.get(name).map_or("", String::as_str);
     match label("owner_kind") {
         "pod" => format!("pod:{}/{}", label("pod"), label("container")),
-        "slurm_job" => format!("slurm:{}/{}", label("job"), label("step")),
+        "slurm_job" => format!("slurm:{}/{}", label("slurm_job"), label("step")),
         "systemd_unit" => format!("unit:{}", label("unit")),
         "user" => format!("user:{}", label("user")),
         "container" => format!("container:{}", label("container")),

@@ -210,10 +210,7 @@ fn an_upstream_says_what_processors_and_memory_cost_and_nothing_of_gpus() -> any
     let total = set["ml"]["totalCost"].as_f64().unwrap() - set["ml"]["gpuCost"].as_f64().unwrap();
     assert!((total - 1.75).abs() < 1e-8, "{text}");
     let warning = answer["warning"].as_str().unwrap();
-    assert!(
-        warning.contains("1 items") && warning.contains("\"bad\": cpuCost \"-2\" is negative"),
-        "{text}"
-    );
+    assert!(warning.contains("1 items") && warning.contains("\"bad\": cpuCost \"-2\" is negative"), "{text}");
     let cost: CostAnswer = site.world.aggregator.answer("/api/v1/cost/pods?window=today")?;
     assert_eq!(site.sum(path, "gpuCost")?, to_nanos(&cost.totals.held_cost).unwrap());
 

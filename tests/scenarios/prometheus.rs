@@ -21,8 +21,8 @@ const FOLDER: &str = "deploy/prometheus";
 const SERVER: &str = "prometheus";
 const PROMTOOL: &str = "promtool";
 const RULES: [&str; 2] = ["recording.yaml", "alerts.yaml"];
-/// Labels that Prometheus itself gives; the last is an owner's `job`, where the target has one.
-const ITS_LABELS: [&str; 4] = ["instance", "job", "le", "exported_job"];
+/// Labels that Prometheus itself gives.
+const ITS_LABELS: [&str; 3] = ["instance", "job", "le"];
 const SEVERITIES: [&str; 3] = ["critical", "warning", "info"];
 /// Windows close every ten seconds; a loaded machine takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -307,10 +307,11 @@ fn a_real_prometheus_scrapes_both_and_evaluates_every_rule() -> anyhow::Result<(
         let rates = server.series("tonnage_gpu_cost_rate_dollars_per_hour");
         rates.iter().any(|(labels, value)| labels["cluster"] == "test" && *value > 0.0)
     })?;
-    // The target has a label of that name already.
     server.wait("a Slurm job's number", |server| {
         let held = server.series("tonnage_gpu_held_seconds_total");
-        held.iter().any(|(labels, _)| labels["exported_job"] == "77" && labels["job"] == "tonnage-agent")
+        held.iter().any(|(labels, _)| {
+            labels.get("slurm_job").is_some_and(|job| job == "77") && labels["job"] == "tonnage-agent"
+        })
     })?;
     let count = rules()?.len();
     server.wait("all rules to be evaluated without an error", |server| {

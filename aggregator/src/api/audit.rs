@@ -11,6 +11,7 @@ use tonnage_runtime::telemetry::chain;
 use super::error::ApiError;
 use super::params::Params;
 use super::{Api, inventory};
+use crate::metrics::Operation;
 use crate::store::audit::{self, LogRecord};
 
 pub(super) const PARAMETERS: [&str; 2] = ["after", "limit"];
@@ -39,6 +40,7 @@ pub(super) async fn verify(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json
         Ok(Ok(answer)) => Ok(Json(answer)),
         Ok(Err(error)) => {
             tracing::error!(error = chain(&error), "The ledger could not be verified.");
+            api.state.metrics.store_failed(Operation::Verify);
             let away = error.is_away();
             Err(if away { ApiError::unavailable(error.to_string()) } else { ApiError::internal() })
         }

@@ -18,7 +18,7 @@ use tonnage_runtime::telemetry::chain;
 
 use super::Api;
 use super::error::ApiError;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Operation};
 use crate::model::NodeName;
 use crate::store::tokens::{self, Grant, PREFIX, Role};
 use crate::store::{Readers, Store, StoreError};
@@ -190,6 +190,7 @@ pub async fn reader(
         }
         Err(error @ AuthError::Store(_)) => {
             tracing::error!(error = chain(&error), "Could not authenticate a request.");
+            metrics.store_failed(Operation::Token);
             Err(ApiError::unavailable(error.to_string()))
         }
         Err(error) => {

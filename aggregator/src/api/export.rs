@@ -24,6 +24,7 @@ use super::inventory::time;
 use super::params::Params;
 use super::{Api, window};
 use crate::export::{Bill, Export, Format, Version, month};
+use crate::metrics::Operation;
 use crate::model::NodeFacts;
 use crate::prices::Book;
 use crate::store::existence::TenureRecord;
@@ -106,6 +107,7 @@ pub(super) async fn focus(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         let _permit = permit;
         source.write(start_ns, Export::new(version, format, bill, out)?)
     });
+    let metrics = Arc::clone(&api.state.metrics);
     // Its sender keeps the body open until it is known how the thread ended, be it by a panic.
     tokio::spawn(async move {
         let broken = match written.await {
@@ -116,6 +118,9 @@ pub(super) async fn focus(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
             }
             Ok(Err(error)) => {
                 tracing::error!(error = chain(&error), "An export broke off.");
+                if matches!(error, Broken::Store(_)) {
+                    metrics.store_failed(Operation::Export);
+                }
                 io::Error::other(error)
             }
             Err(error) => {

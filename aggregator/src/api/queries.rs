@@ -7,6 +7,7 @@ use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 
 use super::error::ApiError;
+use crate::metrics::{Metrics, Operation};
 use crate::store::Connection;
 use crate::store::Readers;
 use crate::store::query::QueryError;
@@ -19,13 +20,14 @@ const TIMEOUT_NS: i64 = 30_000_000_000;
 pub struct Queries {
     clock: Clock,
     readers: Readers,
+    metrics: Arc<Metrics>,
     permits: Arc<Semaphore>,
 }
 
 impl Queries {
     #[must_use]
-    pub fn new(clock: Clock, readers: Readers) -> Self {
-        Self { clock, readers, permits: Arc::new(Semaphore::new(QUERIES_MAX)) }
+    pub fn new(clock: Clock, readers: Readers, metrics: Arc<Metrics>) -> Self {
+        Self { clock, readers, metrics, permits: Arc::new(Semaphore::new(QUERIES_MAX)) }
     }
 
     /// Runs `query`, which asks its second argument now and then whether to give up.
@@ -58,10 +60,12 @@ impl Queries {
             QueryError::TooManyGroups => ApiError::invalid("aggregate", error.to_string()),
             QueryError::Expired => ApiError::unavailable(error.to_string()),
             QueryError::Store(store) if store.is_away() => {
+                self.metrics.store_failed(Operation::Query);
                 tracing::warn!(error = chain(&error), "A query found no database.");
                 ApiError::unavailable(error.to_string())
             }
             QueryError::Store(_) => {
+                self.metrics.store_failed(Operation::Query);
                 tracing::error!(error = chain(&error), "A query failed.");
                 ApiError::internal()
             }
@@ -78,7 +82,7 @@ mod tests {
     async fn one_query_too_many_is_turned_away_and_the_others_end() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let queries = Arc::new(Queries::new(Clock::system(), store.readers()));
+        let queries = Arc::new(Queries::new(Clock::system(), store.readers(), Arc::default()));
         let gate = Arc::new(Semaphore::new(0));
         let running: Vec<_> = (0..QUERIES_MAX)
             .map(|_| {

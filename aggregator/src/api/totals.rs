@@ -11,6 +11,7 @@ use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 
 use crate::metrics::scrape::Costs;
+use crate::metrics::{Metrics, Operation};
 use crate::store::query::{self, CostQuery, Dimension, QueryError, Range, Table};
 use crate::store::{Readers, closing, quarantine};
 
@@ -21,6 +22,7 @@ const WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Totals {
     clock: Clock,
     readers: Readers,
+    metrics: Arc<Metrics>,
     state: Mutex<State>,
 }
 
@@ -48,8 +50,8 @@ pub(super) struct Found {
 }
 
 impl Totals {
-    pub(super) fn new(clock: Clock, readers: Readers) -> Self {
-        Self { clock, readers, state: Mutex::default() }
+    pub(super) fn new(clock: Clock, readers: Readers, metrics: Arc<Metrics>) -> Self {
+        Self { clock, readers, metrics, state: Mutex::default() }
     }
 
     /// Sums not older than 15 s if they can be had soon, else the last known.
@@ -91,7 +93,12 @@ impl Totals {
                 state.settled = Some(settled);
                 state.found = Some((now_ns, Arc::new(found)));
             }
-            Err(error) => tracing::warn!(error = chain(&error), "Kept the metrics' last sums of the ledger."),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "Kept the metrics' last sums of the ledger.");
+                if matches!(error, QueryError::Store(_)) {
+                    self.metrics.store_failed(Operation::Scrape);
+                }
+            }
         }
     }
 

@@ -173,7 +173,7 @@ impl Request {
 
     /// The same request in OpenCost's words, for `window`.
     #[must_use]
-    fn upstream_query(&self, window: Window) -> String {
+    pub(super) fn upstream_query(&self, window: Window) -> String {
         let mut query = span(window);
         let names: Vec<String> = self.by.iter().map(|by| escaped(&by.name)).collect();
         query += &format!("&aggregate={}", if names.is_empty() { "all".to_owned() } else { names.join(",") });
@@ -232,55 +232,14 @@ impl Unit {
     }
 }
 
-/// What the upstream is asked, as our clients asked us.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Question {
-    Allocations(Request),
-    /// Of the window in these words.
-    Assets(String),
-}
-
-impl Question {
-    /// Reads the parameters of `/assets`, which takes a window and nothing else.
-    ///
-    /// # Errors
-    /// The first parameter that is not served or missing, by name.
-    pub(super) fn assets(uri: &Uri) -> Result<Self, ApiError> {
-        let mut params = Params::read(uri, &["window"])?;
-        params.take("window").map(Self::Assets).ok_or_else(|| {
-            ApiError::invalid("window", "window is missing; say of what time, as in window=7d")
-        })
-    }
-
-    /// What it means at `now_ns`; assets have no sets.
-    ///
-    /// # Errors
-    /// If the window is none, or has too many steps.
-    pub(super) fn plan(&self, now_ns: i64) -> Result<Plan, ApiError> {
-        match self {
-            Self::Allocations(request) => request.plan(now_ns),
-            Self::Assets(window) => Ok(Plan { window: parse_window(window, now_ns)?, sets: Vec::new() }),
-        }
-    }
-
-    /// Path and query in OpenCost's words, for `window`.
-    #[must_use]
-    pub(super) fn path(&self, window: Window) -> String {
-        match self {
-            Self::Allocations(request) => format!("/allocation?{}", request.upstream_query(window)),
-            Self::Assets(_) => format!("/assets?{}", span(window)),
-        }
-    }
-}
-
 /// Unix seconds, which every version understands.
-fn span((start_ns, end_ns): Window) -> String {
+pub(super) fn span((start_ns, end_ns): Window) -> String {
     let time = |at_ns: i64| at_ns.div_euclid(1_000_000_000);
     format!("window={},{}", time(start_ns), time(end_ns))
 }
 
 /// As the REST API's, and `24h offset 1h`.
-fn parse_window(text: &str, now_ns: i64) -> Result<Window, ApiError> {
+pub(super) fn parse_window(text: &str, now_ns: i64) -> Result<Window, ApiError> {
     let wrong = |message: String| ApiError::invalid("window", message);
     let Some((length, offset)) = text.split_once(" offset ") else {
         return window::parse(text, now_ns).map_err(wrong);
@@ -450,18 +409,5 @@ mod tests {
         assert_eq!(values, ["ml", "Job", "trainer", "__unallocated__"]);
         assert_eq!(read("window=1d").unwrap().by.len(), 5);
         assert!(read("window=1d&aggregate=all").unwrap().by.is_empty());
-    }
-
-    #[test]
-    fn the_upstream_is_asked_the_same_in_its_own_words() {
-        let query =
-            "window=1d&aggregate=pod,label:a%26b&step=1h&includeIdle=1&accumulateBy=day&resolution=1m";
-        assert_eq!(
-            Question::Allocations(read(query).unwrap()).path((0, SLOT_NS)),
-            "/allocation?window=0,900&aggregate=pod,label:a%26b&includeIdle=true&idleByNode=false&shareIdle=false\
-             &step=60m&accumulateBy=day"
-        );
-        let assets = Question::assets(&"http://x/assets?window=1d".parse().unwrap()).unwrap();
-        assert_eq!(assets.path((0, SLOT_NS)), "/assets?window=0,900");
     }
 }

@@ -22,7 +22,8 @@ use tonnage_runtime::telemetry::chain;
 
 use super::figures::{self, Answer};
 use super::hardware;
-use super::params::{Plan, Question};
+use super::params::Plan;
+use super::question::Question;
 use crate::api::window::Window;
 
 mod client;

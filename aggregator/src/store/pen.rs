@@ -20,6 +20,17 @@ pub enum Pen {
     SetBack(String),
 }
 
+/// A name for a process that writes.
+///
+/// # Errors
+/// If the system has no random numbers.
+pub fn holder() -> Result<String, StoreError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| StoreError::Damaged { what: "random numbers", detail: e.to_string() })?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}
+
 /// Takes the pen for one transaction of `holder`, which saw the ledger count `known` transactions when it last committed.
 /// With the count of this one.
 ///

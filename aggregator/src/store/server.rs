@@ -25,8 +25,8 @@ const PARTITIONED: [(&str, i64); 5] = [
     ("day", 364 * DAY_NS),
 ];
 
-/// Makes the schema where there is none.
-pub(super) fn open(access: &Access) -> Result<(), StoreError> {
+/// Makes the schema where there is none. With the connection.
+pub(super) fn open(access: &Access) -> Result<Connection, StoreError> {
     let db = Connection::connect(access.clone()).map_err(StoreError::Unreachable)?;
     // One at a time: who writes.
     let transaction = db.begin()?;
@@ -55,7 +55,8 @@ pub(super) fn open(access: &Access) -> Result<(), StoreError> {
             return Err(StoreError::OlderServer { found, known: schema::VERSION });
         }
     }
-    Ok(transaction.commit()?)
+    transaction.commit()?;
+    Ok(db)
 }
 
 /// The schema's version; `None` if the database has none of ours.

@@ -54,7 +54,11 @@ const AGGREGATOR: &[Rule] = &[
         &["ledger", "live", "metrics", "model", "prices", "store", "wire"],
         "the transaction joins them",
     ),
-    ("follow", &["live", "store", "wire"], "brings what other aggregators took in into the live view"),
+    (
+        "follow",
+        &["live", "metrics", "store", "wire"],
+        "brings what other aggregators took in into the live view",
+    ),
     ("kubernetes", &["commit", "metrics", "model"], "tells the commit thread what it sees"),
     ("ingest", &["commit", "live", "metrics", "model", "wire"], "hands over to the commit thread"),
     ("export", &["model", "store"], "makes files of what the store gives, pure"),

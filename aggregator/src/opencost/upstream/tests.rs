@@ -215,10 +215,7 @@ async fn what_is_wrong_with_an_answer_is_said() {
     let bad = r#"{"code":200,"data":[{"ml":{"cpuCost":1.5},"x":{"ramCost":-1}}]}"#;
     let known = site(&[Mood::Says(bad)]).await.get(FIXED).await;
     assert_eq!(cost(&known), Some(1_500_000_000));
-    assert!(
-        known.warnings[0].contains("1 items") && known.warnings[0].contains("negative"),
-        "{known:?}"
-    );
+    assert!(known.warnings[0].contains("1 items") && known.warnings[0].contains("negative"), "{known:?}");
 }
 
 #[tokio::test]
