@@ -1,5 +1,6 @@
 //! An account as an operator says it is: what it is called, what is bound to it, and what may be spent.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::NAME_BYTES_MAX;
 
@@ -77,7 +78,7 @@ pub struct Limit {
     pub model: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     #[default]
@@ -86,7 +87,7 @@ pub enum Status {
     Suspended,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overrun {
     /// It is charged like all else, and the account has so much less.
@@ -96,7 +97,7 @@ pub enum Overrun {
     Suspend,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fail {
     /// What has no price is let through, with a hold of nothing, and said to be unpriced.

@@ -101,7 +101,8 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [(Self, &'static str); 5] = [
+    /// Each with its name.
+    pub const ALL: [(Self, &'static str); 5] = [
         (Self::Open, "open"),
         (Self::Settled, "settled"),
         (Self::Voided, "voided"),
@@ -279,6 +280,9 @@ impl Ask {
             if text.len() > NAME_BYTES_MAX {
                 return Err(invalid(field, format!("is longer than {NAME_BYTES_MAX} bytes")));
             }
+            if text.contains('\0') {
+                return Err(invalid(field, "has the character U+0000; leave it out"));
+            }
         }
         if self.account.is_empty() && self.namespace.is_empty() && self.user.is_empty() {
             return Err(invalid(
@@ -317,8 +321,8 @@ impl Ask {
 /// # Errors
 /// If it is no id of a job or a pod.
 pub fn check_subject(name: &str) -> Result<(), BudgetError> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(invalid("job_id", format!("has to have 1 to {NAME_BYTES_MAX} bytes")));
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
+        return Err(invalid("job_id", format!("has to have 1 to {NAME_BYTES_MAX} bytes, and no U+0000")));
     }
     Ok(())
 }
@@ -416,6 +420,8 @@ mod tests {
             (Ask { account: String::new(), ..good.clone() }, "account"),
             (Ask { key: long.clone(), ..good.clone() }, "idempotency_key"),
             (Ask { lease_ns: 1, ..good.clone() }, "lease_seconds"),
+            (Ask { partition: "a\0".into(), ..good.clone() }, "partition"),
+            (Ask { subject: Some(Subject::Pod("\0".into())), ..good.clone() }, "job_id"),
             (Ask { subject: Some(Subject::Job(String::new())), ..good.clone() }, "job_id"),
             (Ask { details: [("a".to_owned(), "x".repeat(9000))].into(), ..good }, "job_details"),
         ] {

@@ -3,13 +3,14 @@
 //! Of several selectors that one row of usage matches, that of the highest [`Rank`] has it. Two of the same rank that one
 //! row could match are refused when the second is made, so that the order is total and each row has one account.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::NAME_BYTES_MAX;
 
 use super::{BudgetError, invalid};
 
 /// What usage goes to an account. Texts are exact but for `namespace`, in which `*` is any text and `?` one character.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selector {
     #[serde(skip_serializing_if = "Option::is_none")]

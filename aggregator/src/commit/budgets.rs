@@ -4,6 +4,7 @@
 //! What is remembered between transactions is a cache of the store, as all of the working set: accounts, open holds, and sums
 //! of the periods that were asked about, which each change of a slot's rows moves on.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use tonnage_proto::limits::slot_start;
@@ -12,10 +13,10 @@ use super::CommitError;
 use crate::budgets::account::{Fail, Overrun, Standing, Status};
 use crate::budgets::available::Sums;
 use crate::budgets::hold::{Code, Event, State, Subject, check_subject};
-use crate::budgets::{Account, Act, Acted, Ask, BudgetError, Change, Hold, Tree, What};
+use crate::budgets::{Account, Act, Acted, Ask, BudgetError, Change, Hold, Tree, What, invalid};
 use crate::prices::Book;
 use crate::store::Connection;
-use crate::store::budgets::{self as stored, KnownGpu, RolledUsage};
+use crate::store::budgets::{self as stored, KnownGpu, Usages};
 use crate::store::write::{self, JournalEntry, JournalKind};
 
 mod sums;
@@ -42,7 +43,7 @@ pub(super) struct Budgets {
     reserved: Sums,
     spent: HashMap<Span, Sums>,
     /// Usage by the key of a roll-up.
-    usages: HashMap<i64, Option<RolledUsage>>,
+    usages: Usages,
     owners: HashMap<i64, Option<Subject>>,
     /// GPUs of which something was known in the slot at the time, to price by.
     gpus: Option<(i64, Vec<KnownGpu>)>,
@@ -146,6 +147,18 @@ impl Budgets {
         if let Err(error) = ask.check() {
             return Ok(Err(error));
         }
+        let mut ask = Cow::Borrowed(ask);
+        if ask.cluster.is_empty() {
+            match stored::clusters(context.db)?.as_slice() {
+                [cluster] => ask.to_mut().cluster.clone_from(cluster),
+                known => {
+                    let why =
+                        if known.is_empty() { "no usage came from any" } else { "usage comes from several" };
+                    return Ok(Err(invalid("cluster", format!("is not there, and {why}; say which one"))));
+                }
+            }
+        }
+        let ask = ask.as_ref();
         if !ask.key.is_empty()
             && let Some(known) = stored::hold_by_key(context.db, &ask.key)?
         {

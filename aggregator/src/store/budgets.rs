@@ -9,7 +9,7 @@ use crate::store::sql::{self, Connection, OptionalExtension, Row, params};
 
 mod usage;
 
-pub use usage::{KnownGpu, RolledUsage, charged, costs, gpus, rolled_usage, subject_of};
+pub use usage::{KnownGpu, RolledUsage, Usages, charged, clusters, gpus, spent, subject_of, usage};
 
 type Result<T> = std::result::Result<T, StoreError>;
 

@@ -441,7 +441,7 @@ CREATE INDEX hold_state ON hold (state, id);
 CREATE TABLE token (
     id         INTEGER PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE,
-    -- reader, operator, admin; or node, with its cluster and node
+    -- reader, gate, operator, admin; or node, with its cluster and node
     role       TEXT NOT NULL,
     cluster    TEXT NOT NULL DEFAULT '',
     node       TEXT NOT NULL DEFAULT '',

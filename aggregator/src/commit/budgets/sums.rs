@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use tonnage_proto::limits::{SLOT_NS, slot_start};
 
-use super::{Budgets, Context, REMEMBERED_MAX, Refusal, Span};
+use super::{Budgets, Context, REMEMBERED_MAX, Refusal};
 use crate::budgets::account::{Limit, names};
 use crate::budgets::available::{Stand, Sums, stands};
-use crate::budgets::{Ask, BudgetError, Hold, Tree, amount};
+use crate::budgets::{Ask, BudgetError, Hold, amount};
 use crate::commit::CommitError;
 use crate::commit::written::Held;
 use crate::model::NodeFacts;
 use crate::prices::PriceFacts;
 use crate::store::Connection;
-use crate::store::budgets::{self as stored, KnownGpu, RolledUsage};
+use crate::store::budgets::{self as stored, KnownGpu};
 use crate::store::rollup::Figures;
 
 impl Budgets {
@@ -51,7 +51,7 @@ impl Budgets {
             let sums = match spent.get(&span_ns) {
                 Some(sums) => sums,
                 None => {
-                    let sums = sums_of(context, tree, usages, span_ns)?;
+                    let sums = stored::spent(context.db, tree, usages, span_ns, context.now_ns)?;
                     if spent.values().map(Sums::count).sum::<usize>() + spent.len() > REMEMBERED_MAX {
                         spent.clear();
                     }
@@ -120,7 +120,7 @@ impl Budgets {
         let Self { tree, spent, usages, .. } = self;
         if !spent.is_empty() {
             for ((slot_ns, key), figures) in figures.iter().filter(|(_, figures)| figures.cost_nanos() != 0) {
-                let Some(of) = usage(db, usages, *key)? else { continue };
+                let Some(of) = stored::usage(db, usages, *key)? else { continue };
                 let Some(account) = tree.owner_of(&of.usage, *slot_ns) else { continue };
                 let within =
                     spent.iter_mut().filter(|((from_ns, to_ns), _)| (*from_ns..*to_ns).contains(slot_ns));
@@ -165,41 +165,4 @@ impl Budgets {
         }
         Ok(())
     }
-}
-
-/// What all accounts spent in a period, by whom usage was bound to in each part of it.
-fn sums_of(
-    context: Context<'_>,
-    tree: &Tree,
-    usages: &mut HashMap<i64, Option<RolledUsage>>,
-    (from_ns, to_ns): Span,
-) -> Result<Sums, CommitError> {
-    // Nothing is counted that ends later than a minute from now.
-    let to_ns = to_ns.min(slot_start(context.now_ns) + 2 * SLOT_NS);
-    let mut edges = vec![from_ns.max(0)];
-    edges.extend(tree.edges((from_ns.max(0), to_ns)));
-    edges.push(to_ns);
-    let mut sums = Sums::default();
-    for part in edges.windows(2).filter(|part| part[0] < part[1]) {
-        for (key, cost_nanos) in stored::costs(context.db, (part[0], part[1]))? {
-            let Some(of) = usage(context.db, usages, key)? else { continue };
-            let Some(account) = tree.owner_of(&of.usage, part[0]) else { continue };
-            sums.add(tree, account, (&of.usage.partition, &of.model), cost_nanos);
-        }
-    }
-    Ok(sums)
-}
-
-fn usage<'a>(
-    db: &Connection,
-    usages: &'a mut HashMap<i64, Option<RolledUsage>>,
-    key: i64,
-) -> Result<Option<&'a RolledUsage>, CommitError> {
-    if !usages.contains_key(&key) {
-        if usages.len() >= REMEMBERED_MAX {
-            usages.clear();
-        }
-        usages.insert(key, stored::rolled_usage(db, key)?);
-    }
-    Ok(usages.get(&key).and_then(Option::as_ref))
 }

@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 
-use tonnage_proto::limits::{DAY_NS, HOUR_NS};
+use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS, slot_start};
 
+use crate::budgets::available::Sums;
 use crate::budgets::hold::Subject;
 use crate::budgets::selector::Usage;
+use crate::budgets::tree::Tree;
 use crate::model::{NodeFacts, OwnerKind, RowKind};
 use crate::store::query::blocks;
 use crate::store::rollup::packed;
@@ -24,10 +26,7 @@ pub struct RolledUsage {
 }
 
 /// The usage of a roll-up's key; `None` of what nobody held.
-///
-/// # Errors
-/// If SQL fails.
-pub fn rolled_usage(db: &Connection, key: i64) -> Result<Option<RolledUsage>> {
+fn rolled_usage(db: &Connection, key: i64) -> Result<Option<RolledUsage>> {
     let mut statement = db.prepare_cached(
         "SELECT cluster, namespace, \"user\", account, partition, model FROM rollup_key
          WHERE id = ?1 AND kind = ?2 AND owner_kind <> 0",
@@ -45,12 +44,56 @@ pub fn rolled_usage(db: &Connection, key: i64) -> Result<Option<RolledUsage>> {
     Ok(found.optional()?)
 }
 
-/// What slots in a window cost, by the keys of roll-ups. Where detail is purged, its edges are those of the hour or day that they lie
-/// in: from then on no narrower sums are kept.
+/// Usage by the key of a roll-up, as far as it was looked up.
+pub type Usages = HashMap<i64, Option<RolledUsage>>;
+
+/// Usages that are remembered.
+const USAGES_MAX: usize = 100_000;
+
+/// The usage of a key, remembered.
+///
+/// # Errors
+/// If SQL fails.
+pub fn usage<'a>(db: &Connection, usages: &'a mut Usages, key: i64) -> Result<Option<&'a RolledUsage>> {
+    if !usages.contains_key(&key) {
+        if usages.len() >= USAGES_MAX {
+            usages.clear();
+        }
+        usages.insert(key, rolled_usage(db, key)?);
+    }
+    Ok(usages.get(&key).and_then(Option::as_ref))
+}
+
+/// What all accounts spent in a period, by whom usage was bound to in each part of it.
 ///
 /// # Errors
 /// If SQL fails, or what is stored is damaged.
-pub fn costs(db: &Connection, (from_ns, to_ns): (i64, i64)) -> Result<HashMap<i64, i128>> {
+pub fn spent(
+    db: &Connection,
+    tree: &Tree,
+    usages: &mut Usages,
+    (from_ns, to_ns): (i64, i64),
+    now_ns: i64,
+) -> Result<Sums> {
+    // Nothing is counted that ends later than a minute from now.
+    let (from_ns, to_ns) = (from_ns.max(0), to_ns.min(slot_start(now_ns) + 2 * SLOT_NS));
+    let mut edges = vec![from_ns];
+    edges.extend(tree.edges((from_ns, to_ns)));
+    edges.push(to_ns);
+    let mut sums = Sums::default();
+    for part in edges.windows(2).filter(|part| part[0] < part[1]) {
+        for (key, cost_nanos) in costs(db, (part[0], part[1]))? {
+            let Some(of) = usage(db, usages, key)? else { continue };
+            let Some(account) = tree.owner_of(&of.usage, part[0]) else { continue };
+            sums.add(tree, account, (&of.usage.partition, &of.model), cost_nanos);
+        }
+    }
+    Ok(sums)
+}
+
+/// What slots in a window cost, by the keys of roll-ups. Where detail is purged, its edges are those of the hour or day that they lie
+/// in: from then on no narrower sums are kept.
+fn costs(db: &Connection, (from_ns, to_ns): (i64, i64)) -> Result<HashMap<i64, i128>> {
     let (slots_ns, hours_ns) = (write::mark(db, Mark::PurgedUntil)?, write::mark(db, Mark::HoursFrom)?);
     let kept = |edge_ns: i64| match edge_ns {
         ..0 => 0,
@@ -153,4 +196,14 @@ pub fn gpus(db: &Connection, from_ns: i64) -> Result<Vec<KnownGpu>> {
         gpu.facts.clone_from(&known[facts]);
     }
     Ok(gpus.into_iter().map(|(gpu, _)| gpu).collect())
+}
+
+/// Clusters that usage came from, two of them at most.
+///
+/// # Errors
+/// If SQL fails.
+pub fn clusters(db: &Connection) -> Result<Vec<String>> {
+    let mut statement = db.prepare_cached("SELECT DISTINCT cluster FROM node ORDER BY cluster LIMIT 2")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<sql::Result<_>>()?)
 }
