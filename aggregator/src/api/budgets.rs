@@ -165,6 +165,10 @@ fn read<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
         }
         ApiError::bad_request("the body could not be read to its end")
     })?;
+    // A list would be read as an object's fields in some order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::bad_request("the body is no JSON object"));
+    }
     serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_request(format!("the body is not as it should be: {error}")))
 }
@@ -174,6 +178,15 @@ fn transaction_of(text: &str) -> Result<[u8; 16], ApiError> {
         let message = format!("transaction_id {:?} is none; they are txn_ and 32 hex digits", quoted(text));
         ApiError::invalid("transaction_id", message)
     })
+}
+
+/// A value of which there are few.
+fn one_of(field: &'static str, value: String, known: &[&str]) -> Result<String, ApiError> {
+    if known.contains(&value.as_str()) {
+        return Ok(value);
+    }
+    let message = format!("{field} {:?} is none of {}", quoted(&value), known.join(", "));
+    Err(ApiError::invalid(field, message))
 }
 
 /// A text of nano-dollars, where there are any.

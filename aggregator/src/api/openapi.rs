@@ -172,7 +172,7 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
             (one_of(&super::budgets::STATUSES), "Only those that stand so; all unless told otherwise")
         }
         "status" => (
-            one_of(&["active", "pending", "inactive", "suspended", "expired", "closed"]),
+            one_of(&crate::budgets::Standing::NAMES),
             "Only accounts that stand so; all unless told otherwise",
         ),
         "type" => (

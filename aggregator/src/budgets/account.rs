@@ -121,16 +121,12 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// By their numbers.
+    pub const NAMES: [&'static str; 6] = ["active", "pending", "inactive", "suspended", "expired", "closed"];
+
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Pending => "pending",
-            Self::Inactive => "inactive",
-            Self::Suspended => "suspended",
-            Self::Expired => "expired",
-            Self::Closed => "closed",
-        }
+        Self::NAMES[self as usize]
     }
 }
 

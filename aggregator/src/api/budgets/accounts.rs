@@ -12,14 +12,14 @@ use tonnage_proto::limits::SLOT_NS;
 
 use super::request::Money;
 use super::words::number;
-use super::{Body, act, exact, may, read, refused};
+use super::{Body, act, exact, may, one_of, read, refused};
 use crate::api::Api;
 use crate::api::auth::Identity;
 use crate::api::cost::plain::Number;
 use crate::api::error::{ApiError, quoted};
 use crate::api::inventory::time;
 use crate::api::params::Params;
-use crate::budgets::account::{Bound, Fail, Limit, Overrun, Spec, Status};
+use crate::budgets::account::{Bound, Fail, Limit, Overrun, Spec, Standing, Status};
 use crate::budgets::available::{Stand, Sums, stands};
 use crate::budgets::period::Period;
 use crate::budgets::{Account, Binding, Change, Selector, Tree, What};
@@ -158,7 +158,8 @@ pub(in crate::api) async fn list(
     let mut params = Params::read(&uri, &LIST_PARAMETERS)?;
     let limit = params.take_count("limit", LIMIT_MAX, LIMIT_MAX)?;
     let offset = super::transactions::offset(&mut params)?;
-    let status = params.take("status");
+    let status =
+        params.take("status").map(|status| one_of("status", status, &Standing::NAMES)).transpose()?;
     let now_ns = api.state.clock.wall_ns();
     let answers = api.queries.run(move |db, _| {
         let mut seen = Seen::read(db, now_ns)?;

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::accounts::at;
 use super::words::number;
-use super::{STATUSES, exact, said, status};
+use super::{STATUSES, exact, one_of, said, status};
 use crate::api::Api;
 use crate::api::cost::plain::Number;
 use crate::api::error::{ApiError, quoted};
@@ -71,10 +71,6 @@ pub(in crate::api) async fn list(
     let mut params = Params::read(&uri, &PARAMETERS)?;
     let (limit, offset) = (params.take_count("limit", LIMIT, LIMIT_MAX)?, offset(&mut params)?);
     let account = params.take("account");
-    let one_of = |field: &'static str, value: String, known: &[&str]| {
-        let message = format!("{field} {:?} is none of {}", quoted(&value), known.join(", "));
-        if known.contains(&value.as_str()) { Ok(value) } else { Err(ApiError::invalid(field, message)) }
-    };
     let kind = params.take("type").map(|kind| one_of("type", kind, &TYPES)).transpose()?;
     let wanted = params.take("status").map(|wanted| one_of("status", wanted, &STATUSES)).transpose()?;
     let state = wanted.and_then(|wanted| Held::ALL.into_iter().find(|(state, _)| status(*state) == wanted));

@@ -153,7 +153,7 @@ async fn what_is_wrong_is_named_and_changes_nothing() {
     };
     for (body, field) in [
         (check("wall_time", json!("soon")), "wall_time"),
-        (check("gpus", json!("gpu:four")), "gpus"),
+        (check("gpus", json!("gpu:a100:four")), "gpus"),
         (check("nodes", json!(0)), "nodes"),
         (json!({ "wall_time": "1", "partition": "gpu" }), "account"),
         (check("lease_seconds", json!(1)), "lease_seconds"),
@@ -161,9 +161,13 @@ async fn what_is_wrong_is_named_and_changes_nothing() {
         let (status, _, found, message) = site.check(body).await.error();
         assert_eq!((status, found.as_deref()), (400, Some(field)), "{message}");
     }
-    for body in
-        [json!({}), json!([]), json!({ "account": "physics" }), json!({ "account": 1, "wall_time": "1" })]
-    {
+    for body in [
+        json!({}),
+        json!([]),
+        json!(["physics", "gpu", 1, 1, "1:00"]),
+        json!({ "account": "physics" }),
+        json!({ "account": 1, "wall_time": "1" }),
+    ] {
         assert_eq!(site.check(body).await.error().0, 400);
     }
     assert_eq!(site.check(check("account", json!("chemistry"))).await.error().0, 404);
