@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tonnage_proto::rest::VerifyAnswer;
 use tonnage_runtime::clock::Clock;
 
+use crate::budgets::{Act, Acted, BudgetError};
 use crate::export::Parties;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -24,6 +25,7 @@ use crate::store::{Identity as LedgerIdentity, Readers, StoreError};
 
 mod audit;
 pub mod auth;
+mod budgets;
 pub(crate) mod cost;
 pub mod error;
 mod explain;
@@ -54,6 +56,10 @@ pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 pub type Orders = Arc<dyn Fn(Order) -> Carried + Send + Sync>;
 /// An order on its way.
 pub type Carried = Pin<Box<dyn Future<Output = Result<String, OrderError>> + Send>>;
+/// Hands what is to be done to accounts and holds to whoever may write; `None` if that cannot be done now.
+pub type Acts = Arc<dyn Fn(Act) -> Acting + Send + Sync>;
+/// The same on its way.
+pub type Acting = Pin<Box<dyn Future<Output = Option<Result<Acted, BudgetError>>> + Send>>;
 /// Verifies the whole ledger. Blocks for as long as that takes.
 pub type Verify = Arc<dyn Fn() -> Result<VerifyAnswer, StoreError> + Send + Sync>;
 
@@ -68,6 +74,7 @@ pub struct ApiState {
     pub live: Arc<Live>,
     pub metrics: Arc<Metrics>,
     pub orders: Orders,
+    pub acts: Acts,
     pub verify: Verify,
     /// Who is who in exports.
     pub parties: Parties,

@@ -13,6 +13,7 @@ use tonnage_proto::metering::resync::Reason;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 
+use crate::budgets::{Act, Acted, BudgetError};
 use crate::ledger::settle::NotConserved;
 use crate::live::Live;
 use crate::metrics::{Metrics, Operation};
@@ -23,6 +24,7 @@ use crate::store::sql::{self, Connection};
 use crate::store::write;
 use crate::store::{Store, StoreError};
 
+mod budgets;
 mod close;
 mod describe;
 mod displace;
@@ -31,6 +33,7 @@ pub mod fold;
 mod take;
 mod turn;
 mod working;
+mod written;
 
 pub use close::Retention;
 pub use describe::{LEASE_NS, Taken};
@@ -68,6 +71,11 @@ pub enum Submission {
     Told {
         told: Arc<Told>,
         answer: oneshot::Sender<Result<Taken, Unavailable>>,
+    },
+    /// What is to be done to accounts and holds.
+    Budget {
+        act: Box<Act>,
+        answer: oneshot::Sender<Result<Result<Acted, BudgetError>, Unavailable>>,
     },
     /// Time has passed: silent devices go on existing, slots close. Carries nothing, so one more or less is no harm.
     Tick,
@@ -171,6 +179,7 @@ enum Done {
     Batch(Verdict),
     Order(Result<String, OrderError>),
     Told(Taken),
+    Budget(Box<Result<Acted, BudgetError>>),
     Tick,
     Nothing,
 }
@@ -282,6 +291,7 @@ impl Committer {
                         Submission::Batch { answer, .. } => drop(answer.send(Err(Unavailable))),
                         Submission::Order { answer, .. } => drop(answer.send(Err(OrderError::Unavailable))),
                         Submission::Told { answer, .. } => drop(answer.send(Err(Unavailable))),
+                        Submission::Budget { answer, .. } => drop(answer.send(Err(Unavailable))),
                         Submission::Tick => {}
                         // Comes again with the next submission.
                         Submission::Book(book) => self.untaken_book = Some(book),
@@ -330,6 +340,9 @@ impl Committer {
                 Submission::Told { told, .. } => {
                     Done::Told(describe::told(&db, &self.turn.holder, told, now_ns)?)
                 }
+                Submission::Budget { act, .. } => {
+                    Done::Budget(Box::new(take::budget(&db, &mut self.working, &self.book, act, now_ns)?))
+                }
                 Submission::Tick => Done::Tick,
             });
         }
@@ -356,6 +369,7 @@ impl Committer {
             }
             (Submission::Order { answer, .. }, Done::Order(result)) => drop(answer.send(result)),
             (Submission::Told { answer, .. }, Done::Told(taken)) => drop(answer.send(Ok(taken))),
+            (Submission::Budget { answer, .. }, Done::Budget(result)) => drop(answer.send(Ok(*result))),
             _ => {}
         }
     }

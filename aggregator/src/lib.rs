@@ -8,6 +8,7 @@
 //!
 //! Neighbours do not import each other; they meet in `serve`. `store` holds all SQL.
 
+pub mod budgets;
 pub mod filter;
 pub mod model;
 

@@ -17,7 +17,7 @@ use tonnage_runtime::telemetry::chain;
 use tonnage_runtime::tls::TlsError;
 
 use crate::api::auth::{AuthError, Authenticator, Identity};
-use crate::api::{self, ApiState, Check, Orders, Verify};
+use crate::api::{self, Acts, ApiState, Check, Orders, Verify};
 use crate::commit::{Committer, QUEUE_MAX, Retention, Submission};
 use crate::config::{self, Config};
 use crate::follow::follow;
@@ -127,6 +127,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         live,
         metrics,
         orders: orders(queue.downgrade(), Arc::clone(&ready)),
+        acts: acts(queue.downgrade(), Arc::clone(&ready)),
         verify: verified(store.clone()),
         parties: config.focus.clone(),
         health: Arc::clone(&healthy),
@@ -257,6 +258,21 @@ fn orders(queue: mpsc::WeakSender<Submission>, ready: Check) -> Orders {
             submitted.map_err(|_| OrderError::Unavailable)?;
             drop(queue);
             answered.await.unwrap_or(Err(OrderError::Unavailable))
+        })
+    })
+}
+
+/// The same for accounts and holds.
+fn acts(queue: mpsc::WeakSender<Submission>, ready: Check) -> Acts {
+    Arc::new(move |act| {
+        let (queue, ready) = (queue.clone(), ready());
+        Box::pin(async move {
+            ready.ok()?;
+            let (answer, answered) = oneshot::channel();
+            let queue = queue.upgrade()?;
+            queue.send(Submission::Budget { act: Box::new(act), answer }).await.ok()?;
+            drop(queue);
+            answered.await.ok()?.ok()
         })
     })
 }

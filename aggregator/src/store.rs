@@ -14,6 +14,7 @@ use tonnage_runtime::shutdown::Shutdown;
 
 pub mod audit;
 pub mod backup;
+pub mod budgets;
 pub mod closing;
 pub mod described;
 mod embedded;

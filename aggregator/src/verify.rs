@@ -6,7 +6,8 @@
 //! Proves, for every (slot, tenure): held + idle + unobserved = existence, charges + idle + unobserved + rounding =
 //! price; for slots, hours and days: stored = recomputed; that roll-ups are their sums; that pods and
 //! namespaces are as was journalled of them; that exactly those windows are quarantined that must be; for
-//! closed slots: what is posted sums to their rows; that every checkpoint is the hash of its entries; and that
+//! closed slots: what is posted sums to their rows; that accounts and holds are what was asked for, and what jobs
+//! of open holds were charged; that every checkpoint is the hash of its entries; and that
 //! balances are the sums of what was posted. After a purge it starts from the opening.
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::store::StoreError;
 use crate::store::audit::{self, Bucket, BucketKey, Buckets};
 use crate::store::opening::{self, Opening};
 
+mod budgets;
 mod described;
 mod measured;
 mod posted;
@@ -136,6 +138,7 @@ pub fn verify(db: &Connection) -> Result<Report, StoreError> {
     let before = opening.as_ref().and_then(|opening| opening.described.as_deref());
     recomputed.described.check(&db, (horizon_ns, before), &mut report)?;
     rollups::check(&db, &mut report)?;
+    recomputed.budgets.check(&db, &expected, horizon_ns, &mut report)?;
     posted::check(&db, first_checkpoint, opening.as_ref(), &mut report)?;
     Ok(report)
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub(crate) mod budgets;
+
 /// Whose GPU-seconds were these, and what did they cost?
 #[derive(Debug, Parser)]
 #[command(name = "tonnage", version, after_help = crate::error::EXIT_CODES)]
@@ -69,6 +71,21 @@ pub(crate) enum Command {
     Export {
         #[command(subcommand)]
         command: Export,
+    },
+    /// Accounts of budgets, and what is left of them
+    Account {
+        #[command(subcommand)]
+        command: budgets::Accounts,
+    },
+    /// What is held for work that may run
+    Hold {
+        #[command(subcommand)]
+        command: budgets::Holds,
+    },
+    /// Whether there is enough for some work
+    Budget {
+        #[command(subcommand)]
+        command: budgets::Budget,
     },
     /// Price books
     Price {

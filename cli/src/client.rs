@@ -89,6 +89,20 @@ impl Client {
         self.answer(request.send(body))
     }
 
+    /// Sends some JSON by this method; nothing if it is empty.
+    pub(crate) fn send(&self, method: &str, path: &str, json: &str) -> Result<String, Error> {
+        let url = format!("{}{path}", self.url);
+        let mut request = ureq::http::Request::builder().method(method).uri(url);
+        if !json.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        let request = request.body(json.to_owned()).map_err(ureq::Error::from);
+        self.answer(request.and_then(|request| self.agent.run(request)))
+    }
+
     /// Has the server do something; says in the answer what was done.
     pub(crate) fn order(&self, path: &str, query: &[(&str, String)]) -> Result<String, Error> {
         let mut request = self.agent.post(format!("{}{path}", self.url));

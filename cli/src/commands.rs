@@ -13,6 +13,7 @@ use crate::output::{self, Grid};
 use crate::top;
 
 mod audit;
+mod budgets;
 mod cost;
 mod explain;
 mod export;
@@ -77,6 +78,9 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         Command::Quarantine { command } => audit::quarantine(&show, command, &mut out)?,
         Command::Audit { command } => audit::audit(&show, command, &mut out)?,
         Command::Export { command: Export::Focus(focus) } => export::focus(&client, focus, &mut out)?,
+        Command::Account { command } => budgets::accounts(&show, command, &mut out)?,
+        Command::Hold { command } => budgets::holds(&show, command, &mut out)?,
+        Command::Budget { command } => budgets::budget(&show, command, &mut out)?,
         Command::Price { command } => {
             let text = match command {
                 Price::List => client.get("/api/v1/prices", &[])?,

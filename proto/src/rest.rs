@@ -437,13 +437,20 @@ pub struct VersionAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorAnswer {
     pub error: ErrorBody,
+    /// As in `error`.
+    #[serde(default)]
+    pub request_id: String,
+    /// When it was answered, RFC 3339.
+    #[serde(default)]
+    pub timestamp: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// Stable, for programs: `invalid_parameter`, `unauthenticated`, `forbidden`, `not_found`,
-    /// `method_not_allowed`, `conflict`, `too_large`, `invalid_price_book`, `unavailable`, `internal`.
-    #[schemars(extend("enum" = ["invalid_parameter", "unauthenticated", "forbidden", "not_found", "method_not_allowed", "conflict", "too_large", "invalid_price_book", "unavailable", "internal"]))]
+    /// `method_not_allowed`, `conflict`, `too_large`, `invalid_price_book`, `unavailable`, `internal`; of accounts
+    /// that may not spend `ACCOUNT_INACTIVE`, `ACCOUNT_EXPIRED`, `PARTITION_LIMIT_EXCEEDED`.
+    #[schemars(extend("enum" = ["invalid_parameter", "unauthenticated", "forbidden", "not_found", "method_not_allowed", "conflict", "too_large", "invalid_price_book", "unavailable", "internal", "ACCOUNT_INACTIVE", "ACCOUNT_EXPIRED", "PARTITION_LIMIT_EXCEEDED"]))]
     pub code: String,
     /// For people: the field, the value, and what would be right.
     pub message: String,

@@ -26,6 +26,17 @@ pub fn get(http: &ureq::Agent, url: &str, token: Option<&str>) -> anyhow::Result
     Ok((response.status().as_u16(), text))
 }
 
+/// Status and text of the answer to some JSON.
+///
+/// # Errors
+/// If nobody answers.
+pub fn post(http: &ureq::Agent, url: &str, json: &str) -> anyhow::Result<(u16, String)> {
+    let mut response =
+        http.post(url).content_type("application/json").send(json).with_context(|| url.to_owned())?;
+    let text = response.body_mut().with_config().limit(64 << 20).read_to_string()?;
+    Ok((response.status().as_u16(), text))
+}
+
 /// One series: its labels and its value.
 pub type Series = (BTreeMap<String, String>, f64);
 

@@ -6,6 +6,9 @@ use harness::books;
 /// The agent against a simulated driver: what is missing, what it says, how it stops.
 mod agent;
 
+/// Budgets over HTTP: many checks at once, kills in the middle of them, several aggregators.
+mod budgets;
+
 /// Processes in real cgroups, as the kernel shows them.
 mod cgroups;
 

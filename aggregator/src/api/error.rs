@@ -70,6 +70,11 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
+    /// An account that may not spend; `code` is a word that clients of budgets know.
+    pub(super) fn payment_required(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYMENT_REQUIRED, code, message)
+    }
+
     #[must_use]
     pub fn method_not_allowed() -> Self {
         let message = "this endpoint has no such method; the allow header lists those it has";
@@ -112,6 +117,8 @@ impl ApiError {
                 field: self.field.map(str::to_owned),
                 request_id: request_id.to_owned(),
             },
+            request_id: request_id.to_owned(),
+            timestamp: String::new(),
         }
     }
 }

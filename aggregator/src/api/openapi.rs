@@ -34,7 +34,7 @@ pub fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in routes::all() {
         let operation = operation(&route, &mut generator);
-        let method = if route.is_post { "post" } else { "get" };
+        let method = route.method;
         paths.entry(route.path).or_insert_with(|| json!({}))[method] = operation;
     }
     json!({
@@ -75,7 +75,8 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         }
     };
     let mut responses = Map::new();
-    responses.insert("200".to_owned(), json!({ "description": "What was asked for", "content": good }));
+    responses
+        .insert(route.success.to_string(), json!({ "description": "What was asked for", "content": good }));
     let error: Schema = generator.subschema_for::<ErrorAnswer>();
     let guarded = if route.guarded { &GUARDED[..] } else { &[] };
     for status in guarded.iter().chain(route.errors) {
@@ -84,6 +85,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     }
     // By what is below the routes, which says no more than that.
     responses.insert("414".to_owned(), json!({ "description": meaning(414) }));
+    let body = route.body.map(|body| body(generator));
     let mut operation = json!({
         "summary": route.summary,
         "operationId": operation_id(route),
@@ -92,6 +94,12 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     });
     if !route.guarded {
         operation["security"] = json!([]);
+    }
+    if let Some(schema) = body {
+        operation["requestBody"] = json!({
+            "required": true,
+            "content": { "application/json": { "schema": schema } },
+        });
     }
     if let Some(bytes_max) = route.book_bytes_max {
         operation["requestBody"] = json!({
@@ -107,13 +115,14 @@ fn operation_id(route: &Route) -> String {
     let path = route.path.trim_start_matches("/api/v1").trim_matches('/');
     let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = path.replace(['{', '}'], "").chars().map(word).collect();
-    if route.is_post { format!("post_{name}") } else { name }
+    if route.method == "get" { name } else { format!("{}_{name}", route.method) }
 }
 
 fn meaning(status: u16) -> &'static str {
     match status {
         400 => "A parameter is wrong; `field` names it",
         401 => "No token, or one that is not known",
+        402 => "The account may not spend",
         403 => "The token's role may not do this",
         404 => "The ledger has no such thing",
         409 => "It does not fit what is in the ledger",
@@ -136,6 +145,9 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
             "A length up to now (30m, 12h, 7d, 2w; at most 400 days), today, yesterday, week, month, lastweek, lastmonth, a month \
              (2026-03), or start,end as RFC 3339 times or Unix seconds",
         ),
+        "offset" if route.count_max > 0 && !route.params.contains(&"window") => {
+            (json!({ "type": "integer", "minimum": 0 }), "So many of the first are left out")
+        }
         "offset" => (
             json!({ "type": "string", "pattern": "^[0-9]+[mhdw]$", "maxLength": VALUE_BYTES_MAX }),
             "By how much earlier the window is, in whole quarters of an hour",
@@ -156,6 +168,22 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
         ),
         "at" => (text(), "RFC 3339; explain also takes Unix seconds. Now unless told otherwise"),
         "state" => (one_of(&["held", "released", "counted", "all"]), "held unless told otherwise"),
+        "status" if route.path.ends_with("/transactions") => {
+            (one_of(&super::budgets::STATUSES), "Only those that stand so; all unless told otherwise")
+        }
+        "status" => (
+            one_of(&crate::budgets::Standing::NAMES),
+            "Only accounts that stand so; all unless told otherwise",
+        ),
+        "type" => (
+            one_of(&super::budgets::transactions::TYPES),
+            "There are holds alone: slots charge, and nothing is refunded that was not taken",
+        ),
+        "start_date" | "end_date" => {
+            (text(), "RFC 3339, or a date in UTC: made from then on, or before then")
+        }
+        "transaction_id" => (json!({ "type": "string", "pattern": "^txn_[0-9a-f]{32}$" }), "Of a hold"),
+        "job_id" => (text(), "A job's id, or a pod's UID"),
         "version" => (one_of(&["1.2", "1.3"]), "Of FOCUS; 1.2 unless told otherwise"),
         "format" => (one_of(&["csv", "parquet"]), "csv unless told otherwise"),
         "id" => (json!({ "type": "integer", "format": "int64" }), "Of a window of the quarantine"),

@@ -8,6 +8,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use tonnage_proto::rest::ErrorAnswer;
+
 use super::Api;
 use super::error::ApiError;
 
@@ -30,7 +32,8 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, request: Request, next:
     });
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let (mut parts, _) = response.into_parts();
-        let body = Json(error.answer(&id)).into_response();
+        let timestamp = super::inventory::time(api.state.clock.wall_ns());
+        let body = Json(ErrorAnswer { timestamp, ..error.answer(&id) }).into_response();
         parts.headers.extend(body.headers().clone());
         parts.headers.remove(axum::http::header::CONTENT_LENGTH);
         response = Response::from_parts(parts, body.into_body());

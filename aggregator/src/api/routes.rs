@@ -1,7 +1,7 @@
 //! Every endpoint, once: what the router routes, and what the document of the API says of it ([`super::openapi`]).
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use tonnage_proto::rest::explain::ExplainAnswer;
 use tonnage_proto::rest::{
@@ -9,11 +9,12 @@ use tonnage_proto::rest::{
     PricesAnswer, QuarantineAnswer, QuarantineExplained, UnobservedAnswer, VerifyAnswer, VersionAnswer,
 };
 
+use super::budgets::accounts::{AccountAnswer, AccountBody};
 use super::cost::months::{ClusterAnswer, MonthsAnswer};
 use super::cost::plain::PlainAnswer;
 use super::{
-    Shared, audit, cost, explain, export, idle, inventory, openapi, orders, prices, process, quarantine,
-    unobserved,
+    Shared, audit, budgets, cost, explain, export, idle, inventory, openapi, orders, prices, process,
+    quarantine, unobserved,
 };
 use crate::prices::book::BOOK_BYTES_MAX;
 
@@ -29,7 +30,8 @@ pub(super) enum Answer {
 pub(super) struct Route {
     pub(super) path: String,
     pub(super) router: MethodRouter<Shared>,
-    pub(super) is_post: bool,
+    /// In small letters.
+    pub(super) method: &'static str,
     pub(super) summary: &'static str,
     pub(super) params: Vec<&'static str>,
     /// The most that `limit` and `months` may be.
@@ -37,6 +39,10 @@ pub(super) struct Route {
     pub(super) answer: Answer,
     /// Statuses of errors, besides those that whatever wants a token has.
     pub(super) errors: &'static [u16],
+    /// The status of a good answer.
+    pub(super) success: u16,
+    /// What its body is, where it is JSON.
+    pub(super) body: Option<fn(&mut SchemaGenerator) -> Schema>,
     /// It wants a token.
     pub(super) guarded: bool,
     /// Bytes of a price book that it takes.
@@ -48,12 +54,14 @@ impl Route {
         Self {
             path: path.to_owned(),
             router,
-            is_post: false,
+            method: "get",
             summary,
             params: Vec::new(),
             count_max: 0,
             answer,
             errors: &[],
+            success: 200,
+            body: None,
             guarded: true,
             book_bytes_max: None,
         }
@@ -69,7 +77,17 @@ impl Route {
     }
 
     fn posted(mut self, errors: &'static [u16]) -> Self {
-        (self.is_post, self.errors) = (true, errors);
+        (self.method, self.errors) = ("post", errors);
+        self
+    }
+
+    fn by(mut self, method: &'static str, success: u16) -> Self {
+        (self.method, self.success) = (method, success);
+        self
+    }
+
+    fn reads<T: JsonSchema>(mut self) -> Self {
+        self.body = Some(SchemaGenerator::subschema_for::<T>);
         self
     }
 
@@ -99,6 +117,8 @@ pub(super) fn all() -> Vec<Route> {
     }
     routes.extend(reads());
     routes.extend(orders());
+    routes.extend(accounts());
+    routes.extend(holds());
     routes.extend(open());
     routes
 }
@@ -199,6 +219,91 @@ fn orders() -> Vec<Route> {
         )
         .posted(&[]),
         Route { book_bytes_max: Some(BOOK_BYTES_MAX), ..check.posted(&[413, 422]) },
+    ]
+}
+
+fn accounts() -> Vec<Route> {
+    const ONE: &str = "/api/v1/accounts/{account}";
+    let limited = |router: MethodRouter<Shared>| router.layer(DefaultBodyLimit::max(budgets::BODY_BYTES_MAX));
+    vec![
+        Route::json::<Vec<AccountAnswer>>(
+            "/api/v1/accounts",
+            get(budgets::accounts::list),
+            "Accounts, and what is left of them",
+        )
+        .takes(&budgets::accounts::LIST_PARAMETERS, budgets::accounts::LIMIT_MAX),
+        Route::json::<AccountAnswer>(
+            "/api/v1/accounts",
+            limited(post(budgets::accounts::create)),
+            "Makes an account; wants the role operator",
+        )
+        .posted(&[409, 413])
+        .by("post", 201)
+        .reads::<AccountBody>(),
+        Route::json::<AccountAnswer>(ONE, get(budgets::accounts::one), "An account, and what is left of it")
+            .fails_with(&[404]),
+        Route::json::<AccountAnswer>(
+            ONE,
+            limited(put(budgets::accounts::update)),
+            "Changes what is given of an account; wants the role operator",
+        )
+        .by("put", 200)
+        .fails_with(&[404, 409, 413])
+        .reads::<AccountBody>(),
+        Route::new(
+            ONE,
+            delete(budgets::accounts::close),
+            "Closes an account for good and erases nothing; wants the role operator",
+            Answer::Other(&[]),
+        )
+        .by("delete", 204)
+        .fails_with(&[404, 409]),
+    ]
+}
+
+fn holds() -> Vec<Route> {
+    let limited = |router: MethodRouter<Shared>| router.layer(DefaultBodyLimit::max(budgets::BODY_BYTES_MAX));
+    vec![
+        Route::json::<budgets::CheckAnswer>(
+            "/api/v1/budget/check",
+            limited(post(budgets::check)),
+            "Is there enough? Then it is held, in one step; wants the role gate",
+        )
+        .posted(&[402, 404, 409, 413])
+        .reads::<budgets::CheckBody>(),
+        Route::json::<budgets::ReconcileAnswer>(
+            "/api/v1/budget/reconcile",
+            limited(post(budgets::reconcile)),
+            "Settles a hold whose job has ended; wants the role gate",
+        )
+        .posted(&[404, 409, 413])
+        .reads::<budgets::ReconcileBody>(),
+        Route::json::<Vec<budgets::transactions::TransactionAnswer>>(
+            "/api/v1/transactions",
+            get(budgets::transactions::list),
+            "Holds and refused checks, newest first",
+        )
+        .takes(&budgets::transactions::PARAMETERS, budgets::transactions::LIMIT_MAX)
+        .fails_with(&[404]),
+        Route::json::<budgets::HoldAnswer>(
+            "/api/v1/holds/{transaction_id}/bind",
+            limited(post(budgets::bind)),
+            "Says which job or pod a hold is for; wants the role gate",
+        )
+        .posted(&[404, 409, 413])
+        .reads::<budgets::BindBody>(),
+        Route::json::<budgets::HoldAnswer>(
+            "/api/v1/holds/{transaction_id}/renew",
+            post(budgets::renew),
+            "Another lease for a hold, from now on; wants the role gate",
+        )
+        .posted(&[404, 409]),
+        Route::json::<budgets::HoldAnswer>(
+            "/api/v1/holds/{transaction_id}/void",
+            post(budgets::void),
+            "Ends a hold whose work will never run; wants the role gate",
+        )
+        .posted(&[404, 409]),
     ]
 }
 

@@ -1,8 +1,11 @@
 //! The whole API over one small ledger: one node, one GPU, one slot of usage.
 
+use std::sync::Mutex;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::Value;
+use tokio::sync::oneshot;
 use tonnage_proto::decimal::to_nanos;
 use tonnage_proto::limits::{DAY_NS, SLOT_NS};
 use tonnage_proto::rest::{CostAnswer, DevicesAnswer, ErrorAnswer, IdleAnswer, NodesAnswer, PricesAnswer};
@@ -10,6 +13,7 @@ use tonnage_runtime::clock::{Reading, write_simulated};
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::commit::{Committer, Submission};
 use crate::prices::Book;
 use crate::prices::book::BOOK_BYTES_MAX;
 use crate::store::tokens::{self, Grant, Role};
@@ -22,6 +26,8 @@ struct Site {
     _files: (tempfile::TempDir, tempfile::NamedTempFile),
     router: Router,
     reader: String,
+    gate: String,
+    operator: String,
     node: String,
 }
 
@@ -43,6 +49,7 @@ impl Answer {
     }
 }
 
+mod budgets;
 mod cost;
 mod explain;
 mod export;
@@ -82,8 +89,19 @@ fn site_of(fill: impl FnOnce(&Store, &Clock)) -> Site {
     fill(&store, &clock);
     let db = store.writer().unwrap();
     let bound = crate::model::NodeName { cluster: "c".into(), node: "n1".into() };
+    let gate = tokens::add(&db, "g", &Grant::Role(Role::Gate), 0).unwrap();
+    let operator = tokens::add(&db, "o", &Grant::Role(Role::Operator), 0).unwrap();
     let reader = tokens::add(&db, "r", &Grant::Role(Role::Reader), 0).unwrap();
     let node = tokens::add(&db, "n1", &Grant::Node(bound), 0).unwrap();
+    let book = Arc::new(Book::parse(BOOK).unwrap());
+    let committer = Committer::new(&store, clock.clone(), book, Arc::default(), Arc::default()).unwrap();
+    let committer = Mutex::new(committer);
+    let acts: Acts = Arc::new(move |act| {
+        let (answer, mut answered) = oneshot::channel();
+        let submission = Submission::Budget { act: Box::new(act), answer };
+        committer.lock().unwrap().commit_now(vec![submission]);
+        Box::pin(async move { answered.try_recv().unwrap().ok() })
+    });
     let state = ApiState {
         clock: clock.clone(),
         ledger: crate::store::identity(&db).unwrap(),
@@ -93,12 +111,13 @@ fn site_of(fill: impl FnOnce(&Store, &Clock)) -> Site {
         live: Arc::default(),
         metrics: Arc::default(),
         orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
+        acts,
         parties: Parties::default(),
         verify: Arc::new(|| Ok(VerifyAnswer::default())),
         health: Arc::new(|| Ok(())),
         ready: Arc::new(|| Err("the ledger is being opened".to_owned())),
     };
-    Site { _files: (folder, clock_file), router: router(state), reader, node }
+    Site { _files: (folder, clock_file), router: router(state), reader, gate, operator, node }
 }
 
 /// 900 s at 4 an hour cost 1: a third held by a pod, a third idle, a third unobserved, 1 nano of rounding.
@@ -385,6 +404,7 @@ async fn a_panic_is_an_answer() {
         live: Arc::default(),
         metrics: Arc::default(),
         orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
+        acts: Arc::new(|_| Box::pin(async { None })),
         parties: Parties::default(),
         verify: Arc::new(|| Ok(VerifyAnswer::default())),
         health: Arc::new(|| panic!("broken")),

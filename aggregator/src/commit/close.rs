@@ -7,7 +7,7 @@
 use tonnage_proto::limits::{DAY_NS, GRACE_NS, SILENCE_NS, SLOT_NS, slot_start};
 
 use super::working::Working;
-use super::{CommitError, describe};
+use super::{CommitError, budgets, describe};
 use crate::prices::Book;
 use crate::store::Connection;
 use crate::store::closing::{self, Checkpoint};
@@ -50,8 +50,11 @@ pub(super) fn step(
     let closed = close(db, working, now_ns)?;
     let posted = post(db, now_ns, working.marks(db)?.closed_until_ns, closed)?;
     describe::forget(db, now_ns)?;
+    let purged_until_ns = working.marks(db)?.purged_until_ns;
+    let context = budgets::Context { db, book, now_ns, purged_until_ns };
+    let expiring = working.budgets(db, book)?.expire(context)?;
     let purged = !more && !rolling && !posted && purge(db, working, retention, now_ns)?;
-    Ok(more || rolling || posted || purged)
+    Ok(more || rolling || posted || expiring || purged)
 }
 
 /// Devices of which nothing was heard for a while go on existing, slot by slot.

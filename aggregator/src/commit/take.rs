@@ -6,9 +6,11 @@ use tonnage_proto::limits::CLOCK_AHEAD_NS_MAX;
 use tonnage_proto::metering::ack::Outcome;
 use tonnage_proto::metering::resync::Reason;
 
+use super::budgets;
 use super::fold::Context;
 use super::working::Working;
 use super::{CommitError, HelloFacts, Position, Sealed, Verdict};
+use crate::budgets::{Act, Acted, BudgetError};
 use crate::model::{NodeName, Order, OrderError};
 use crate::prices::Book;
 use crate::store::Connection;
@@ -148,6 +150,19 @@ pub(super) fn order(
         &JournalEntry { detail: &done, payload: json.as_bytes(), ..JournalEntry::of(now_ns, kind) },
     )?;
     Ok(Ok(done))
+}
+
+/// Does something to accounts or holds.
+pub(super) fn budget(
+    db: &Connection,
+    working: &mut Working,
+    book: &Book,
+    act: &Act,
+    now_ns: i64,
+) -> Result<Result<Acted, BudgetError>, CommitError> {
+    let purged_until_ns = working.marks(db)?.purged_until_ns;
+    let context = budgets::Context { db, book, now_ns, purged_until_ns };
+    working.budgets(db, book)?.act(context, act)
 }
 
 /// Takes a device out of service; gives since when.

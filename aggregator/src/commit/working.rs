@@ -8,9 +8,11 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS, slot_start};
+use tonnage_proto::limits::{SLOT_NS, slot_start};
 
 use super::CommitError;
+use super::budgets::Budgets;
+use super::written::Written;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::rows::{Key, NOBODY, Row, Rows, WHOLE};
 use crate::ledger::settle::settle;
@@ -20,8 +22,8 @@ use crate::prices::{Book, PriceFacts};
 use crate::store::Connection;
 use crate::store::closing;
 use crate::store::existence::{self, TenureRecord};
-use crate::store::rollup::{self, Figures, Keys};
-use crate::store::write::{self, Mark, Rollup, SlotState, TableRow, table_row};
+use crate::store::rollup::Keys;
+use crate::store::write::{self, Mark, SlotState};
 
 /// Entries of the working set before slots that are over are let go: some thousand GPUs' slots.
 pub(super) const ENTRIES_SOFT_MAX: usize = 20_000;
@@ -38,7 +40,7 @@ const LATE_NS: i64 = 60_000_000_000;
 pub(super) struct Slot {
     pub(super) state: SlotState,
     /// Its rows as the store has them, where this transaction changed them.
-    stored: Option<Rows>,
+    pub(super) stored: Option<Rows>,
     tenure: Arc<TenureRecord>,
     pub(super) dirty: bool,
 }
@@ -97,6 +99,7 @@ pub(super) struct Working {
     /// By UUID: as last described, and the store's number.
     devices: HashMap<String, (Device, i64)>,
     rollup_keys: Keys,
+    budgets: Option<Budgets>,
 }
 
 impl Working {
@@ -253,6 +256,12 @@ impl Working {
         }))
     }
 
+    /// Accounts and holds, once all that changed before is written.
+    pub(super) fn budgets(&mut self, db: &Connection, book: &Book) -> Result<&mut Budgets, CommitError> {
+        self.write(db, book)?;
+        self.budgets.as_mut().ok_or(CommitError::Bug("writing brings budgets in"))
+    }
+
     /// Adds a window's figures to its slot, or takes them away again (`sign` -1).
     pub(super) fn add(
         &mut self,
@@ -364,6 +373,12 @@ impl Working {
         let state = |key: &(i64, i64)| self.slots.get(key).map(|slot| (key.0, key.1, &slot.state));
         write::put_slot_states(db, dirty.iter().filter_map(state))?;
         written.write(db, rolled_until_ns)?;
+        let cluster_of = |tenure: i64| self.tenures.get(&tenure).map(|tenure| tenure.node.cluster.clone());
+        let budgets = match &mut self.budgets {
+            Some(budgets) => budgets,
+            none => none.insert(Budgets::load(db)?),
+        };
+        budgets.fold(db, &written.figures, &written.held, cluster_of)?;
         self.write_coverage(db, None)?;
         for (device, stays) in self.stays.iter_mut().filter(|(_, stays)| stays.now != stays.stored) {
             existence::put_stays(db, *device, &stays.stored, &stays.now)?;
@@ -433,65 +448,6 @@ fn known_facts<'a>(
         Entry::Vacant(free) if id == 0 => free.insert(NodeFacts::default()),
         Entry::Vacant(free) => free.insert(write::facts_by_id(db, id)?),
     })
-}
-
-/// What a transaction changes of slots' rows, and what hours, days and roll-ups change by.
-#[derive(Default)]
-struct Written {
-    rows: Vec<TableRow>,
-    rollups: HashMap<(Rollup, i64, i64, Key), Row>,
-    /// By slot and the number of a roll-up's key.
-    figures: HashMap<(i64, i64), Figures>,
-}
-
-impl Written {
-    /// Takes the rows that differ from the stored ones. True if any does.
-    fn take(
-        &mut self,
-        db: &Connection,
-        rollup_keys: &mut Keys,
-        (start_ns, tenure): (i64, i64),
-        slot: &mut Slot,
-    ) -> Result<bool, CommitError> {
-        let Some(stored) = slot.stored.take() else { return Ok(false) };
-        let gone = stored.keys().filter(|key| slot.state.rows.get(key).is_none()).copied();
-        let keys: Vec<Key> = gone.chain(slot.state.rows.keys().copied()).collect();
-        let mut changed = false;
-        for key in keys {
-            let before = stored.get(&key);
-            let now = slot.state.rows.get(&key);
-            if now == before {
-                continue;
-            }
-            changed = true;
-            match now {
-                Some(row) => self.rows.push(table_row(start_ns, tenure, key, row)),
-                None => write::remove_row(db, start_ns, tenure, key)?,
-            }
-            let difference = now.copied().unwrap_or_default().since(&before.copied().unwrap_or_default());
-            for (rollup, length_ns) in [(Rollup::Hour, HOUR_NS), (Rollup::Day, DAY_NS)] {
-                let start_ns = start_ns - start_ns.rem_euclid(length_ns);
-                let sum = self.rollups.entry((rollup, start_ns, tenure, key)).or_default();
-                sum.add(&difference);
-            }
-            let number = rollup_keys.number(db, tenure, key)?;
-            self.figures.entry((start_ns, number)).or_default().add(&difference.into());
-        }
-        Ok(changed)
-    }
-
-    fn write(self, db: &Connection, rolled_until_ns: i64) -> Result<(), CommitError> {
-        write::put_rows(db, &self.rows)?;
-        for rollup in [Rollup::Hour, Rollup::Day] {
-            let of_it = self.rollups.iter().filter(|((which, ..), _)| *which == rollup);
-            let rows: Vec<TableRow> = of_it
-                .map(|((_, start_ns, tenure, key), row)| table_row(*start_ns, *tenure, *key, row))
-                .collect();
-            write::add_to_rollup(db, rollup, &rows)?;
-        }
-        rollup::add(db, rolled_until_ns, &self.figures)?;
-        Ok(())
-    }
 }
 
 /// Validation has bounded every figure far below 2^63.

@@ -187,6 +187,50 @@ CREATE TABLE described (
 CREATE INDEX described_description ON described (description);
 ";
 
+/// Accounts, what is bound to them, and holds came to be.
+pub(super) const FROM_6: &str = "
+CREATE TABLE account (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    json       TEXT NOT NULL,
+    created_ns INTEGER NOT NULL,
+    updated_ns INTEGER NOT NULL,
+    closed_ns  INTEGER
+);
+CREATE TABLE binding (
+    id      INTEGER PRIMARY KEY,
+    account INTEGER NOT NULL,
+    json    TEXT NOT NULL,
+    from_ns INTEGER NOT NULL,
+    to_ns   INTEGER NOT NULL
+);
+CREATE INDEX binding_account ON binding (account);
+CREATE TABLE hold (
+    id              INTEGER PRIMARY KEY,
+    transaction_id  BLOB NOT NULL UNIQUE,
+    key             TEXT NOT NULL,
+    account         INTEGER NOT NULL,
+    ask             TEXT NOT NULL,
+    cluster         TEXT NOT NULL,
+    subject_kind    INTEGER NOT NULL,
+    subject         TEXT NOT NULL,
+    cost_nanos      INTEGER,
+    amount_nanos    INTEGER NOT NULL,
+    charged_nanos   INTEGER NOT NULL,
+    from_ns         INTEGER NOT NULL,
+    until_ns        INTEGER NOT NULL,
+    state           INTEGER NOT NULL,
+    refusal         TEXT NOT NULL,
+    available_nanos INTEGER,
+    created_ns      INTEGER NOT NULL,
+    ended_ns        INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX hold_key ON hold (key) WHERE key <> '';
+CREATE UNIQUE INDEX hold_subject ON hold (cluster, subject_kind, subject) WHERE state = 0 AND subject_kind <> 0;
+CREATE INDEX hold_of ON hold (subject, id);
+CREATE INDEX hold_state ON hold (state, id);
+";
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
@@ -209,6 +253,9 @@ pub(super) fn up(db: &Connection) -> Result<(), StoreError> {
     }
     if found <= 5 {
         transaction.execute_batch(FROM_5)?;
+    }
+    if found <= 6 {
+        transaction.execute_batch(FROM_6)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
     Ok(transaction.commit()?)

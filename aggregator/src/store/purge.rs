@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::audit::{Buckets, described_hash, sums_before};
 use super::opening::{Opening, OpeningDevice, OpeningTenure};
-use super::{StoreError, described, existence, opening, rollup, server, wide, write};
+use super::{StoreError, budgets, described, existence, opening, rollup, server, wide, write};
 use crate::store::sql::{self, Connection, OptionalExtension, params};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -149,6 +149,7 @@ pub fn delete(db: &Connection, opening: &mut Opening, hours_from_ns: i64, days_f
     ] {
         db.execute(sql, [horizon_ns])?;
     }
+    budgets::purge(db, horizon_ns)?;
     db.execute("DELETE FROM hour WHERE start < ?1", params![hours_from_ns])?;
     db.execute("DELETE FROM day WHERE start < ?1", params![days_from_ns])?;
     rollup::delete(db, horizon_ns, hours_from_ns, days_from_ns)?;

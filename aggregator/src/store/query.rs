@@ -25,6 +25,7 @@ pub use inventory::{
     DeviceRecord, NodeRecord, Taken, devices, journal_end, kept, newest_usage_ns, nodes, taken_after,
 };
 pub use ranges::{Kept, Range, Table, ranges, ranges_in_slots};
+pub(super) use rolled::blocks;
 
 #[cfg(test)]
 mod tests;

@@ -44,7 +44,10 @@ pub(super) fn open(access: &Access) -> Result<Connection, StoreError> {
                 transaction.execute_batch(&translated(migrate::FROM_4))?;
                 rollup::rebuild(&transaction)?;
             }
-            transaction.execute_batch(&translated(migrate::FROM_5))?;
+            if found <= 5 {
+                transaction.execute_batch(&translated(migrate::FROM_5))?;
+            }
+            transaction.execute_batch(&translated(migrate::FROM_6))?;
             transaction.execute_batch(&format!("UPDATE schema_version SET version = {}", schema::VERSION))?;
             tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
         }

@@ -18,13 +18,19 @@ pub const TOKENS_MAX: i64 = 100_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Reader,
+    /// Checks and holds budgets, for whatever lets work in.
+    Gate,
     Operator,
     Admin,
 }
 
 impl Role {
-    const ALL: [(Self, &'static str); 3] =
-        [(Self::Reader, "reader"), (Self::Operator, "operator"), (Self::Admin, "admin")];
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Reader, "reader"),
+        (Self::Gate, "gate"),
+        (Self::Operator, "operator"),
+        (Self::Admin, "admin"),
+    ];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -211,7 +217,7 @@ mod tests {
 
     #[test]
     fn roles_are_ordered_and_keep_their_names() {
-        assert!(Role::Reader < Role::Operator && Role::Operator < Role::Admin);
+        assert!(Role::Reader < Role::Gate && Role::Gate < Role::Operator && Role::Operator < Role::Admin);
         for (role, name) in Role::ALL {
             assert_eq!((Role::from_name(name), role.name()), (Some(role), name));
         }

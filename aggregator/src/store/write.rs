@@ -30,6 +30,10 @@ pub enum JournalKind {
     Restore = 8,
     /// How pods and namespaces are from some slot on: JSON of `model::Described`.
     Described = 9,
+    /// Accounts were changed: JSON of `budgets::Change`.
+    Account = 10,
+    /// What became of a hold, which `epoch` names: JSON of `budgets::hold::Event`.
+    Hold = 11,
 }
 
 impl JournalKind {
@@ -47,6 +51,8 @@ impl JournalKind {
             "purge",
             "restore",
             "described",
+            "account",
+            "hold",
         ];
         names.get(usize::try_from(kind).unwrap_or(0)).copied().unwrap_or_default()
     }

@@ -12,6 +12,7 @@ use tonnage_proto::limits::{CLAIM_NS_MAX, CLOCK_AHEAD_NS_MAX, CLOCK_BEHIND_NS_MA
 use tonnage_proto::metering as pb;
 use tonnage_proto::metering::ack::Outcome;
 
+use super::budgets::Replayed;
 use super::described::Journalled;
 use super::measured::{Measured, instance, owner, priced};
 use super::{Report, parse_book};
@@ -36,6 +37,7 @@ pub(super) struct Recomputed {
     /// Windows that an earlier version held back for their slices.
     held_for_slices: BTreeSet<(i64, usize)>,
     pub(super) described: Journalled,
+    pub(super) budgets: Replayed,
 }
 
 /// A node's life, and into how many slices the device is cut there.
@@ -103,6 +105,7 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
         batches_by_entry: BTreeMap::new(),
         held_for_slices: audit::held_for_slices(db)?,
         described: Journalled::default(),
+        budgets: Replayed::default(),
     };
     if let Some(opening) = opening {
         ledger.open(opening)?;
@@ -114,6 +117,9 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
             4 => ledger.existence_until_ns = ledger.existence_until_ns.max(entry.to_ns),
             5 | 6 => ledger.order(&entry)?,
             9 => ledger.described.add(&entry)?,
+            7 => ledger.budgets.purge(&entry),
+            10 => ledger.budgets.account(&entry)?,
+            11 => ledger.budgets.hold(&entry)?,
             _ => {}
         }
         Ok(())

@@ -75,7 +75,7 @@ pub(super) fn audit(show: &Show<'_>, command: Audit, out: &mut dyn Write) -> Res
 }
 
 /// Asks at the terminal; without one nobody can have meant it.
-fn confirm(question: &str) -> Result<(), Error> {
+pub(super) fn confirm(question: &str) -> Result<(), Error> {
     if !io::stdin().is_terminal() {
         return Err(Error::Refused(format!("{question} Say --yes to do it without a terminal")));
     }

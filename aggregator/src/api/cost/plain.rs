@@ -19,7 +19,7 @@ const NOT_MEASURED: [&str; 4] = ["cpu_cost", "memory_cost", "storage_cost", "net
 
 /// Billionths as a JSON number with nine places.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Number(pub(super) i128);
+pub(in crate::api) struct Number(pub(in crate::api) i128);
 
 impl Serialize for Number {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

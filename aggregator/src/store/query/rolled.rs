@@ -154,7 +154,7 @@ fn keys(
 
 /// The widest blocks that cover a window on slots' edges: width, start of the first and end of the last. Behind
 /// `rolled_until_ns` there are slots alone.
-fn blocks(start_ns: i64, end_ns: i64, rolled_until_ns: i64) -> Vec<(i64, i64, i64)> {
+pub(in crate::store) fn blocks(start_ns: i64, end_ns: i64, rolled_until_ns: i64) -> Vec<(i64, i64, i64)> {
     let mut found = Vec::new();
     cut(start_ns, end_ns, rolled_until_ns, &WIDTHS, &mut found);
     found

@@ -31,6 +31,11 @@ impl Figures {
         self.method |= more.method;
     }
 
+    #[must_use]
+    pub fn cost_nanos(&self) -> i128 {
+        self.sums[4]
+    }
+
     /// Is there nothing to tell of it?
     #[must_use]
     pub fn is_nothing(&self) -> bool {

@@ -1,0 +1,431 @@
+//! `/api/v1/accounts`: what there is, what is left, and changes of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use axum::{Extension, Json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tonnage_proto::limits::SLOT_NS;
+
+use super::request::Money;
+use super::words::number;
+use super::{Body, act, exact, may, one_of, read, refused};
+use crate::api::Api;
+use crate::api::auth::Identity;
+use crate::api::cost::plain::Number;
+use crate::api::error::{ApiError, quoted};
+use crate::api::inventory::time;
+use crate::api::params::Params;
+use crate::budgets::account::{Bound, Fail, Limit, Overrun, Spec, Standing, Status};
+use crate::budgets::available::{Stand, Sums, stands};
+use crate::budgets::period::Period;
+use crate::budgets::{Account, Binding, Change, Selector, Tree, What};
+use crate::store::tokens::Role;
+use crate::store::{Connection, StoreError, budgets as stored};
+
+pub(in crate::api) const LIST_PARAMETERS: [&str; 3] = ["limit", "offset", "status"];
+pub(in crate::api) const LIMIT_MAX: usize = 100;
+
+/// A new account, or what changes of one: what is not given stays as it is.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(in crate::api) struct AccountBody {
+    /// The account's name; of a new one.
+    #[serde(default)]
+    slurm_account: Option<String>,
+    /// What it is called.
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    description: Option<String>,
+    /// The limit for the account's whole life.
+    #[serde(default)]
+    budget_limit: Option<Money>,
+    #[serde(default)]
+    start_date: Option<String>,
+    #[serde(default)]
+    end_date: Option<String>,
+    #[serde(default)]
+    status: Option<Status>,
+    /// The account above; empty for none.
+    #[serde(default)]
+    parent: Option<String>,
+    /// Of a new account Slurm's account of its name, unless told.
+    #[serde(default)]
+    bindings: Option<Vec<BindingBody>>,
+    /// All limits but that of budget_limit.
+    #[serde(default)]
+    limits: Option<Vec<LimitBody>>,
+    #[serde(default)]
+    buffer: Option<Money>,
+    #[serde(default)]
+    overrun: Option<Overrun>,
+    #[serde(default)]
+    fail: Option<Fail>,
+    /// Not there yet: true is refused.
+    #[serde(default)]
+    has_incremental_budget: bool,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct BindingBody {
+    cluster: Option<String>,
+    account: Option<String>,
+    partition: Option<String>,
+    namespace: Option<String>,
+    user: Option<String>,
+    from: Option<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct LimitBody {
+    amount: Money,
+    period: Period,
+    partition: Option<String>,
+    model: Option<String>,
+}
+
+/// An account, and what is left of it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::api) struct AccountAnswer {
+    id: i64,
+    slurm_account: String,
+    name: String,
+    description: String,
+    /// For its whole life; null without such a limit.
+    budget_limit: Option<Number>,
+    /// Charges for its whole life, and those of all accounts below it.
+    budget_used: Number,
+    /// What open holds reserve.
+    budget_held: Number,
+    /// In the tightest of all limits, those above with them; null without any.
+    budget_available: Option<Number>,
+    has_incremental_budget: bool,
+    total_allocated: Option<Number>,
+    start_date: Option<String>,
+    end_date: Option<String>,
+    /// active, pending, inactive, suspended, expired, closed
+    status: &'static str,
+    created_at: String,
+    updated_at: String,
+    parent: Option<String>,
+    bindings: Vec<BindingAnswer>,
+    limits: Vec<LimitAnswer>,
+    buffer: Number,
+    overrun: Overrun,
+    fail: Fail,
+    exact: AccountExact,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct BindingAnswer {
+    #[serde(flatten)]
+    selector: Selector,
+    from: String,
+    /// null while it is in force.
+    to: Option<String>,
+}
+
+/// Amounts as texts.
+#[derive(Debug, Serialize, JsonSchema)]
+struct LimitAnswer {
+    amount: String,
+    period: Period,
+    partition: Option<String>,
+    model: Option<String>,
+    start: String,
+    end: Option<String>,
+    spent: String,
+    held: String,
+    available: String,
+}
+
+/// The same amounts as texts.
+#[derive(Debug, Serialize, JsonSchema)]
+struct AccountExact {
+    budget_limit: Option<String>,
+    budget_used: String,
+    budget_held: String,
+    budget_available: Option<String>,
+}
+
+pub(in crate::api) async fn list(
+    State(api): State<Arc<Api>>,
+    uri: Uri,
+) -> Result<Json<Vec<AccountAnswer>>, ApiError> {
+    let mut params = Params::read(&uri, &LIST_PARAMETERS)?;
+    let limit = params.take_count("limit", LIMIT_MAX, LIMIT_MAX)?;
+    let offset = super::transactions::offset(&mut params)?;
+    let status =
+        params.take("status").map(|status| one_of("status", status, &Standing::NAMES)).transpose()?;
+    let now_ns = api.state.clock.wall_ns();
+    let answers = api.queries.run(move |db, _| {
+        let mut seen = Seen::read(db, now_ns)?;
+        let standing = |account: &&Account| {
+            let standing = Tree::standing(account, now_ns).name();
+            status.as_ref().is_none_or(|status| status == standing)
+        };
+        let ids: Vec<i64> = seen
+            .tree
+            .accounts()
+            .filter(standing)
+            .skip(offset)
+            .take(limit)
+            .map(|account| account.id)
+            .collect();
+        let answers = ids.into_iter().filter_map(|id| seen.answer(db, id).transpose());
+        Ok(answers.collect::<Result<Vec<_>, StoreError>>()?)
+    });
+    Ok(Json(answers.await?))
+}
+
+pub(in crate::api) async fn one(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<Json<AccountAnswer>, ApiError> {
+    Params::read(&uri, &[])?;
+    shown(&api, &name).await.map(Json)
+}
+
+pub(in crate::api) async fn create(
+    State(api): State<Arc<Api>>,
+    Extension(identity): Extension<Identity>,
+    uri: Uri,
+    body: Body,
+) -> Result<(StatusCode, Json<AccountAnswer>), ApiError> {
+    Params::read(&uri, &[])?;
+    let by = may(&identity, Role::Operator)?;
+    let mut body: AccountBody = read(body)?;
+    let Some(name) = body.slurm_account.clone() else {
+        return Err(ApiError::invalid("slurm_account", "slurm_account: give the new account's name"));
+    };
+    if body.bindings.is_none() {
+        let account = Some(name.clone());
+        let own =
+            BindingBody { account, cluster: None, partition: None, namespace: None, user: None, from: None };
+        body.bindings = Some(vec![own]);
+    }
+    let spec = body.onto(Spec::new(&name))?;
+    act(&api, What::Account(Change::Create(Box::new(spec))), by).await?;
+    Ok((StatusCode::CREATED, Json(shown(&api, &name).await?)))
+}
+
+pub(in crate::api) async fn update(
+    State(api): State<Arc<Api>>,
+    Extension(identity): Extension<Identity>,
+    Path(name): Path<String>,
+    uri: Uri,
+    body: Body,
+) -> Result<Json<AccountAnswer>, ApiError> {
+    Params::read(&uri, &[])?;
+    let by = may(&identity, Role::Operator)?;
+    let body: AccountBody = read(body)?;
+    if body.slurm_account.as_ref().is_some_and(|given| *given != name) {
+        return Err(ApiError::invalid("slurm_account", "slurm_account: an account's name never changes"));
+    }
+    let asked = name.clone();
+    let known = api.queries.run(move |db, _| {
+        let tree = stored::tree(db)?;
+        Ok(tree.by_name(&asked).map(|account| {
+            let now = tree.bindings(account.id).filter(|binding| binding.to_ns == i64::MAX);
+            let bound = |binding: &Binding| Bound { selector: binding.selector.clone(), from_ns: None };
+            Spec { bindings: now.map(bound).collect(), ..account.spec.clone() }
+        }))
+    });
+    let Some(known) = known.await? else { return Err(missing(&name)) };
+    let spec = body.onto(known)?;
+    act(&api, What::Account(Change::Update(Box::new(spec))), by).await?;
+    Ok(Json(shown(&api, &name).await?))
+}
+
+pub(in crate::api) async fn close(
+    State(api): State<Arc<Api>>,
+    Extension(identity): Extension<Identity>,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<StatusCode, ApiError> {
+    Params::read(&uri, &[])?;
+    let by = may(&identity, Role::Operator)?;
+    act(&api, What::Account(Change::Close(name)), by).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn shown(api: &Api, name: &str) -> Result<AccountAnswer, ApiError> {
+    let now_ns = api.state.clock.wall_ns();
+    let asked = name.to_owned();
+    let answer = api.queries.run(move |db, _| {
+        let mut seen = Seen::read(db, now_ns)?;
+        let id = seen.tree.by_name(&asked).map(|account| account.id);
+        Ok(id.map(|id| seen.answer(db, id)).transpose()?.flatten())
+    });
+    answer.await?.ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> ApiError {
+    ApiError::missing(format!("account: there is none of the name {:?}", quoted(name)))
+}
+
+impl AccountBody {
+    /// The account with what is given here.
+    fn onto(self, mut spec: Spec) -> Result<Spec, ApiError> {
+        if self.has_incremental_budget {
+            let message = "has_incremental_budget: budgets that come in parts are not there yet; raise budget_limit instead";
+            return Err(ApiError::invalid("has_incremental_budget", message));
+        }
+        let is_whole = |limit: &Limit| {
+            limit.period == Period::Lifetime && limit.partition.is_none() && limit.model.is_none()
+        };
+        if let Some(limits) = self.limits {
+            spec.limits.retain(is_whole);
+            spec.limits.extend(limits.into_iter().map(|LimitBody { amount, period, partition, model }| {
+                Limit { amount_nanos: amount.0, period, partition, model }
+            }));
+        }
+        if let Some(Money(amount_nanos)) = self.budget_limit {
+            spec.limits.retain(|limit| !is_whole(limit));
+            spec.limits
+                .insert(0, Limit { amount_nanos, period: Period::Lifetime, partition: None, model: None });
+        }
+        if let Some(bindings) = self.bindings {
+            spec.bindings = bindings.into_iter().map(BindingBody::bound).collect::<Result<_, _>>()?;
+        }
+        if let Some(buffer) = self.buffer {
+            let permille = u32::try_from(buffer.0 / 1_000_000).ok().filter(|_| buffer.0 % 1_000_000 == 0);
+            let message = "buffer: is not 1 to 10 with at most three places, such as 1.2";
+            spec.buffer_permille = permille.ok_or_else(|| ApiError::invalid("buffer", message))?;
+        }
+        if let Some(date) = self.start_date {
+            spec.starts_ns = at("start_date", &date)?;
+        }
+        if let Some(date) = self.end_date {
+            spec.ends_ns = Some(at("end_date", &date)?);
+        }
+        spec.title = self.name.unwrap_or(spec.title);
+        spec.description = self.description.unwrap_or(spec.description);
+        spec.parent =
+            self.parent.map_or(spec.parent, |parent| Some(parent).filter(|parent| !parent.is_empty()));
+        spec.status = self.status.unwrap_or(spec.status);
+        spec.overrun = self.overrun.unwrap_or(spec.overrun);
+        spec.fail = self.fail.unwrap_or(spec.fail);
+        spec.check().map_err(refused)?;
+        Ok(spec)
+    }
+}
+
+impl BindingBody {
+    fn bound(self) -> Result<Bound, ApiError> {
+        let Self { cluster, account, partition, namespace, user, from } = self;
+        let from_ns = from.map(|from| at("bindings.from", &from)).transpose()?;
+        Ok(Bound { selector: Selector { cluster, account, partition, namespace, user }, from_ns })
+    }
+}
+
+/// A time, or the midnight in UTC of a date.
+pub(super) fn at(field: &'static str, text: &str) -> Result<i64, ApiError> {
+    let midnight = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    let at = text.parse::<jiff::Timestamp>().ok().or_else(|| Some(midnight()?.timestamp()));
+    at.and_then(|at| i64::try_from(at.as_nanosecond()).ok()).filter(|at_ns| *at_ns >= 0).ok_or_else(|| {
+        let text = quoted(text);
+        ApiError::invalid(
+            field,
+            format!("{field} {text:?} is not a time; use RFC 3339, 2026-01-31T12:00:00Z"),
+        )
+    })
+}
+
+/// The ledger as a question about accounts sees it.
+struct Seen {
+    now_ns: i64,
+    tree: Tree,
+    reserved: Sums,
+    spent: HashMap<(i64, i64), Sums>,
+    usages: stored::Usages,
+}
+
+impl Seen {
+    fn read(db: &Connection, now_ns: i64) -> Result<Self, StoreError> {
+        let tree = stored::tree(db)?;
+        let mut reserved = Sums::default();
+        for hold in stored::open_holds(db)? {
+            let of = (hold.ask.partition.as_str(), hold.ask.model.as_str());
+            reserved.add(&tree, hold.account, of, hold.reserved_nanos());
+        }
+        Ok(Self { now_ns, tree, reserved, spent: HashMap::new(), usages: stored::Usages::new() })
+    }
+
+    fn answer(&mut self, db: &Connection, id: i64) -> Result<Option<AccountAnswer>, StoreError> {
+        let Self { now_ns, tree, reserved, spent, usages } = self;
+        let Some(account) = tree.by_id(id) else { return Ok(None) };
+        let mut sums = |span_ns: (i64, i64), of: i64, counts: &dyn Fn(&str, &str) -> bool| {
+            if !spent.contains_key(&span_ns) {
+                spent.insert(span_ns, stored::spent(db, tree, usages, span_ns, *now_ns)?);
+            }
+            Ok::<i128, StoreError>(spent.get(&span_ns).map_or(0, |sums| sums.of(of, counts)))
+        };
+        let stands = stands(tree, id, reserved, *now_ns, |span_ns, of, limit| {
+            sums(span_ns, of, &|partition, model| limit.counts(partition, model))
+        })?;
+        let spec = &account.spec;
+        let life_ns = Period::Lifetime.span(*now_ns, spec.starts_ns);
+        let used = sums(life_ns, id, &|_, _| true)?;
+        let held = reserved.of(id, |_, _| true);
+        let general = |stand: &&Stand<'_>| stand.limit.partition.is_none() && stand.limit.model.is_none();
+        let left = stands.iter().filter(general).map(Stand::available_nanos).min();
+        let whole = spec.limits.iter().find(|limit| {
+            limit.period == Period::Lifetime && limit.partition.is_none() && limit.model.is_none()
+        });
+        let whole = whole.map(|limit| limit.amount_nanos);
+        Ok(Some(AccountAnswer {
+            id,
+            slurm_account: spec.name.clone(),
+            name: if spec.title.is_empty() { spec.name.clone() } else { spec.title.clone() },
+            description: spec.description.clone(),
+            budget_limit: whole.map(number),
+            budget_used: Number(used),
+            budget_held: Number(held),
+            budget_available: left.map(Number),
+            has_incremental_budget: false,
+            total_allocated: whole.map(number),
+            start_date: (spec.starts_ns > 0).then(|| time(spec.starts_ns)),
+            end_date: spec.ends_ns.map(time),
+            status: Tree::standing(account, *now_ns).name(),
+            created_at: time(account.created_ns),
+            updated_at: time(account.updated_ns),
+            parent: spec.parent.clone(),
+            bindings: tree.bindings(id).map(binding).collect(),
+            limits: stands.iter().filter(|stand| stand.account.id == id).map(limit).collect(),
+            buffer: Number(i128::from(spec.buffer_permille) * 1_000_000),
+            overrun: spec.overrun,
+            fail: spec.fail,
+            exact: AccountExact {
+                budget_limit: whole.map(exact),
+                budget_used: exact(used),
+                budget_held: exact(held),
+                budget_available: left.map(exact),
+            },
+        }))
+    }
+}
+
+fn binding(binding: &Binding) -> BindingAnswer {
+    let to = (binding.to_ns != i64::MAX).then(|| time(binding.to_ns));
+    BindingAnswer { selector: binding.selector.clone(), from: time(binding.from_ns), to }
+}
+
+fn limit(stand: &Stand<'_>) -> LimitAnswer {
+    let (from_ns, to_ns) = stand.span_ns;
+    LimitAnswer {
+        amount: exact(stand.limit.amount_nanos),
+        period: stand.limit.period.clone(),
+        partition: stand.limit.partition.clone(),
+        model: stand.limit.model.clone(),
+        start: time(from_ns),
+        end: (to_ns < i64::MAX - SLOT_NS).then(|| time(to_ns)),
+        spent: exact(stand.spent_nanos),
+        held: exact(stand.reserved_nanos),
+        available: exact(stand.available_nanos()),
+    }
+}

@@ -1,0 +1,160 @@
+//! What clients send, and what it means. Fields that are not known are let be: clients send more than is needed here.
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use tonnage_proto::decimal::to_nanos;
+
+use super::refused;
+use crate::api::error::ApiError;
+use crate::budgets::amount::{self, NODES_MAX};
+use crate::budgets::hold::{Ask, LEASE_NS, Subject};
+
+const S: i64 = 1_000_000_000;
+
+/// `POST /api/v1/budget/check`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(in crate::api) struct CheckBody {
+    /// Slurm's account.
+    #[serde(default)]
+    account: String,
+    #[serde(default)]
+    partition: String,
+    #[serde(default)]
+    nodes: Option<u32>,
+    /// All GPUs of the job as a number, or what each node has as a GRES, gpu:a100:4.
+    #[serde(default)]
+    gpus: Option<Gpus>,
+    /// The job's time limit as Slurm writes it, 1-12:00:00.
+    wall_time: String,
+    #[serde(default)]
+    user_id: String,
+    #[serde(default)]
+    job_details: BTreeMap<String, String>,
+    /// Where usage comes from one cluster, that one unless told.
+    #[serde(default)]
+    cluster: String,
+    #[serde(default)]
+    namespace: String,
+    /// A type of Slurm's GRES, or a model's name; instead of the type in gpus.
+    #[serde(default)]
+    gpu_model: String,
+    #[serde(default)]
+    job_id: Option<String>,
+    #[serde(default)]
+    pod_uid: Option<String>,
+    /// The same as the header idempotency-key.
+    #[serde(default)]
+    idempotency_key: Option<String>,
+    /// For how long it is held with nothing heard of it: a day unless told.
+    #[serde(default)]
+    lease_seconds: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Gpus {
+    Number(u32),
+    Text(String),
+}
+
+/// `POST /api/v1/budget/reconcile`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(in crate::api) struct ReconcileBody {
+    pub(super) transaction_id: String,
+    #[serde(default)]
+    pub(super) job_id: Option<String>,
+    /// Compared with what the ledger charged, and never charged itself.
+    #[serde(default)]
+    pub(super) actual_cost: Option<Money>,
+}
+
+/// `POST /api/v1/holds/{transaction_id}/bind`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(in crate::api) struct BindBody {
+    #[serde(default)]
+    pub(super) job_id: Option<String>,
+    #[serde(default)]
+    pub(super) pod_uid: Option<String>,
+}
+
+/// An amount, as a JSON number or as text, with at most nine places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::api) struct Money(pub(super) i64);
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let text = raw.get().trim_matches('"');
+        let nanos = to_nanos(text).and_then(|nanos| i64::try_from(nanos).ok());
+        nanos.map(Self).ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            serde::de::Error::custom(format!(
+                "{shown:?} is not an amount such as 12.50, with at most nine places"
+            ))
+        })
+    }
+}
+
+impl JsonSchema for Money {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Money".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["number", "string"], "description": "With at most nine places" })
+    }
+}
+
+impl CheckBody {
+    /// What is asked for; `key` is the header's.
+    pub(super) fn ask(self, key: Option<String>) -> Result<Ask, ApiError> {
+        let key = match (key, self.idempotency_key) {
+            (Some(header), Some(field)) if header != field => {
+                let message = "idempotency_key: the header and the field are not the same; give one";
+                return Err(ApiError::invalid("idempotency_key", message));
+            }
+            (header, field) => header.or(field).unwrap_or_default(),
+        };
+        let nodes = self.nodes.unwrap_or(1);
+        if !(1..=NODES_MAX).contains(&nodes) {
+            return Err(ApiError::invalid("nodes", format!("nodes {nodes} is not 1 to {NODES_MAX}")));
+        }
+        let gpus = match self.gpus {
+            None => String::new(),
+            Some(Gpus::Number(number)) => number.to_string(),
+            Some(Gpus::Text(text)) => text,
+        };
+        let (gpus, of_type) = amount::gpus(&gpus, nodes).map_err(refused)?;
+        let lease_ns = self.lease_seconds.map_or(LEASE_NS, |seconds| i64::from(seconds) * S);
+        Ok(Ask {
+            key,
+            cluster: self.cluster,
+            account: self.account,
+            partition: self.partition,
+            namespace: self.namespace,
+            user: self.user_id,
+            model: if self.gpu_model.is_empty() { of_type } else { self.gpu_model },
+            gpus,
+            time_ns: amount::time_limit(&self.wall_time).map_err(refused)?,
+            lease_ns,
+            subject: subject(self.job_id, self.pod_uid)?,
+            details: self.job_details,
+        })
+    }
+}
+
+/// What a hold is for, of which at most one is given.
+pub(super) fn subject(job_id: Option<String>, pod_uid: Option<String>) -> Result<Option<Subject>, ApiError> {
+    match (job_id.filter(|id| !id.is_empty()), pod_uid.filter(|uid| !uid.is_empty())) {
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            "pod_uid",
+            "pod_uid: a hold is for a job or for a pod; give one of job_id and pod_uid",
+        )),
+        (Some(id), None) => Ok(Some(Subject::Job(id))),
+        (None, Some(uid)) => Ok(Some(Subject::Pod(uid))),
+        (None, None) => Ok(None),
+    }
+}

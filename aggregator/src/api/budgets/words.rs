@@ -1,0 +1,171 @@
+//! What clients are answered about checks and holds.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::request::Money;
+use super::{exact, said};
+use crate::api::cost::plain::Number;
+use crate::api::inventory::time;
+use crate::budgets::Hold;
+use crate::budgets::hold::{State, Subject};
+
+/// `POST /api/v1/budget/check`, also where there is not enough.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::api) struct CheckAnswer {
+    available: bool,
+    /// null if no price is known.
+    estimated_cost: Option<Number>,
+    hold_amount: Number,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<String>,
+    message: String,
+    /// What is left in the tightest limit that the work counts in; null without any.
+    budget_remaining: Option<Number>,
+    recommendation: &'static str,
+    /// A word for programs, if there is not enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    unpriced: bool,
+    /// When it ends if nothing is heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    details: CheckDetails,
+    exact: CheckExact,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct CheckDetails {
+    /// Before the hold.
+    account_balance: Option<Number>,
+}
+
+/// The same amounts as texts.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CheckExact {
+    estimated_cost: Option<String>,
+    hold_amount: String,
+    budget_remaining: Option<String>,
+}
+
+impl CheckAnswer {
+    pub(super) fn of(hold: &Hold) -> Self {
+        // As it was answered first, whatever became of the hold since.
+        let granted = hold.state != State::Refused;
+        let taken = if granted { hold.amount_nanos } else { 0 };
+        let left = hold.available_nanos.map(|nanos| i128::from(nanos) - i128::from(taken));
+        Self {
+            available: granted,
+            estimated_cost: hold.cost_nanos.map(number),
+            hold_amount: number(taken),
+            transaction_id: granted.then(|| hold.transaction_id()),
+            message: said(hold),
+            budget_remaining: left.map(Number),
+            recommendation: if granted { "submit" } else { "ask for less, or for more budget" },
+            reason: hold.refusal.as_ref().map(|(code, _)| code.name()),
+            unpriced: hold.cost_nanos.is_none(),
+            expires_at: granted.then(|| time(hold.created_ns.saturating_add(hold.ask.lease_ns))),
+            details: CheckDetails { account_balance: hold.available_nanos.map(number) },
+            exact: CheckExact {
+                estimated_cost: hold.cost_nanos.map(exact),
+                hold_amount: exact(taken),
+                budget_remaining: left.map(exact),
+            },
+        }
+    }
+}
+
+/// `POST /api/v1/budget/reconcile`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::api) struct ReconcileAnswer {
+    success: bool,
+    original_hold: Number,
+    /// What its slots had charged when it was settled.
+    actual_charge: Number,
+    /// What the hold had reserved beyond that.
+    refund_amount: Number,
+    /// What it cost beyond its hold.
+    overrun_amount: Number,
+    transaction_id: String,
+    message: String,
+    exact: ReconcileExact,
+}
+
+/// The same amounts as texts.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ReconcileExact {
+    original_hold: String,
+    actual_charge: String,
+    refund_amount: String,
+    overrun_amount: String,
+}
+
+impl ReconcileAnswer {
+    pub(super) fn of(hold: &Hold, reported: Option<Money>) -> Self {
+        let (amount, charged) = (hold.amount_nanos, hold.charged_nanos);
+        let refund = amount.saturating_sub(charged).max(0);
+        let overrun = hold.overrun_nanos();
+        let message = match reported {
+            Some(Money(reported)) if reported != charged => {
+                let [charged, reported] = [charged, reported].map(exact);
+                format!(
+                    "settled; the ledger charged {charged}, the caller reported {reported}: the ledger's counts"
+                )
+            }
+            _ => format!("settled; the ledger charged {}", exact(charged)),
+        };
+        Self {
+            success: true,
+            original_hold: number(amount),
+            actual_charge: number(charged),
+            refund_amount: number(refund),
+            overrun_amount: number(overrun),
+            transaction_id: hold.transaction_id(),
+            message,
+            exact: ReconcileExact {
+                original_hold: exact(amount),
+                actual_charge: exact(charged),
+                refund_amount: exact(refund),
+                overrun_amount: exact(overrun),
+            },
+        }
+    }
+}
+
+/// A hold as it is.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::api) struct HoldAnswer {
+    transaction_id: String,
+    /// open, settled, voided, expired, refused
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_uid: Option<String>,
+    amount: String,
+    charged: String,
+    expires_at: String,
+}
+
+impl HoldAnswer {
+    pub(super) fn of(hold: &Hold) -> Self {
+        let (job_id, pod_uid) = match hold.subject.clone() {
+            Some(Subject::Job(id)) => (Some(id), None),
+            Some(Subject::Pod(uid)) => (None, Some(uid)),
+            None => (None, None),
+        };
+        Self {
+            transaction_id: hold.transaction_id(),
+            state: hold.state.name(),
+            job_id,
+            pod_uid,
+            amount: exact(hold.amount_nanos),
+            charged: exact(hold.charged_nanos),
+            expires_at: time(hold.until_ns),
+        }
+    }
+}
+
+pub(super) fn number(nanos: i64) -> Number {
+    Number(i128::from(nanos))
+}

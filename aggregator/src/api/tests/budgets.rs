@@ -1,0 +1,230 @@
+//! Accounts and holds as their clients see them.
+
+use serde_json::json;
+
+use super::*;
+
+impl Site {
+    async fn call(&self, token: &str, method: &str, path: &str, body: Value) -> Answer {
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let request =
+            Request::builder().method(method).uri(path).header("authorization", format!("Bearer {token}"));
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = to_bytes(response.into_body(), 1 << 22).await.unwrap();
+        Answer { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
+    }
+
+    async fn account(&self, body: Value) -> Answer {
+        self.call(&self.operator, "POST", "/api/v1/accounts", body).await
+    }
+
+    async fn check(&self, body: Value) -> Answer {
+        self.call(&self.gate, "POST", "/api/v1/budget/check", body).await
+    }
+}
+
+fn physics() -> Value {
+    json!({
+        "slurm_account": "physics", "name": "Physics", "description": "All of it", "budget_limit": 100.00,
+        "start_date": "1970-01-01T00:00:00Z", "end_date": "1971-01-01T00:00:00Z", "has_incremental_budget": false
+    })
+}
+
+/// As a plugin sends it: 2 GPUs for an hour, 8 at 4 an hour, and 9.60 with the buffer.
+fn submit() -> Value {
+    json!({
+        "account": "physics", "partition": "gpu", "nodes": 1, "cpus": 8, "gpus": 2, "memory": "64GB",
+        "wall_time": "01:00:00", "user_id": "ada", "job_script": "", "job_details": { "job_name": "qcd" }
+    })
+}
+
+#[tokio::test]
+async fn a_job_is_checked_held_and_reconciled_under_the_names_that_plugins_use() {
+    let site = site();
+    let made = site.account(physics()).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    let answer: Value = site.check(submit()).await.json();
+    for (field, expected) in [
+        ("available", json!(true)),
+        ("estimated_cost", json!(8.0)),
+        ("hold_amount", json!(9.6)),
+        ("budget_remaining", json!(90.4)),
+    ] {
+        assert_eq!(answer[field], expected, "{field}: {answer}");
+    }
+    assert_eq!(answer["exact"]["budget_remaining"], "90.400000000");
+    let id = answer["transaction_id"].as_str().unwrap();
+    let account: Value = site.call(&site.reader, "GET", "/api/v1/accounts/physics", Value::Null).await.json();
+    assert_eq!(
+        [&account["budget_limit"], &account["budget_used"], &account["budget_held"]],
+        [100.0, 0.0, 9.6]
+    );
+    assert_eq!(
+        (&account["exact"]["budget_available"], &account["status"]),
+        (&json!("90.400000000"), &json!("active"))
+    );
+
+    let reconcile = json!({ "job_id": "7", "actual_cost": 3.5, "transaction_id": id });
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let answer = site.call(&site.gate, "POST", "/api/v1/budget/reconcile", reconcile.clone()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        answers.push(answer.json::<Value>());
+    }
+    assert_eq!(answers[0], answers[1], "twice is once");
+    assert_eq!(answers[0]["original_hold"], 9.6);
+    assert_eq!((&answers[0]["actual_charge"], &answers[0]["refund_amount"]), (&json!(0.0), &json!(9.6)));
+    assert!(answers[0]["message"].as_str().unwrap().contains("the caller reported 3.500000000"));
+    let account: Value = site.call(&site.reader, "GET", "/api/v1/accounts/physics", Value::Null).await.json();
+    assert_eq!(account["budget_held"], 0.0, "a settled hold reserves nothing");
+    let path = "/api/v1/transactions?account=physics&job_id=7&status=completed&type=hold";
+    let listed: Vec<Value> = site.call(&site.reader, "GET", path, Value::Null).await.json();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(
+        (&listed[0]["transaction_id"], &listed[0]["metadata"]["job_name"]),
+        (&json!(id), &json!("qcd"))
+    );
+    let path = "/api/v1/transactions?type=refund";
+    assert_eq!(site.call(&site.reader, "GET", path, Value::Null).await.body, "[]");
+}
+
+#[tokio::test]
+async fn too_little_is_an_answer_and_an_account_that_may_not_spend_is_402() {
+    let site = site();
+    site.account(physics()).await;
+    let much = |wall_time: &str| {
+        let mut body = submit();
+        body["wall_time"] = json!(wall_time);
+        body
+    };
+    let answer = site.check(much("1-00:00:00")).await;
+    let body: Value = answer.json();
+    assert_eq!((answer.status, &body["available"]), (StatusCode::OK, &json!(false)));
+    assert_eq!((&body["reason"], &body["estimated_cost"]), (&json!("insufficient_budget"), &json!(192.0)));
+    assert_eq!(body.get("transaction_id"), None);
+    let limits = json!({ "limits": [{ "amount": "9", "period": { "kind": "calendar", "unit": "month" }, "partition": "gpu" }] });
+    let updated = site.call(&site.operator, "PUT", "/api/v1/accounts/physics", limits).await;
+    let account: Value = updated.json();
+    assert_eq!(
+        (&account["budget_limit"], &account["limits"][1]["available"]),
+        (&json!(100.0), &json!("9.000000000"))
+    );
+    assert_eq!(site.check(submit()).await.error().1, "PARTITION_LIMIT_EXCEEDED");
+    site.call(&site.operator, "PUT", "/api/v1/accounts/physics", json!({ "status": "suspended" })).await;
+    let answer = site.check(submit()).await;
+    let (status, code, ..) = answer.error();
+    assert_eq!((status, code.as_str()), (402, "ACCOUNT_INACTIVE"));
+    let body: Value = answer.json();
+    assert_eq!(body["request_id"], body["error"]["request_id"]);
+    assert_eq!(body["timestamp"], "1970-01-01T00:16:40Z");
+}
+
+#[tokio::test]
+async fn roles_keep_to_what_is_theirs() {
+    let site = site();
+    site.account(physics()).await;
+    for (token, method, path, body) in [
+        (&site.reader, "POST", "/api/v1/budget/check", submit()),
+        (&site.reader, "POST", "/api/v1/budget/reconcile", json!({})),
+        (&site.reader, "POST", "/api/v1/holds/txn_0/void", Value::Null),
+        (&site.gate, "POST", "/api/v1/accounts", physics()),
+        (&site.gate, "PUT", "/api/v1/accounts/physics", json!({})),
+        (&site.gate, "DELETE", "/api/v1/accounts/physics", Value::Null),
+        (&site.node, "GET", "/api/v1/accounts", Value::Null),
+    ] {
+        assert_eq!(
+            site.call(token, method, path, body).await.status,
+            StatusCode::FORBIDDEN,
+            "{method} {path}"
+        );
+    }
+    assert_eq!(site.check(submit()).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_and_changes_nothing() {
+    let site = site();
+    site.account(physics()).await;
+    let check = |field: &str, value: Value| {
+        let mut body = submit();
+        body[field] = value;
+        body
+    };
+    for (body, field) in [
+        (check("wall_time", json!("soon")), "wall_time"),
+        (check("gpus", json!("gpu:a100:four")), "gpus"),
+        (check("nodes", json!(0)), "nodes"),
+        (json!({ "wall_time": "1", "partition": "gpu" }), "account"),
+        (check("lease_seconds", json!(1)), "lease_seconds"),
+    ] {
+        let (status, _, found, message) = site.check(body).await.error();
+        assert_eq!((status, found.as_deref()), (400, Some(field)), "{message}");
+    }
+    for body in [
+        json!({}),
+        json!([]),
+        json!(["physics", "gpu", 1, 1, "1:00"]),
+        json!({ "account": "physics" }),
+        json!({ "account": 1, "wall_time": "1" }),
+    ] {
+        assert_eq!(site.check(body).await.error().0, 400);
+    }
+    assert_eq!(site.check(check("account", json!("chemistry"))).await.error().0, 404);
+    let mut twice = physics();
+    assert_eq!(site.account(twice.clone()).await.error().0, 409);
+    twice["slurm_account"] = json!("other");
+    twice["budget_limit"] = json!("1e3");
+    assert_eq!(site.account(twice.clone()).await.error().0, 400);
+    twice["budget_limit"] = json!(0.000000001);
+    twice["bindings"] = json!([{ "account": "physics" }]);
+    let (status, _, _, message) = site.account(twice).await.error();
+    assert!(status == 409 && message.contains("\"physics\"") && message.contains("\"other\""), "{message}");
+    for (method, path) in [
+        ("GET", "/api/v1/accounts/x"),
+        ("DELETE", "/api/v1/accounts/x"),
+        ("GET", "/api/v1/transactions?account=x"),
+    ] {
+        assert_eq!(
+            site.call(&site.operator, method, path, Value::Null).await.error().0,
+            404,
+            "{method} {path}"
+        );
+    }
+    let listed: Vec<Value> = site.call(&site.reader, "GET", "/api/v1/accounts", Value::Null).await.json();
+    assert_eq!(listed.len(), 1);
+    let none: Vec<Value> =
+        site.call(&site.reader, "GET", "/api/v1/accounts?offset=1", Value::Null).await.json();
+    assert_eq!(none.len(), 0);
+}
+
+#[tokio::test]
+async fn a_request_under_a_key_is_one_hold_and_another_under_it_a_conflict() {
+    let site = site();
+    site.account(physics()).await;
+    let keyed = |wall_time: &str| {
+        let mut body = submit();
+        (body["idempotency_key"], body["wall_time"]) = (json!("k1"), json!(wall_time));
+        body
+    };
+    let first = site.check(keyed("01:00:00")).await;
+    assert_eq!(site.check(keyed("01:00:00")).await.body, first.body);
+    assert_eq!(site.check(keyed("02:00:00")).await.error().0, 409);
+    let id = first.json::<Value>()["transaction_id"].as_str().unwrap().to_owned();
+    let post = |what: &str, body: Value| {
+        let path = format!("/api/v1/holds/{id}/{what}");
+        let site = &site;
+        async move { site.call(&site.gate, "POST", &path, body).await }
+    };
+    assert_eq!(post("bind", json!({ "job_id": "7" })).await.json::<Value>()["job_id"], "7");
+    assert_eq!(post("bind", json!({ "job_id": "8" })).await.error().0, 409);
+    assert_eq!(post("renew", Value::Null).await.status, StatusCode::OK);
+    let close = site.call(&site.operator, "DELETE", "/api/v1/accounts/physics", Value::Null).await;
+    assert_eq!(close.error().0, 409, "it has an open hold");
+    assert_eq!(post("void", Value::Null).await.json::<Value>()["state"], "voided");
+    assert_eq!(site.check(keyed("01:00:00")).await.body, first.body, "as it was answered");
+    let close = site.call(&site.operator, "DELETE", "/api/v1/accounts/physics", Value::Null).await;
+    assert_eq!(close.status, StatusCode::NO_CONTENT);
+    let account: Value = site.call(&site.reader, "GET", "/api/v1/accounts/physics", Value::Null).await.json();
+    assert_eq!(account["status"], "closed");
+}

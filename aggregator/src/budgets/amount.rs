@@ -1,0 +1,195 @@
+//! What work may cost at most, from what it asks for: `price x GPUs x time limit`, and the hold for it, which is so much more
+//! than that. Rounded up, so that a hold never is less than its work.
+
+use super::{BudgetError, invalid};
+
+const S: i64 = 1_000_000_000;
+/// Longest time limit: 400 days.
+const TIME_NS_MAX: i64 = 400 * 86_400 * S;
+/// GPUs of one job.
+pub const GPUS_MAX: u32 = 100_000;
+pub const NODES_MAX: u32 = 100_000;
+
+/// What the work may cost, and the hold for it, in nano-dollars. `rate` is nano-dollars per slice-nanosecond as a fraction,
+/// of a GPU that has so many slices.
+///
+/// # Errors
+/// If it is more than the ledger can keep.
+pub fn amounts(
+    (num, den): (i128, i128),
+    slices: u32,
+    gpus: u32,
+    time_ns: i64,
+    buffer_permille: u32,
+) -> Result<(i64, i64), BudgetError> {
+    let too_much = || invalid("wall_time", "is so long that its cost is more than the ledger can keep");
+    let slice_ns = i128::from(time_ns) * i128::from(slices) * i128::from(gpus);
+    let cost = num.checked_mul(slice_ns).map(|product| up(product, den)).ok_or_else(too_much)?;
+    let hold = cost.checked_mul(i128::from(buffer_permille)).map(|product| up(product, 1000));
+    let narrow = |amount: i128| i64::try_from(amount).map_err(|_| too_much());
+    Ok((narrow(cost)?, narrow(hold.ok_or_else(too_much)?)?))
+}
+
+/// A quotient of numbers that are not negative, rounded up.
+fn up(num: i128, den: i128) -> i128 {
+    num.div_euclid(den) + i128::from(num.rem_euclid(den) > 0)
+}
+
+/// A time limit as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes and
+/// days-hours:minutes:seconds <https://slurm.schedmd.com/sbatch.html#OPT_time>. In nanoseconds.
+///
+/// # Errors
+/// If it is none, nothing, or has no end.
+pub fn time_limit(text: &str) -> Result<i64, BudgetError> {
+    let shown: String = text.chars().take(80).collect();
+    let wrong = |reason: &str| invalid("wall_time", format!("{shown:?} {reason}"));
+    let forms = "is no time limit; use HH:MM:SS, D-HH:MM:SS or minutes";
+    if text.eq_ignore_ascii_case("unlimited") || text.eq_ignore_ascii_case("infinite") {
+        return Err(wrong("has no end, so that nobody knows what it may cost; give a time limit"));
+    }
+    let number = |part: &str| {
+        let digits = !part.is_empty() && part.len() <= 9 && part.bytes().all(|byte| byte.is_ascii_digit());
+        part.parse::<i64>().ok().filter(|_| digits).ok_or_else(|| wrong(forms))
+    };
+    let (days, rest) = match text.split_once('-') {
+        Some((days, rest)) => (Some(number(days)?), rest),
+        None => (None, text),
+    };
+    let parts: Vec<i64> = rest.split(':').map(number).collect::<Result<_, _>>()?;
+    let seconds = match (days, parts.as_slice()) {
+        (None, [minutes]) => minutes * 60,
+        (None, [minutes, seconds]) => minutes * 60 + seconds,
+        (_, [hours, minutes, seconds]) => hours * 3600 + minutes * 60 + seconds,
+        (Some(_), [hours]) => hours * 3600,
+        (Some(_), [hours, minutes]) => hours * 3600 + minutes * 60,
+        _ => return Err(wrong(forms)),
+    };
+    let ns = days.unwrap_or(0).checked_mul(86_400).and_then(|days| days.checked_add(seconds)?.checked_mul(S));
+    ns.filter(|ns| (1..=TIME_NS_MAX).contains(ns))
+        .ok_or_else(|| wrong("is not more than nothing and at most 400 days"))
+}
+
+/// GPUs of a job, and their type if it is said: a number is all of them; a GRES, `gpu:4`, `gpu:a100:4` or `gres/gpu:a100=4`, is what
+/// each node has. `gpu` alone is one.
+///
+/// # Errors
+/// If it is neither, or too many.
+pub fn gpus(text: &str, nodes: u32) -> Result<(u32, String), BudgetError> {
+    let shown: String = text.chars().take(80).collect();
+    let wrong = || {
+        let reason = format!("{shown:?} is neither a number up to {GPUS_MAX} nor a GRES such as gpu:a100:4");
+        invalid("gpus", reason)
+    };
+    let count = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u32>().ok().filter(|count| digits && *count <= GPUS_MAX).ok_or_else(wrong)
+    };
+    if text.is_empty() {
+        return Ok((0, String::new()));
+    }
+    if text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok((count(text)?, String::new()));
+    }
+    let (mut total, mut model) = (0_u32, String::new());
+    for gres in text.split(',') {
+        let gres = gres.strip_prefix("gres/").or_else(|| gres.strip_prefix("gres:")).unwrap_or(gres);
+        // Which of them, as `gpu:4(S:0-1)` has it, does not matter.
+        let gres = gres.split('(').next().unwrap_or_default();
+        let parts: Vec<&str> = gres.split([':', '=']).collect();
+        let (of_type, number) = match parts.as_slice() {
+            ["gpu"] => ("", 1),
+            ["gpu", last] if last.starts_with(|c: char| c.is_ascii_digit()) => ("", count(last)?),
+            ["gpu", of_type] => (*of_type, 1),
+            ["gpu", of_type, number] => (*of_type, count(number)?),
+            _ => return Err(wrong()),
+        };
+        if !of_type.is_empty() && !model.is_empty() && of_type != model {
+            let reason = format!("{shown:?} has GPUs of several types; check each by itself");
+            return Err(invalid("gpus", reason));
+        }
+        if !of_type.is_empty() {
+            of_type.clone_into(&mut model);
+        }
+        total = total.checked_add(number).ok_or_else(wrong)?;
+    }
+    let total = total.checked_mul(nodes.max(1)).filter(|total| *total <= GPUS_MAX).ok_or_else(wrong)?;
+    Ok((total, model))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_is_twenty_four_hours_and_a_limit_is_as_slurm_has_it() {
+        for (text, seconds) in [
+            ("1-00:00:00", 86_400),
+            ("01:30:00", 5400),
+            ("90", 5400),
+            ("90:30", 5430),
+            ("2-12", 60 * 3600),
+            ("2-12:30", 60 * 3600 + 1800),
+            ("48:00:00", 172_800),
+        ] {
+            assert_eq!(time_limit(text), Ok(seconds * S), "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "1:2:3:4",
+            "-1",
+            "1-",
+            "1-1:1:1:1",
+            "+5",
+            "1e3",
+            "UNLIMITED",
+            "999-00",
+            "999999999-0",
+            "1 h",
+        ] {
+            let error = time_limit(text).unwrap_err().to_string();
+            assert!(error.starts_with("wall_time: ") && error.contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_gres_is_each_nodes_and_a_number_is_all() {
+        for (text, expected) in [
+            ("", (0, "")),
+            ("4", (4, "")),
+            ("gpu:4", (8, "")),
+            ("gpu", (2, "")),
+            ("gpu:a100:4", (8, "a100")),
+            ("gpu:a100", (2, "a100")),
+            ("gres/gpu:a100=4", (8, "a100")),
+            ("gpu:a100:4(S:0-1)", (8, "a100")),
+            ("gpu:1,gpu:a100:2", (6, "a100")),
+        ] {
+            assert_eq!(gpus(text, 2), Ok((expected.0, expected.1.to_owned())), "{text}");
+        }
+        for text in [
+            "four",
+            "gpu:a100:x",
+            "-1",
+            "4x",
+            "gpu:1:2:3",
+            "100001",
+            "gpu:99999",
+            "gpu:a:1,gpu:b:1",
+            "shard:4",
+        ] {
+            assert!(gpus(text, 2).unwrap_err().to_string().starts_with("gpus: "), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_hold_is_rounded_up_and_buffered() {
+        // 3.60 an hour, of a GPU of seven slices, for a second: 1,000,000 nano-dollars.
+        let rate = (3_600_000_000, 3600 * 7 * 1_000_000_000);
+        assert_eq!(amounts(rate, 7, 1, S, 1200), Ok((1_000_000, 1_200_000)));
+        assert_eq!(amounts((1, 3), 1, 1, 1, 1200), Ok((1, 2)), "a third, and a fifth more of one");
+        assert_eq!(amounts((1, 3), 1, 0, S, 1200), Ok((0, 0)));
+        let dearest = (1_000_000_000_000_000, 1);
+        assert!(amounts(dearest, 7, GPUS_MAX, TIME_NS_MAX, 1200).is_err());
+    }
+}

@@ -1,0 +1,432 @@
+//! A hold: what work may cost, reserved before it runs. It reserves and never charges; slots alone do. So what it takes from an
+//! account is what its job has not been charged yet, and nothing counts twice while the job runs.
+//!
+//! ```text
+//! check -> open -> settled     the job has ended
+//!       |       -> voided      it never ran
+//!       |       -> expired     nobody spoke of it, nor did it use anything, for as long as its lease
+//!       -> refused
+//! ```
+//!
+//! Every end is final: an end that comes twice is the same end.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tonnage_proto::limits::NAME_BYTES_MAX;
+
+use super::selector::Usage;
+use super::{BudgetError, invalid};
+
+const S: i64 = 1_000_000_000;
+/// For how long a hold lasts of which nothing is heard, unless it is told: a day, in which a job may wait to start.
+pub const LEASE_NS: i64 = 86_400 * S;
+const LEASE_NS_MIN: i64 = 60 * S;
+const LEASE_NS_MAX: i64 = 90 * 86_400 * S;
+/// Pairs in a request's details, and bytes of all.
+const DETAILS_MAX: usize = 64;
+const DETAILS_BYTES_MAX: usize = 8192;
+
+/// What work asks for. Journalled with its answer, and hashed: the same key with another request is a conflict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// The caller's name for this very request; empty if it gives none.
+    #[serde(default)]
+    pub key: String,
+    /// Whose usage it will be.
+    pub cluster: String,
+    #[serde(default)]
+    pub account: String,
+    #[serde(default)]
+    pub partition: String,
+    #[serde(default)]
+    pub namespace: String,
+    #[serde(default)]
+    pub user: String,
+    /// Of the GPUs, in any form that `account::names`; empty if it may be any.
+    #[serde(default)]
+    pub model: String,
+    pub gpus: u32,
+    pub time_ns: i64,
+    pub lease_ns: i64,
+    /// The job or pod, if it is known already.
+    #[serde(default)]
+    pub subject: Option<Subject>,
+    /// What the caller wants to find again.
+    #[serde(default)]
+    pub details: BTreeMap<String, String>,
+}
+
+/// What a hold is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// Slurm's job id.
+    Job(String),
+    /// UID of a pod.
+    Pod(String),
+}
+
+impl Subject {
+    /// Its number in the store, and its name.
+    #[must_use]
+    pub fn parts(&self) -> (i64, &str) {
+        match self {
+            Self::Job(id) => (1, id),
+            Self::Pod(uid) => (2, uid),
+        }
+    }
+
+    /// `None` for 0, which is a hold that is not bound.
+    #[must_use]
+    pub fn of(number: i64, name: String) -> Option<Self> {
+        match number {
+            1 => Some(Self::Job(name)),
+            2 => Some(Self::Pod(name)),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum State {
+    Open = 0,
+    Settled = 1,
+    Voided = 2,
+    Expired = 3,
+    /// It never was one.
+    Refused = 4,
+}
+
+impl State {
+    /// Each with its name.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Open, "open"),
+        (Self::Settled, "settled"),
+        (Self::Voided, "voided"),
+        (Self::Expired, "expired"),
+        (Self::Refused, "refused"),
+    ];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(state, _)| *state == self).map_or("open", |(_, name)| name)
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, known)| *known == name).map(|(state, _)| state)
+    }
+
+    /// By its number in the store.
+    #[must_use]
+    pub fn from_number(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().map(|(state, _)| state).find(|state| i64::from(*state as u8) == number)
+    }
+}
+
+/// A hold, or a check that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Entry of the journal that made it.
+    pub id: i64,
+    /// For callers: random, so that none is ever used again.
+    pub transaction: [u8; 16],
+    pub account: i64,
+    pub ask: Ask,
+    pub subject: Option<Subject>,
+    /// What the work may cost; `None` if its price is not known.
+    pub cost_nanos: Option<i64>,
+    pub amount_nanos: i64,
+    /// What slots from `from_ns` on charge for its job. No longer kept once it has ended.
+    pub charged_nanos: i64,
+    pub from_ns: i64,
+    /// When it expires unless something is heard.
+    pub until_ns: i64,
+    pub state: State,
+    /// Why it was refused; a code, and in words.
+    pub refusal: Option<(Code, String)>,
+    /// What was left before it, in the tightest limit; `None` without any.
+    pub available_nanos: Option<i64>,
+    pub created_ns: i64,
+    /// 0 while it is open.
+    pub ended_ns: i64,
+}
+
+/// Why a check is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    InsufficientBudget,
+    PartitionLimitExceeded,
+    ModelLimitExceeded,
+    AccountInactive,
+    AccountExpired,
+    Unpriced,
+}
+
+impl Code {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InsufficientBudget => "insufficient_budget",
+            Self::PartitionLimitExceeded => "partition_limit_exceeded",
+            Self::ModelLimitExceeded => "model_limit_exceeded",
+            Self::AccountInactive => "account_inactive",
+            Self::AccountExpired => "account_expired",
+            Self::Unpriced => "unpriced",
+        }
+    }
+}
+
+/// What became of a hold, as the journal has it. `by` is who asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// It was asked for, and is there, or was refused.
+    Checked {
+        account: i64,
+        ask: Box<Ask>,
+        cost_nanos: Option<i64>,
+        amount_nanos: i64,
+        available_nanos: Option<i64>,
+        refusal: Option<(Code, String)>,
+        by: String,
+    },
+    Bound {
+        subject: Subject,
+        by: String,
+    },
+    Renewed {
+        until_ns: i64,
+        by: String,
+    },
+    /// With what its job had been charged by then, and whether its account is suspended for that.
+    Ended {
+        state: State,
+        charged_nanos: i64,
+        suspends: bool,
+        by: String,
+    },
+}
+
+impl Hold {
+    /// What it takes from its account and all above it: what its job has not been charged yet.
+    #[must_use]
+    pub fn reserved_nanos(&self) -> i128 {
+        if self.state == State::Open {
+            i128::from(self.amount_nanos.saturating_sub(self.charged_nanos).max(0))
+        } else {
+            0
+        }
+    }
+
+    /// What its job cost beyond it.
+    #[must_use]
+    pub fn overrun_nanos(&self) -> i64 {
+        self.charged_nanos.saturating_sub(self.amount_nanos).max(0)
+    }
+
+    /// Ends it. True if it was open; an end of the same kind again changes nothing.
+    ///
+    /// # Errors
+    /// If it has ended otherwise, or was never one.
+    pub fn end(&mut self, state: State, now_ns: i64) -> Result<bool, BudgetError> {
+        if self.state == state {
+            return Ok(false);
+        }
+        if self.state != State::Open {
+            let text = format!("transaction_id: {} is {} already", self.transaction_id(), self.state.name());
+            return Err(BudgetError::Conflict(text));
+        }
+        (self.state, self.ended_ns) = (state, now_ns);
+        Ok(true)
+    }
+
+    /// As callers have it.
+    #[must_use]
+    pub fn transaction_id(&self) -> String {
+        let digits: String = self.transaction.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("txn_{digits}")
+    }
+}
+
+/// Reads what [`Hold::transaction_id`] writes.
+#[must_use]
+pub fn transaction(text: &str) -> Option<[u8; 16]> {
+    let digits = text.strip_prefix("txn_").filter(|digits| digits.len() == 32 && digits.is_ascii())?;
+    let mut bytes = [0; 16];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+impl Ask {
+    /// # Errors
+    /// At the first field that is too long, or otherwise wrong by itself.
+    pub fn check(&self) -> Result<(), BudgetError> {
+        for (field, text) in [
+            ("idempotency_key", &self.key),
+            ("cluster", &self.cluster),
+            ("account", &self.account),
+            ("partition", &self.partition),
+            ("namespace", &self.namespace),
+            ("user_id", &self.user),
+            ("gpu_model", &self.model),
+        ] {
+            if text.len() > NAME_BYTES_MAX {
+                return Err(invalid(field, format!("is longer than {NAME_BYTES_MAX} bytes")));
+            }
+            if text.contains('\0') {
+                return Err(invalid(field, "has the character U+0000; leave it out"));
+            }
+        }
+        if self.account.is_empty() && self.namespace.is_empty() && self.user.is_empty() {
+            return Err(invalid(
+                "account",
+                "is not there; give the account, the namespace or the user whose work it is",
+            ));
+        }
+        if let Some((_, name)) = self.subject.as_ref().map(Subject::parts) {
+            check_subject(name)?;
+        }
+        if !(LEASE_NS_MIN..=LEASE_NS_MAX).contains(&self.lease_ns) {
+            let (least, most) = (LEASE_NS_MIN / S, LEASE_NS_MAX / S);
+            return Err(invalid("lease_seconds", format!("is not {least} to {most}")));
+        }
+        let bytes: usize = self.details.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if self.details.len() > DETAILS_MAX || bytes > DETAILS_BYTES_MAX {
+            let reason = format!("has more than {DETAILS_MAX} pairs or {DETAILS_BYTES_MAX} bytes");
+            return Err(invalid("job_details", reason));
+        }
+        Ok(())
+    }
+
+    /// Whose the work's usage will be.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            cluster: self.cluster.clone(),
+            namespace: self.namespace.clone(),
+            user: self.user.clone(),
+            account: self.account.clone(),
+            partition: self.partition.clone(),
+        }
+    }
+}
+
+/// # Errors
+/// If it is no id of a job or a pod.
+pub fn check_subject(name: &str) -> Result<(), BudgetError> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
+        return Err(invalid("job_id", format!("has to have 1 to {NAME_BYTES_MAX} bytes, and no U+0000")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold() -> Hold {
+        let ask = Ask {
+            key: String::new(),
+            cluster: "c".into(),
+            account: "a".into(),
+            partition: "gpu".into(),
+            namespace: String::new(),
+            user: String::new(),
+            model: String::new(),
+            gpus: 1,
+            time_ns: S,
+            lease_ns: LEASE_NS,
+            subject: None,
+            details: BTreeMap::new(),
+        };
+        Hold {
+            id: 1,
+            transaction: [0xab; 16],
+            account: 1,
+            ask,
+            subject: None,
+            cost_nanos: Some(10),
+            amount_nanos: 12,
+            charged_nanos: 0,
+            from_ns: 0,
+            until_ns: 100,
+            state: State::Open,
+            refusal: None,
+            available_nanos: None,
+            created_ns: 0,
+            ended_ns: 0,
+        }
+    }
+
+    #[test]
+    fn a_hold_reserves_what_its_job_was_not_charged_yet() {
+        let mut hold = hold();
+        assert_eq!((hold.reserved_nanos(), hold.overrun_nanos()), (12, 0));
+        hold.charged_nanos = 5;
+        assert_eq!((hold.reserved_nanos(), hold.overrun_nanos()), (7, 0));
+        hold.charged_nanos = 20;
+        assert_eq!((hold.reserved_nanos(), hold.overrun_nanos()), (0, 8), "never less than nothing");
+        hold.charged_nanos = -1;
+        assert_eq!(hold.reserved_nanos(), 13, "what was taken back again may be charged again");
+    }
+
+    #[test]
+    fn a_hold_ends_once() {
+        for state in [State::Settled, State::Voided, State::Expired] {
+            let mut hold = hold();
+            assert_eq!(hold.end(state, 50), Ok(true));
+            assert_eq!((hold.reserved_nanos(), hold.ended_ns), (0, 50));
+            assert_eq!(hold.end(state, 60), Ok(false));
+            assert_eq!(hold.ended_ns, 50);
+            for other in
+                [State::Settled, State::Voided, State::Expired].into_iter().filter(|other| *other != state)
+            {
+                let error = hold.end(other, 70).unwrap_err().to_string();
+                assert!(error.contains(&format!("is {} already", state.name())), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_transactions_id_reads_back_and_nothing_else_does() {
+        let id = hold().transaction_id();
+        assert_eq!(transaction(&id), Some([0xab; 16]));
+        for text in [
+            "",
+            "txn_",
+            &id[1..],
+            &id[..35],
+            &format!("{id}0"),
+            &id.replace("ab", "xy"),
+            "txn_ééééééééééééééée",
+        ] {
+            assert_eq!(transaction(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_wrong_is_named() {
+        let good = hold().ask;
+        assert_eq!(good.check(), Ok(()));
+        let long = "x".repeat(257);
+        for (ask, field) in [
+            (Ask { account: String::new(), ..good.clone() }, "account"),
+            (Ask { key: long.clone(), ..good.clone() }, "idempotency_key"),
+            (Ask { lease_ns: 1, ..good.clone() }, "lease_seconds"),
+            (Ask { partition: "a\0".into(), ..good.clone() }, "partition"),
+            (Ask { subject: Some(Subject::Pod("\0".into())), ..good.clone() }, "job_id"),
+            (Ask { subject: Some(Subject::Job(String::new())), ..good.clone() }, "job_id"),
+            (Ask { details: [("a".to_owned(), "x".repeat(9000))].into(), ..good }, "job_details"),
+        ] {
+            let error = ask.check().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{field}: ")), "{error}");
+        }
+    }
+}

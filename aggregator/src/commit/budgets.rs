@@ -1,0 +1,436 @@
+//! Accounts and holds in the commit thread's transaction: checks are decided by what the transaction itself has written, one after
+//! the other, so that no two spend the same money.
+//!
+//! What is remembered between transactions is a cache of the store, as all of the working set: accounts, open holds, and sums
+//! of the periods that were asked about, which each change of a slot's rows moves on.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+
+use tonnage_proto::limits::slot_start;
+
+use super::CommitError;
+use crate::budgets::account::{Fail, Overrun, Standing, Status};
+use crate::budgets::available::Sums;
+use crate::budgets::hold::{Code, Event, State, Subject, check_subject};
+use crate::budgets::{Account, Act, Acted, Ask, BudgetError, Change, Hold, Tree, What, invalid};
+use crate::prices::Book;
+use crate::store::Connection;
+use crate::store::budgets::{self as stored, KnownGpu, Usages};
+use crate::store::write::{self, JournalEntry, JournalKind};
+
+mod sums;
+
+/// Open holds in one ledger.
+const HOLDS_MAX: usize = 100_000;
+/// Sums of periods, and what else is looked up, before all of it is forgotten.
+const REMEMBERED_MAX: usize = 100_000;
+/// Open holds that one step ends because their time is over.
+const EXPIRED_MAX: usize = 1_000;
+
+type Span = (i64, i64);
+type Answer = Result<Acted, BudgetError>;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Budgets {
+    tree: Tree,
+    /// Open ones, by their number.
+    holds: BTreeMap<i64, Hold>,
+    transactions: HashMap<[u8; 16], i64>,
+    /// Of open holds, with their cluster.
+    subjects: HashMap<(String, Subject), i64>,
+    reserved: Sums,
+    spent: HashMap<Span, Sums>,
+    /// Usage by the key of a roll-up.
+    usages: Usages,
+    owners: HashMap<i64, Option<Subject>>,
+    /// GPUs of which something was known in the slot at the time, to price by.
+    gpus: Option<(i64, Vec<KnownGpu>)>,
+}
+
+/// The answer to a check.
+struct Decided {
+    cost_nanos: Option<i64>,
+    amount_nanos: i64,
+    available_nanos: Option<i64>,
+    refusal: Option<Refusal>,
+}
+
+/// Why a check is refused, also in words.
+type Refusal = (Code, String);
+
+/// What is the same for all that one submission does.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) db: &'a Connection,
+    pub(super) book: &'a Book,
+    pub(super) now_ns: i64,
+    /// Slots before this are frozen.
+    pub(super) purged_until_ns: i64,
+}
+
+impl Budgets {
+    pub(super) fn load(db: &Connection) -> Result<Self, CommitError> {
+        let mut budgets = Self { tree: stored::tree(db)?, ..Self::default() };
+        for hold in stored::open_holds(db)? {
+            budgets.remember(hold);
+        }
+        Ok(budgets)
+    }
+
+    /// Does what is asked, and journals it.
+    pub(super) fn act(&mut self, context: Context<'_>, act: &Act) -> Result<Answer, CommitError> {
+        let by = act.by.as_str();
+        match &act.what {
+            What::Account(change) => self.change(context, change, by),
+            What::Check(ask) => self.check(context, ask, by),
+            What::Bind { transaction, subject } => self.with(context, transaction, |budgets, hold| {
+                let bound = budgets.bind(context, hold, subject, by)?;
+                Ok(bound.map(|_| ()))
+            }),
+            What::Renew { transaction } => {
+                self.with(context, transaction, |_, hold| renew(context, hold, by))
+            }
+            What::Settle { transaction, subject } => self.with(context, transaction, |budgets, hold| {
+                // Settled twice is settled once, whatever is said of its job then.
+                if let (Some(subject), State::Open) = (subject, hold.state)
+                    && let Err(error) = budgets.bind(context, hold, subject, by)?
+                {
+                    return Ok(Err(error));
+                }
+                budgets.end(context, hold, State::Settled, by)
+            }),
+            What::Void { transaction } => {
+                self.with(context, transaction, |budgets, hold| budgets.end(context, hold, State::Voided, by))
+            }
+        }
+    }
+
+    fn change(&mut self, context: Context<'_>, change: &Change, by: &str) -> Result<Answer, CommitError> {
+        if let Change::Close(name) = change
+            && let Some(account) = self.tree.by_name(name)
+            && let Some(hold) = self.holds.values().find(|hold| hold.account == account.id)
+        {
+            let text = format!(
+                "account: {name:?} has the open hold {}; settle or void its holds first",
+                hold.transaction_id()
+            );
+            return Ok(Err(BudgetError::Conflict(text)));
+        }
+        let mut tree = self.tree.clone();
+        let id = match tree.apply(change, context.now_ns, context.purged_until_ns) {
+            Ok(id) => id,
+            Err(error) => return Ok(Err(error)),
+        };
+        let account = self.put(context, tree, id)?;
+        journal(context, JournalKind::Account, &[], &serde_json::json!({ "change": change, "by": by }), by)?;
+        // Who is above whom may have changed, and whose usage is whose.
+        self.spent.clear();
+        self.reserved = Sums::default();
+        for hold in self.holds.values() {
+            let of = (hold.ask.partition.as_str(), hold.ask.model.as_str());
+            self.reserved.add(&self.tree, hold.account, of, hold.reserved_nanos());
+        }
+        Ok(Ok(Acted::Account(Box::new(account))))
+    }
+
+    fn put(&mut self, context: Context<'_>, tree: Tree, id: i64) -> Result<Account, CommitError> {
+        let account = tree.by_id(id).cloned().ok_or(CommitError::Bug("an account that changed is gone"))?;
+        stored::put_account(context.db, &tree, &account)?;
+        self.tree = tree;
+        Ok(account)
+    }
+
+    /// Checks and holds. What was asked before under the same key is answered as it was then.
+    fn check(&mut self, context: Context<'_>, ask: &Ask, by: &str) -> Result<Answer, CommitError> {
+        if let Err(error) = ask.check() {
+            return Ok(Err(error));
+        }
+        let mut ask = Cow::Borrowed(ask);
+        if ask.cluster.is_empty() {
+            match stored::clusters(context.db)?.as_slice() {
+                [cluster] => ask.to_mut().cluster.clone_from(cluster),
+                known => {
+                    let why =
+                        if known.is_empty() { "no usage came from any" } else { "usage comes from several" };
+                    return Ok(Err(invalid("cluster", format!("is not there, and {why}; say which one"))));
+                }
+            }
+        }
+        let ask = ask.as_ref();
+        if !ask.key.is_empty()
+            && let Some(known) = stored::hold_by_key(context.db, &ask.key)?
+        {
+            return Ok(again(known, ask, "idempotency_key"));
+        }
+        let bound = ask.subject.clone().map(|subject| (ask.cluster.clone(), subject));
+        if let Some(known) = bound.as_ref().and_then(|bound| self.holds.get(self.subjects.get(bound)?)) {
+            return Ok(again(known.clone(), ask, "job_id"));
+        }
+        if self.holds.len() >= HOLDS_MAX {
+            let text = format!("holds: {HOLDS_MAX} are open; settle or void those that have ended");
+            return Ok(Err(BudgetError::Conflict(text)));
+        }
+        let slot_ns = slot_start(context.now_ns);
+        let Some(account) = self.tree.owner_of(&ask.usage(), slot_ns) else {
+            let text = "account: no budget's binding matches this account, partition, namespace and user on this cluster";
+            return Ok(Err(BudgetError::NotFound(text.to_owned())));
+        };
+        let decided = match self.decide(context, account, ask)? {
+            Ok(decided) => decided,
+            Err(error) => return Ok(Err(error)),
+        };
+        let hold = self.hold(context, account, ask, decided, by)?;
+        Ok(Ok(Acted::Hold(Box::new(hold))))
+    }
+
+    fn decide(
+        &mut self,
+        context: Context<'_>,
+        account: i64,
+        ask: &Ask,
+    ) -> Result<Result<Decided, BudgetError>, CommitError> {
+        let path: Vec<&Account> = self.tree.path(account).collect();
+        let Some(own) = path.first() else { return Err(CommitError::Bug("a bound account is gone")) };
+        let (buffer_permille, fail) = (own.spec.buffer_permille, own.spec.fail);
+        let down = path.iter().map(|account| (account, Tree::standing(account, context.now_ns)));
+        let mut refusal = down.into_iter().find(|(_, standing)| *standing != Standing::Active).map(
+            |(account, standing)| {
+                let code = match standing {
+                    Standing::Expired => Code::AccountExpired,
+                    _ => Code::AccountInactive,
+                };
+                (code, format!("account {:?} is {}", account.spec.name, standing.name()))
+            },
+        );
+        let priced = match self.price(context, ask, buffer_permille)? {
+            Ok(priced) => priced,
+            Err(error) => return Ok(Err(error)),
+        };
+        if priced.is_none() && fail == Fail::Closed {
+            let why = "gpu_model: the price book has no price for these GPUs".to_owned();
+            refusal = refusal.or(Some((Code::Unpriced, why)));
+        }
+        let amount_nanos = priced.map_or(0, |(_, amount)| amount);
+        let (available_nanos, short) = self.room(context, account, ask, amount_nanos)?;
+        refusal = refusal.or(short);
+        Ok(Ok(Decided { cost_nanos: priced.map(|(cost, _)| cost), amount_nanos, available_nanos, refusal }))
+    }
+
+    /// Journals and stores what was decided.
+    fn hold(
+        &mut self,
+        context: Context<'_>,
+        account: i64,
+        ask: &Ask,
+        decided: Decided,
+        by: &str,
+    ) -> Result<Hold, CommitError> {
+        let Decided { cost_nanos, amount_nanos, available_nanos, refusal } = decided;
+        let slot_ns = slot_start(context.now_ns);
+        let event = Event::Checked {
+            account,
+            ask: Box::new(ask.clone()),
+            cost_nanos,
+            amount_nanos,
+            available_nanos,
+            refusal: refusal.clone(),
+            by: by.to_owned(),
+        };
+        let mut transaction = [0; 16];
+        getrandom::fill(&mut transaction).map_err(|e| crate::store::StoreError::Damaged {
+            what: "random numbers",
+            detail: e.to_string(),
+        })?;
+        let id = journal(context, JournalKind::Hold, &transaction, &event, by)?;
+        let refused = refusal.is_some();
+        let charged_nanos = match &ask.subject {
+            Some(subject) if !refused => stored::charged(context.db, &ask.cluster, subject, slot_ns)?,
+            _ => 0,
+        };
+        let hold = Hold {
+            id,
+            transaction,
+            account,
+            ask: ask.clone(),
+            subject: ask.subject.clone(),
+            cost_nanos,
+            amount_nanos,
+            charged_nanos,
+            from_ns: slot_ns,
+            until_ns: context.now_ns.saturating_add(ask.lease_ns),
+            state: if refused { State::Refused } else { State::Open },
+            refusal,
+            available_nanos,
+            created_ns: context.now_ns,
+            ended_ns: if refused { context.now_ns } else { 0 },
+        };
+        stored::insert_hold(context.db, &hold)?;
+        if !refused {
+            self.remember(hold.clone());
+        }
+        Ok(hold)
+    }
+
+    /// Does something to one hold, open or not, and stores it.
+    fn with(
+        &mut self,
+        context: Context<'_>,
+        transaction: &[u8; 16],
+        act: impl FnOnce(&mut Self, &mut Hold) -> Result<Result<(), BudgetError>, CommitError>,
+    ) -> Result<Answer, CommitError> {
+        let known = match self.transactions.get(transaction) {
+            Some(id) => self.holds.get(id).cloned(),
+            None => stored::hold_by_transaction(context.db, transaction)?,
+        };
+        let Some(before) = known else {
+            let text = "transaction_id: there is no such hold; it may have been purged".to_owned();
+            return Ok(Err(BudgetError::NotFound(text)));
+        };
+        let mut hold = before.clone();
+        if let Err(error) = act(self, &mut hold)? {
+            return Ok(Err(error));
+        }
+        if hold != before {
+            stored::update_hold(context.db, &hold)?;
+            self.forget(&before);
+            if hold.state == State::Open {
+                self.remember(hold.clone());
+            }
+        }
+        Ok(Ok(Acted::Hold(Box::new(hold))))
+    }
+
+    fn bind(
+        &self,
+        context: Context<'_>,
+        hold: &mut Hold,
+        subject: &Subject,
+        by: &str,
+    ) -> Result<Result<(), BudgetError>, CommitError> {
+        let conflict = |text: String| Ok(Err(BudgetError::Conflict(text)));
+        if let Err(error) = check_subject(subject.parts().1) {
+            return Ok(Err(error));
+        }
+        let (id, name) = (hold.transaction_id(), subject.parts().1);
+        if hold.subject.as_ref() == Some(subject) {
+            return Ok(Ok(()));
+        }
+        if hold.state != State::Open {
+            return conflict(format!("transaction_id: {id} is {} already", hold.state.name()));
+        }
+        if let Some(other) = &hold.subject {
+            return conflict(format!("job_id: {id} is the hold of {:?}, not of {name:?}", other.parts().1));
+        }
+        let bound = (hold.ask.cluster.clone(), subject.clone());
+        if let Some(other) = self.subjects.get(&bound).and_then(|other| self.holds.get(other)) {
+            return conflict(format!(
+                "job_id: {name:?} has the open hold {} already",
+                other.transaction_id()
+            ));
+        }
+        hold.charged_nanos = stored::charged(context.db, &hold.ask.cluster, subject, hold.from_ns)?;
+        hold.subject = Some(subject.clone());
+        let event = Event::Bound { subject: subject.clone(), by: by.to_owned() };
+        journal(context, JournalKind::Hold, &hold.transaction, &event, by)?;
+        Ok(Ok(()))
+    }
+
+    fn end(
+        &mut self,
+        context: Context<'_>,
+        hold: &mut Hold,
+        state: State,
+        by: &str,
+    ) -> Result<Result<(), BudgetError>, CommitError> {
+        match hold.end(state, context.now_ns) {
+            Err(error) => return Ok(Err(error)),
+            Ok(false) => return Ok(Ok(())),
+            Ok(true) => {}
+        }
+        let account = self.tree.by_id(hold.account);
+        let suspends = hold.overrun_nanos() > 0
+            && account.is_some_and(|account| {
+                account.spec.overrun == Overrun::Suspend && account.spec.status == Status::Active
+            });
+        let event = Event::Ended { state, charged_nanos: hold.charged_nanos, suspends, by: by.to_owned() };
+        journal(context, JournalKind::Hold, &hold.transaction, &event, by)?;
+        if suspends {
+            let mut tree = self.tree.clone();
+            tree.suspend(hold.account, context.now_ns);
+            self.put(context, tree, hold.account)?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Ends holds whose time is over. True if more may be.
+    pub(super) fn expire(&mut self, context: Context<'_>) -> Result<bool, CommitError> {
+        let over = self.holds.values().filter(|hold| hold.until_ns <= context.now_ns);
+        let over: Vec<[u8; 16]> = over.map(|hold| hold.transaction).take(EXPIRED_MAX).collect();
+        for transaction in &over {
+            let _ = self.with(context, transaction, |budgets, hold| {
+                budgets.end(context, hold, State::Expired, "time")
+            })?;
+        }
+        Ok(over.len() == EXPIRED_MAX)
+    }
+
+    fn remember(&mut self, hold: Hold) {
+        let of = (hold.ask.partition.as_str(), hold.ask.model.as_str());
+        self.reserved.add(&self.tree, hold.account, of, hold.reserved_nanos());
+        if let Some(subject) = &hold.subject {
+            self.subjects.insert((hold.ask.cluster.clone(), subject.clone()), hold.id);
+        }
+        self.transactions.insert(hold.transaction, hold.id);
+        self.holds.insert(hold.id, hold);
+    }
+
+    fn forget(&mut self, hold: &Hold) {
+        let of = (hold.ask.partition.as_str(), hold.ask.model.as_str());
+        self.reserved.add(&self.tree, hold.account, of, -hold.reserved_nanos());
+        if let Some(subject) = &hold.subject {
+            self.subjects.remove(&(hold.ask.cluster.clone(), subject.clone()));
+        }
+        self.transactions.remove(&hold.transaction);
+        self.holds.remove(&hold.id);
+    }
+}
+
+/// The answer to a request that came before, if it is the same.
+fn again(known: Hold, ask: &Ask, field: &'static str) -> Answer {
+    if known.ask == *ask {
+        return Ok(Acted::Hold(Box::new(known)));
+    }
+    let id = known.transaction_id();
+    Err(BudgetError::Conflict(format!("{field}: {id} was asked for under it, with another request")))
+}
+
+fn renew(context: Context<'_>, hold: &mut Hold, by: &str) -> Result<Result<(), BudgetError>, CommitError> {
+    if hold.state != State::Open {
+        let text = format!("transaction_id: {} is {} already", hold.transaction_id(), hold.state.name());
+        return Ok(Err(BudgetError::Conflict(text)));
+    }
+    hold.until_ns = hold.until_ns.max(context.now_ns.saturating_add(hold.ask.lease_ns));
+    let event = Event::Renewed { until_ns: hold.until_ns, by: by.to_owned() };
+    journal(context, JournalKind::Hold, &hold.transaction, &event, by)?;
+    Ok(Ok(()))
+}
+
+fn journal(
+    context: Context<'_>,
+    kind: JournalKind,
+    transaction: &[u8],
+    what: &impl serde::Serialize,
+    by: &str,
+) -> Result<i64, CommitError> {
+    let json = serde_json::to_vec(what)
+        .map_err(|e| crate::store::StoreError::Damaged { what: "budgets", detail: e.to_string() })?;
+    let entry = JournalEntry {
+        epoch: transaction,
+        detail: by,
+        payload: &json,
+        ..JournalEntry::of(context.now_ns, kind)
+    };
+    Ok(write::journal(context.db, &entry)?)
+}

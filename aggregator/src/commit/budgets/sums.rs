@@ -1,0 +1,168 @@
+//! What is left: sums of periods and of what jobs were charged, and what work may cost.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tonnage_proto::limits::{SLOT_NS, slot_start};
+
+use super::{Budgets, Context, REMEMBERED_MAX, Refusal};
+use crate::budgets::account::{Limit, names};
+use crate::budgets::available::{Stand, Sums, stands};
+use crate::budgets::{Ask, BudgetError, Hold, amount};
+use crate::commit::CommitError;
+use crate::commit::written::Held;
+use crate::model::NodeFacts;
+use crate::prices::PriceFacts;
+use crate::store::Connection;
+use crate::store::budgets::{self as stored, KnownGpu};
+use crate::store::rollup::Figures;
+
+impl Budgets {
+    /// What is left in the tightest limit that the work counts in, and what stands against it.
+    pub(super) fn room(
+        &mut self,
+        context: Context<'_>,
+        account: i64,
+        ask: &Ask,
+        amount_nanos: i64,
+    ) -> Result<(Option<i64>, Option<Refusal>), CommitError> {
+        let stands = self.stands(context, account)?;
+        let counts = stands.iter().filter(|stand| stand.limit.reserves(&ask.partition, &ask.model));
+        let Some(tightest) = counts.min_by_key(|stand| stand.available_nanos()) else {
+            return Ok((None, None));
+        };
+        let available = tightest.available_nanos();
+        let shown = i64::try_from(available).unwrap_or(if available < 0 { i64::MIN } else { i64::MAX });
+        let short = (available < i128::from(amount_nanos)).then(|| {
+            let [left, wanted, limit] =
+                [available, i128::from(amount_nanos), i128::from(tightest.limit.amount_nanos)]
+                    .map(tonnage_proto::decimal::from_nanos);
+            let name = &tightest.account.spec.name;
+            let text =
+                format!("account {name:?} has {left} left of its limit of {limit}; the hold is {wanted}");
+            (tightest.code(), text)
+        });
+        Ok((Some(shown), short))
+    }
+
+    /// Every limit of an account and of those above it.
+    fn stands(&mut self, context: Context<'_>, account: i64) -> Result<Vec<Stand<'_>>, CommitError> {
+        let Self { tree, reserved, spent, usages, .. } = self;
+        stands(tree, account, reserved, context.now_ns, |span_ns, account, limit: &Limit| {
+            let sums = match spent.get(&span_ns) {
+                Some(sums) => sums,
+                None => {
+                    let sums = stored::spent(context.db, tree, usages, span_ns, context.now_ns)?;
+                    if spent.values().map(Sums::count).sum::<usize>() + spent.len() > REMEMBERED_MAX {
+                        spent.clear();
+                    }
+                    spent.entry(span_ns).or_insert(sums)
+                }
+            };
+            Ok(sums.of(account, |partition, model| limit.counts(partition, model)))
+        })
+    }
+
+    /// What the work may cost and the hold for it, by the dearest GPUs that it may get; `None` if no price is known.
+    pub(super) fn price(
+        &mut self,
+        context: Context<'_>,
+        ask: &Ask,
+        buffer_permille: u32,
+    ) -> Result<Result<Option<(i64, i64)>, BudgetError>, CommitError> {
+        if ask.gpus == 0 {
+            return Ok(Ok(Some((0, 0))));
+        }
+        let slot_ns = slot_start(context.now_ns);
+        if self.gpus.as_ref().is_none_or(|(of_ns, _)| *of_ns != slot_ns) {
+            self.gpus = Some((slot_ns, stored::gpus(context.db, slot_ns - 2 * SLOT_NS)?));
+        }
+        let known = self.gpus.iter().flat_map(|(_, gpus)| gpus);
+        let fits = |gpu: &&KnownGpu| {
+            gpu.cluster == ask.cluster && (ask.model.is_empty() || names(&ask.model, &gpu.model))
+        };
+        let mut found: Vec<&KnownGpu> = known.filter(fits).collect();
+        // What was never seen may have a price by its model all the same.
+        let unseen = KnownGpu {
+            cluster: ask.cluster.clone(),
+            node: String::new(),
+            model: ask.model.clone(),
+            slices: 1,
+            facts: NodeFacts::default(),
+        };
+        if found.is_empty() {
+            found.push(&unseen);
+        }
+        let mut dearest: Option<(i64, i64)> = None;
+        for gpu in found {
+            let facts = PriceFacts {
+                cluster: &gpu.cluster,
+                node: &gpu.node,
+                gpu_model: &gpu.model,
+                facts: &gpu.facts,
+            };
+            let Some(rate) = context.book.rate(&facts, slot_ns, gpu.slices) else { continue };
+            match amount::amounts(rate.parts(), gpu.slices, ask.gpus, ask.time_ns, buffer_permille) {
+                Ok(amounts) => dearest = dearest.max(Some(amounts)),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(dearest))
+    }
+
+    /// Moves on by what slots' rows changed by: sums of periods, and what holds' jobs were charged.
+    pub(in crate::commit) fn fold(
+        &mut self,
+        db: &Connection,
+        figures: &HashMap<(i64, i64), Figures>,
+        held: &Held,
+        cluster_of: impl Fn(i64) -> Option<String>,
+    ) -> Result<(), CommitError> {
+        let Self { tree, spent, usages, .. } = self;
+        if !spent.is_empty() {
+            for ((slot_ns, key), figures) in figures.iter().filter(|(_, figures)| figures.cost_nanos() != 0) {
+                let Some(of) = stored::usage(db, usages, *key)? else { continue };
+                let Some(account) = tree.owner_of(&of.usage, *slot_ns) else { continue };
+                let within =
+                    spent.iter_mut().filter(|((from_ns, to_ns), _)| (*from_ns..*to_ns).contains(slot_ns));
+                for (_, sums) in within {
+                    sums.add(tree, account, (&of.usage.partition, &of.model), figures.cost_nanos());
+                }
+            }
+        }
+        if self.subjects.is_empty() {
+            return Ok(());
+        }
+        let mut changed: BTreeMap<i64, Hold> = BTreeMap::new();
+        for ((slot_ns, tenure, owner), cost_nanos) in held {
+            let subject = match self.owners.get(owner) {
+                Some(subject) => subject,
+                None => {
+                    if self.owners.len() >= REMEMBERED_MAX {
+                        self.owners.clear();
+                    }
+                    self.owners.entry(*owner).or_insert(stored::subject_of(db, *owner)?)
+                }
+            };
+            let Some((cluster, subject)) = cluster_of(*tenure).zip(subject.clone()) else { continue };
+            let Some(known) = self.subjects.get(&(cluster, subject)).and_then(|id| self.holds.get(id)) else {
+                continue;
+            };
+            if *slot_ns < known.from_ns {
+                continue;
+            }
+            let hold = changed.entry(known.id).or_insert_with(|| known.clone());
+            hold.charged_nanos = hold.charged_nanos.saturating_add(*cost_nanos);
+            // It runs: its lease goes on.
+            hold.until_ns =
+                hold.until_ns.max(slot_ns.saturating_add(SLOT_NS).saturating_add(hold.ask.lease_ns));
+        }
+        for hold in changed.into_values() {
+            stored::update_hold(db, &hold)?;
+            if let Some(before) = self.holds.get(&hold.id).cloned() {
+                self.forget(&before);
+            }
+            self.remember(hold);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! What budgets read of the ledger: what was spent, by roll-ups; what a job was charged, by its slots; and which GPUs there are to
+//! have a price.
+
+use std::collections::HashMap;
+
+use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS, slot_start};
+
+use crate::budgets::available::Sums;
+use crate::budgets::hold::Subject;
+use crate::budgets::selector::Usage;
+use crate::budgets::tree::Tree;
+use crate::model::{NodeFacts, OwnerKind, RowKind};
+use crate::store::query::blocks;
+use crate::store::rollup::packed;
+use crate::store::sql::{self, Connection, OptionalExtension, params};
+use crate::store::write::{self, Mark};
+use crate::store::{StoreError, wide};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// What a key of roll-ups sums, if somebody held it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolledUsage {
+    pub usage: Usage,
+    pub model: String,
+}
+
+/// The usage of a roll-up's key; `None` of what nobody held.
+fn rolled_usage(db: &Connection, key: i64) -> Result<Option<RolledUsage>> {
+    let mut statement = db.prepare_cached(
+        "SELECT cluster, namespace, \"user\", account, partition, model FROM rollup_key
+         WHERE id = ?1 AND kind = ?2 AND owner_kind <> 0",
+    )?;
+    let found = statement.query_row([key, i64::from(RowKind::Held as u8)], |row| {
+        let usage = Usage {
+            cluster: row.get(0)?,
+            namespace: row.get(1)?,
+            user: row.get(2)?,
+            account: row.get(3)?,
+            partition: row.get(4)?,
+        };
+        Ok(RolledUsage { usage, model: row.get(5)? })
+    });
+    Ok(found.optional()?)
+}
+
+/// Usage by the key of a roll-up, as far as it was looked up.
+pub type Usages = HashMap<i64, Option<RolledUsage>>;
+
+/// Usages that are remembered.
+const USAGES_MAX: usize = 100_000;
+
+/// The usage of a key, remembered.
+///
+/// # Errors
+/// If SQL fails.
+pub fn usage<'a>(db: &Connection, usages: &'a mut Usages, key: i64) -> Result<Option<&'a RolledUsage>> {
+    if !usages.contains_key(&key) {
+        if usages.len() >= USAGES_MAX {
+            usages.clear();
+        }
+        usages.insert(key, rolled_usage(db, key)?);
+    }
+    Ok(usages.get(&key).and_then(Option::as_ref))
+}
+
+/// What all accounts spent in a period, by whom usage was bound to in each part of it.
+///
+/// # Errors
+/// If SQL fails, or what is stored is damaged.
+pub fn spent(
+    db: &Connection,
+    tree: &Tree,
+    usages: &mut Usages,
+    (from_ns, to_ns): (i64, i64),
+    now_ns: i64,
+) -> Result<Sums> {
+    // Nothing is counted that ends later than a minute from now.
+    let (from_ns, to_ns) = (from_ns.max(0), to_ns.min(slot_start(now_ns) + 2 * SLOT_NS));
+    let mut edges = vec![from_ns];
+    edges.extend(tree.edges((from_ns, to_ns)));
+    edges.push(to_ns);
+    let mut sums = Sums::default();
+    for part in edges.windows(2).filter(|part| part[0] < part[1]) {
+        for (key, cost_nanos) in costs(db, (part[0], part[1]))? {
+            let Some(of) = usage(db, usages, key)? else { continue };
+            let Some(account) = tree.owner_of(&of.usage, part[0]) else { continue };
+            sums.add(tree, account, (&of.usage.partition, &of.model), cost_nanos);
+        }
+    }
+    Ok(sums)
+}
+
+/// What slots in a window cost, by the keys of roll-ups. Where detail is purged, its edges are those of the hour or day that they lie
+/// in: from then on no narrower sums are kept.
+fn costs(db: &Connection, (from_ns, to_ns): (i64, i64)) -> Result<HashMap<i64, i128>> {
+    let (slots_ns, hours_ns) = (write::mark(db, Mark::PurgedUntil)?, write::mark(db, Mark::HoursFrom)?);
+    let kept = |edge_ns: i64| match edge_ns {
+        ..0 => 0,
+        _ if edge_ns < hours_ns => edge_ns - edge_ns.rem_euclid(DAY_NS),
+        _ if edge_ns < slots_ns => edge_ns - edge_ns.rem_euclid(HOUR_NS),
+        _ => edge_ns,
+    };
+    let rolled_until_ns = write::mark(db, Mark::RolledUntil)?;
+    let mut statement = db
+        .prepare_cached("SELECT part, sums FROM rollup WHERE width_ns = ?1 AND start >= ?2 AND start < ?3")?;
+    let mut costs: HashMap<i64, i128> = HashMap::new();
+    for (width_ns, from_ns, to_ns) in blocks(kept(from_ns), kept(to_ns), rolled_until_ns) {
+        let mut rows = statement.query([width_ns, from_ns, to_ns])?;
+        while let Some(row) = rows.next()? {
+            let part: i64 = row.get(0)?;
+            let whole = packed::unpack(part, row.bytes(1)?, |key, figures| {
+                *costs.entry(key).or_default() += figures.cost_nanos();
+            });
+            if !whole {
+                let detail = format!("figures of part {part} cannot be read");
+                return Err(StoreError::Damaged { what: "rollup", detail });
+            }
+        }
+    }
+    costs.retain(|_, cost| *cost != 0);
+    Ok(costs)
+}
+
+/// What slots from `from_ns` on charge for a job or a pod, all its steps and containers.
+///
+/// # Errors
+/// If SQL fails.
+pub fn charged(db: &Connection, cluster: &str, subject: &Subject, from_ns: i64) -> Result<i64> {
+    let (kind, column, name) = match subject {
+        Subject::Job(id) => (OwnerKind::SlurmJob, "job_id", id),
+        Subject::Pod(uid) => (OwnerKind::Pod, "pod_uid", uid),
+    };
+    let sum = wide::sum("s.cost_nanos");
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT {sum} FROM slot s JOIN owner o ON o.id = s.owner JOIN tenure t ON t.id = s.tenure
+         JOIN node n ON n.id = t.node
+         WHERE s.start >= ?1 AND s.kind = ?2 AND o.kind = ?3 AND o.{column} = ?4 AND n.cluster = ?5"
+    ))?;
+    let values = params![from_ns, RowKind::Held as u8, kind as u8, name, cluster];
+    let sum = statement.query_row(values, |row| wide::read(row, 0))?;
+    Ok(i64::try_from(sum).unwrap_or(i64::MAX))
+}
+
+/// The job or pod that an owner is a part of.
+///
+/// # Errors
+/// If SQL fails.
+pub fn subject_of(db: &Connection, owner: i64) -> Result<Option<Subject>> {
+    let mut statement = db.prepare_cached("SELECT kind, job_id, pod_uid FROM owner WHERE id = ?1")?;
+    let (kind, job_id, pod_uid): (i64, String, String) =
+        statement.query_row([owner], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(match OwnerKind::from_number(kind) {
+        Some(OwnerKind::SlurmJob) if !job_id.is_empty() => Some(Subject::Job(job_id)),
+        Some(OwnerKind::Pod) if !pod_uid.is_empty() => Some(Subject::Pod(pod_uid)),
+        _ => None,
+    })
+}
+
+/// GPUs of one model on one node, as a price book asks for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownGpu {
+    pub cluster: String,
+    pub node: String,
+    pub model: String,
+    pub slices: u32,
+    pub facts: NodeFacts,
+}
+
+/// GPUs that existed in slots from `from_ns` on.
+///
+/// # Errors
+/// If SQL fails, or what is stored is damaged.
+pub fn gpus(db: &Connection, from_ns: i64) -> Result<Vec<KnownGpu>> {
+    let mut statement = db.prepare_cached(
+        "SELECT DISTINCT n.cluster, n.name, d.model, t.slices, s.facts FROM slot_state s
+         JOIN tenure t ON t.id = s.tenure JOIN node n ON n.id = t.node JOIN device d ON d.id = t.device
+         WHERE s.start >= ?1",
+    )?;
+    let rows = statement.query_map([from_ns], |row| {
+        let gpu = KnownGpu {
+            cluster: row.get(0)?,
+            node: row.get(1)?,
+            model: row.get(2)?,
+            slices: row.get(3)?,
+            facts: NodeFacts::default(),
+        };
+        Ok((gpu, row.get::<i64>(4)?))
+    })?;
+    let mut gpus = rows.collect::<sql::Result<Vec<_>>>()?;
+    let mut known: HashMap<i64, NodeFacts> = HashMap::from([(0, NodeFacts::default())]);
+    for (gpu, facts) in &mut gpus {
+        if !known.contains_key(facts) {
+            known.insert(*facts, write::facts_by_id(db, *facts)?);
+        }
+        gpu.facts.clone_from(&known[facts]);
+    }
+    Ok(gpus.into_iter().map(|(gpu, _)| gpu).collect())
+}
+
+/// Clusters that usage came from, two of them at most.
+///
+/// # Errors
+/// If SQL fails.
+pub fn clusters(db: &Connection) -> Result<Vec<String>> {
+    let mut statement = db.prepare_cached("SELECT DISTINCT cluster FROM node ORDER BY cluster LIMIT 2")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<sql::Result<_>>()?)
+}

@@ -1,0 +1,232 @@
+//! Accounts and holds again, from the journal alone: who was made and bound when, what was held and how that ended, and by the
+//! recomputed slots what the jobs of open holds were charged.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use tonnage_proto::limits::SLOT_NS;
+
+use super::Report;
+use crate::budgets::account::Status;
+use crate::budgets::hold::{Event, State, Subject};
+use crate::budgets::{Change, Hold, Selector, Spec};
+use crate::model::{OwnerKind, RowKind};
+use crate::store::audit::{Bucket, BucketKey, Entry};
+use crate::store::budgets::{self as stored, Listed};
+use crate::store::{Connection, StoreError};
+
+/// Since when, and until when: `i64::MAX` while it is in force.
+type Bound = (Selector, i64, i64);
+
+/// What the journal says.
+#[derive(Default)]
+pub(super) struct Replayed {
+    accounts: BTreeMap<String, Account>,
+    holds: BTreeMap<i64, Hold>,
+    purged_until_ns: i64,
+}
+
+struct Account {
+    /// Accounts are numbered as they are made.
+    id: i64,
+    spec: Spec,
+    created_ns: i64,
+    closed_ns: Option<i64>,
+    bindings: Vec<Bound>,
+}
+
+#[derive(Deserialize)]
+struct Changed {
+    change: Change,
+}
+
+impl Replayed {
+    pub(super) fn purge(&mut self, entry: &Entry) {
+        self.purged_until_ns = self.purged_until_ns.max(entry.to_ns);
+    }
+
+    pub(super) fn account(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let slot_ns = slot_of(entry.at_ns);
+        match read::<Changed>(entry)?.change {
+            Change::Create(spec) => {
+                let began_ns = if spec.starts_ns > 0 { slot_of(spec.starts_ns) } else { slot_ns };
+                let mut account = Account {
+                    id: i64::try_from(self.accounts.len()).unwrap_or(i64::MAX - 1) + 1,
+                    spec: Spec { bindings: Vec::new(), ..Spec::clone(&spec) },
+                    created_ns: entry.at_ns,
+                    closed_ns: None,
+                    bindings: Vec::new(),
+                };
+                account.bind(&spec, began_ns.max(self.purged_until_ns));
+                self.accounts.insert(spec.name.clone(), account);
+            }
+            Change::Update(spec) => {
+                let Some(account) = self.accounts.get_mut(&spec.name) else { return Err(unknown(entry)) };
+                let said = |(selector, from_ns, _): &Bound| {
+                    spec.bindings.iter().any(|bound| {
+                        bound.selector == *selector && bound.from_ns.is_none_or(|said_ns| said_ns == *from_ns)
+                    })
+                };
+                for bound in &mut account.bindings {
+                    if bound.2 == i64::MAX && !said(bound) {
+                        bound.2 = slot_ns.max(bound.1);
+                    }
+                }
+                account.bind(&spec, slot_ns.max(self.purged_until_ns));
+                account.spec = Spec { bindings: Vec::new(), ..*spec };
+            }
+            Change::Close(name) => {
+                let Some(account) = self.accounts.get_mut(&name) else { return Err(unknown(entry)) };
+                account.closed_ns = Some(entry.at_ns);
+                for (_, from_ns, to_ns) in &mut account.bindings {
+                    *to_ns = (*to_ns).min(slot_ns.max(*from_ns));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn hold(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let transaction: [u8; 16] = entry.epoch.as_slice().try_into().map_err(|_| unknown(entry))?;
+        let event = read::<Event>(entry)?;
+        if let Event::Checked { account, ask, cost_nanos, amount_nanos, available_nanos, refusal, .. } = event
+        {
+            let hold = Hold {
+                id: entry.id,
+                transaction,
+                account,
+                subject: ask.subject.clone(),
+                cost_nanos,
+                amount_nanos,
+                charged_nanos: 0,
+                from_ns: slot_of(entry.at_ns),
+                until_ns: entry.at_ns + ask.lease_ns,
+                state: if refusal.is_some() { State::Refused } else { State::Open },
+                ended_ns: if refusal.is_some() { entry.at_ns } else { 0 },
+                refusal,
+                available_nanos,
+                created_ns: entry.at_ns,
+                ask: *ask,
+            };
+            self.holds.insert(entry.id, hold);
+            return Ok(());
+        }
+        let mut known = self.holds.values_mut().rev();
+        let Some(hold) = known.find(|hold| hold.transaction == transaction) else {
+            return Err(unknown(entry));
+        };
+        match event {
+            Event::Bound { subject, .. } => hold.subject = Some(subject),
+            Event::Renewed { until_ns, .. } => hold.until_ns = until_ns,
+            Event::Ended { state, charged_nanos, suspends, .. } => {
+                (hold.state, hold.charged_nanos, hold.ended_ns) = (state, charged_nanos, entry.at_ns);
+                let id = hold.account;
+                if suspends && let Some(account) = self.accounts.values_mut().find(|account| account.id == id)
+                {
+                    account.spec.status = Status::Suspended;
+                }
+            }
+            Event::Checked { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Compares it with what is stored; `slots` are recomputed, from `horizon_ns` on.
+    pub(super) fn check(
+        &self,
+        db: &Connection,
+        slots: &BTreeMap<BucketKey, Bucket>,
+        horizon_ns: i64,
+        report: &mut Report,
+    ) -> Result<(), StoreError> {
+        let tree = stored::tree(db)?;
+        for account in tree.accounts() {
+            let name = &account.spec.name;
+            let mut bindings: Vec<Bound> = tree
+                .bindings(account.id)
+                .map(|binding| (binding.selector.clone(), binding.from_ns, binding.to_ns))
+                .collect();
+            bindings.sort();
+            let same = self.accounts.get(name).is_some_and(|known| {
+                let mut expected = known.bindings.clone();
+                expected.sort();
+                known.spec == account.spec
+                    && (known.id, known.created_ns, known.closed_ns)
+                        == (account.id, account.created_ns, account.closed_ns)
+                    && expected == bindings
+            });
+            if !same {
+                report.note(|| format!("account {name:?} is not as the journal says"));
+            }
+        }
+        if tree.accounts().count() != self.accounts.len() {
+            let expected = self.accounts.len();
+            report.note(|| format!("there are {} accounts, not {expected}", tree.accounts().count()));
+        }
+        let mut expected = self.holds.clone();
+        for hold in stored::holds(db, &Listed::default(), usize::MAX, 0)? {
+            let id = hold.transaction_id();
+            let Some(mut known) = expected.remove(&hold.id) else {
+                report.note(|| format!("hold {id} is not in the journal"));
+                continue;
+            };
+            if known.state == State::Open {
+                // Usage makes a lease longer, never shorter.
+                known.until_ns = known.until_ns.max(hold.until_ns);
+                known.charged_nanos =
+                    if hold.from_ns < horizon_ns { hold.charged_nanos } else { charged(slots, &known) };
+            } else {
+                known.until_ns = hold.until_ns;
+            }
+            if known != hold {
+                report.difference_nanos += i128::from(known.charged_nanos.abs_diff(hold.charged_nanos))
+                    + i128::from(known.amount_nanos.abs_diff(hold.amount_nanos));
+                report.note(|| format!("hold {id} is {hold:?}, recomputed {known:?}"));
+            }
+        }
+        if let Some(hold) = expected.values().next() {
+            report.note(|| format!("hold {} of the journal is not stored", hold.transaction_id()));
+        }
+        Ok(())
+    }
+}
+
+impl Account {
+    fn bind(&mut self, spec: &Spec, default_ns: i64) {
+        for bound in &spec.bindings {
+            let is_bound = |(selector, _, to_ns): &Bound| *selector == bound.selector && *to_ns == i64::MAX;
+            if !self.bindings.iter().any(is_bound) {
+                let from_ns = bound.from_ns.unwrap_or(default_ns);
+                self.bindings.push((bound.selector.clone(), from_ns, i64::MAX));
+            }
+        }
+    }
+}
+
+/// What the recomputed slots charge for the job of a hold.
+fn charged(slots: &BTreeMap<BucketKey, Bucket>, hold: &Hold) -> i64 {
+    let Some(subject) = &hold.subject else { return 0 };
+    let rows = slots.iter().filter(|(key, _)| {
+        let Some(owner) = key.owner.as_ref().filter(|_| key.kind == RowKind::Held) else { return false };
+        let own = match subject {
+            Subject::Job(id) => owner.kind == OwnerKind::SlurmJob && owner.job_id == *id,
+            Subject::Pod(uid) => owner.kind == OwnerKind::Pod && owner.pod_uid == *uid,
+        };
+        own && key.start_ns >= hold.from_ns && key.node.cluster == hold.ask.cluster
+    });
+    i64::try_from(rows.map(|(_, row)| row.cost_nanos).sum::<i128>()).unwrap_or(i64::MAX)
+}
+
+fn slot_of(at_ns: i64) -> i64 {
+    at_ns.div_euclid(SLOT_NS) * SLOT_NS
+}
+
+fn read<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, StoreError> {
+    serde_json::from_slice(&entry.payload)
+        .map_err(|e| StoreError::Damaged { what: "journal", detail: format!("entry {}: {e}", entry.id) })
+}
+
+fn unknown(entry: &Entry) -> StoreError {
+    let detail = format!("entry {} is of an account or a hold that there is not", entry.id);
+    StoreError::Damaged { what: "journal", detail }
+}

@@ -1,0 +1,160 @@
+//! The command line of budgets.
+
+use clap::{Args as ClapArgs, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Accounts {
+    /// Accounts, and what is left of them
+    List(Page),
+    /// The same, each below its parent
+    Tree,
+    /// One account with its bindings and limits
+    Show { account: String },
+    /// Make an account
+    Create {
+        account: String,
+        #[command(flatten)]
+        said: Box<Said>,
+    },
+    /// Change what is given of an account
+    Update {
+        account: String,
+        /// active, inactive or suspended
+        #[arg(long, value_parser = ["active", "inactive", "suspended"])]
+        status: Option<String>,
+        #[command(flatten)]
+        said: Box<Said>,
+    },
+    /// Close an account: nothing is bound to it any more, and its name is never used again. There is no way back
+    Close {
+        account: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// What may be said of an account.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Said {
+    /// What it is called
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    #[arg(long)]
+    pub(crate) description: Option<String>,
+    /// The account above it; empty for none
+    #[arg(long)]
+    pub(crate) parent: Option<String>,
+    /// What may be spent in its whole life, e.g. 1000.50
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) limit: Option<String>,
+    /// What may be spent in each month of UTC; instead of all other limits but --limit
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) monthly: Option<String>,
+    /// Whose usage is its own, e.g. account=physics,partition=gpu or namespace=ml-*; several times for several. All that is
+    /// bound is said at once [default of a new account: account=ACCOUNT]
+    #[arg(long = "bind", value_name = "FIELD=VALUE,...")]
+    pub(crate) bindings: Vec<String>,
+    /// RFC 3339, or a date in UTC
+    #[arg(long, value_name = "TIME")]
+    pub(crate) start: Option<String>,
+    /// RFC 3339, or a date in UTC: from then on it is expired
+    #[arg(long, value_name = "TIME")]
+    pub(crate) end: Option<String>,
+    /// What a hold is more than what its work may cost, 1 to 10 [server's default: 1.2]
+    #[arg(long)]
+    pub(crate) buffer: Option<String>,
+    /// When work costs more than its hold: charge, or suspend the account
+    #[arg(long, value_parser = ["charge", "suspend"])]
+    pub(crate) overrun: Option<String>,
+    /// Where no price is known: open lets work in, closed does not
+    #[arg(long, value_parser = ["open", "closed"])]
+    pub(crate) fail: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Page {
+    /// active, pending, inactive, suspended, expired or closed
+    #[arg(long)]
+    pub(crate) status: Option<String>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) limit: Option<u32>,
+    /// Leave out so many of the first
+    #[arg(long)]
+    pub(crate) offset: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Holds {
+    /// Holds and refused checks, newest first
+    List {
+        #[arg(long)]
+        account: Option<String>,
+        /// Of this job, or the pod with this UID
+        #[arg(long)]
+        job: Option<String>,
+        /// pending, completed, cancelled, expired or failed
+        #[arg(long)]
+        status: Option<String>,
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: Option<u32>,
+        /// Leave out so many of the first
+        #[arg(long)]
+        offset: Option<u32>,
+    },
+    /// Another lease for a hold, from now on
+    Renew { transaction: String },
+    /// End a hold whose work will never run. There is no way back
+    Void {
+        transaction: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Budget {
+    /// Check whether there is enough for some work, and hold it if so
+    Check(Check),
+    /// Settle a hold whose job has ended
+    Reconcile {
+        transaction: String,
+        /// The job, if the hold was not for it already
+        #[arg(long)]
+        job: Option<String>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Check {
+    /// Slurm's account
+    #[arg(long, required_unless_present_any = ["namespace", "user"])]
+    pub(crate) account: Option<String>,
+    #[arg(long)]
+    pub(crate) partition: Option<String>,
+    #[arg(long)]
+    pub(crate) namespace: Option<String>,
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// Needed where usage comes from several
+    #[arg(long)]
+    pub(crate) cluster: Option<String>,
+    /// All GPUs as a number, or what each node has as gpu:a100:4
+    #[arg(long)]
+    pub(crate) gpus: String,
+    #[arg(long)]
+    pub(crate) nodes: Option<u32>,
+    /// The model of the GPUs, in place of the type in --gpus
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Time limit as Slurm writes it, e.g. 1-12:00:00
+    #[arg(long)]
+    pub(crate) time: String,
+    /// The job, if it is there already
+    #[arg(long)]
+    pub(crate) job: Option<String>,
+    /// Names this request: the same again is answered as before
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+}
