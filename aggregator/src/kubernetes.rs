@@ -7,6 +7,7 @@
 //! Constraints: nobody waits for it. While the API server is away, or does not let us in, nothing is lost but the labels of that
 //! time; that is logged once, and shown by a metric. Of several aggregators over one database one watches, by a lease.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -189,40 +190,36 @@ impl Watcher {
     }
 
     fn note(&self, away: &mut Away, kind: Kind, change: &Result<Change, String>, now_ns: i64) {
-        let cluster = &self.settings.cluster;
+        let (cluster, resource) = (&self.settings.cluster, kind.name());
         match change {
             Ok(_) => {
-                if away.since_ns.is_some() {
-                    tracing::info!(cluster, "The cluster's API server is back.");
+                if away.since_ns.remove(&kind).is_some() {
+                    tracing::info!(cluster, resource, "The cluster's API server says again what there is.");
                 }
-                away.since_ns = None;
             }
             Err(error) => {
-                self.metrics.kubernetes.error(kind.name());
-                if !away.is_up(now_ns) {
-                    tracing::debug!(cluster, resource = kind.name(), error, "The API server is still away.");
-                } else {
+                self.metrics.kubernetes.error(resource);
+                if away.since_ns.insert(kind, now_ns).is_none() {
                     tracing::warn!(
                         cluster,
-                        resource = kind.name(),
+                        resource,
                         error,
                         "The cluster's API server does not say what there is; labels that change now are not known."
                     );
                 }
-                away.since_ns = Some(now_ns);
             }
         }
     }
 }
 
-/// When the API server last failed, if it said nothing since.
+/// When the API server last failed, by what it has said nothing of since.
 #[derive(Default)]
 struct Away {
-    since_ns: Option<i64>,
+    since_ns: BTreeMap<Kind, i64>,
 }
 
 impl Away {
     fn is_up(&self, now_ns: i64) -> bool {
-        self.since_ns.is_none_or(|since_ns| now_ns - since_ns > AWAY_NS)
+        self.since_ns.values().all(|since_ns| now_ns - since_ns > AWAY_NS)
     }
 }

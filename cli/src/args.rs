@@ -118,7 +118,7 @@ pub(crate) struct Cost {
     pub(crate) step: Option<String>,
     /// Group by these instead, with commas between: cluster, node, device, model, instance, profile, namespace, pod,
     /// pod_uid, container, job, step, unit, user, account, partition, kind, sharing_mode, capacity_type, instance_type,
-    /// region, zone, pool, node_label:KEY
+    /// region, zone, pool, node_label:KEY, controller, controller_kind, team, label:KEY, namespace_label:KEY
     #[arg(long, value_name = "LIST")]
     pub(crate) by: Option<String>,
     /// Only what this lets through, e.g. 'namespace:"a","b"+(node<~:"gpu-"|user!:"eve")'

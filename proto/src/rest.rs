@@ -397,8 +397,10 @@ pub struct AuditLogAnswer {
 pub struct AuditLogRow {
     pub id: i64,
     pub at: String,
-    /// `batch`, `price_book`, `hole`, `existence`, `retire`, `release`, `purge` or `restore`.
-    #[schemars(extend("enum" = ["batch", "price_book", "hole", "existence", "retire", "release", "purge", "restore"]))]
+    /// `batch`, `price_book`, `hole`, `existence`, `retire`, `release`, `purge`, `restore` or `described`.
+    #[schemars(extend("enum" = [
+        "batch", "price_book", "hole", "existence", "retire", "release", "purge", "restore", "described"
+    ]))]
     pub kind: String,
     pub cluster: String,
     pub node: String,

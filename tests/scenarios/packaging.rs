@@ -202,3 +202,27 @@ fn the_units_wait_to_be_told_and_let_the_agent_see_what_it_meters() -> anyhow::R
     }
     Ok(())
 }
+
+#[test]
+fn the_aggregators_role_reads_what_it_watches_and_no_more() -> anyhow::Result<()> {
+    let manifest = file("deploy/kubernetes/aggregator-rbac.yaml")?;
+    let documents: Vec<Value> =
+        manifest.split("\n---\n").map(serde_saphyr::from_str).collect::<Result<_, _>>()?;
+    let of = |kind: &str| documents.iter().find(|document| document["kind"] == kind).context(kind.to_owned());
+    let (role, binding) = (of("ClusterRole")?, of("ClusterRoleBinding")?);
+    let mut allowed = BTreeSet::new();
+    for rule in role["rules"].as_array().context("no rules")? {
+        assert_eq!(rule["verbs"], serde_json::json!(["list", "watch"]));
+        for resource in rule["resources"].as_array().context("no resources")? {
+            allowed.insert((rule["apiGroups"][0].as_str().unwrap_or("?"), resource.as_str().unwrap_or("?")));
+        }
+    }
+    let watched = [("", "pods"), ("", "namespaces"), ("apps", "replicasets"), ("batch", "jobs")];
+    assert_eq!(allowed, BTreeSet::from(watched));
+    assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+    let account = &of("ServiceAccount")?["metadata"];
+    for field in ["name", "namespace"] {
+        assert_eq!(binding["subjects"][0][field], account[field]);
+    }
+    Ok(())
+}

@@ -241,9 +241,9 @@ async fn a_wrong_parameter_is_named() {
     let site = site();
     for (query, field, said) in [
         ("window=fortnight", Some("window"), "\"fortnight\" is not a window"),
-        ("aggregate=team", Some("aggregate"), "\"team\" is not known: teams are not in the ledger yet"),
+        ("aggregate=label", Some("aggregate"), "\"label\" is not known: name a label of pods"),
         ("filter=namespace:ml", Some("filter"), "at character 11: found \"ml\", expected a value in double"),
-        ("filter=label%5Ba%5D:%22b%22", Some("filter"), "labels of pods are not in the ledger yet"),
+        ("filter=annotation%5Ba%5D:%22b%22", Some("filter"), "annotations are not in the ledger"),
         ("idle=maybe", Some("idle"), "neither true nor false"),
         ("limit=0", Some("limit"), "from 1 to 10000"),
         ("node=a&node=b", Some("node"), "more than once"),

@@ -14,9 +14,9 @@ use tonnage_proto::method::{BUSY_INSTANCE, BUSY_PROCESS, HELD_SPLIT};
 use tonnage_proto::rest::sentinel;
 
 use super::params::Idle;
-use super::property::{KNOWN, Property, behind};
+use super::property::{DETAIL, KNOWN, Property, behind};
 use crate::model::GpuTime;
-use crate::store::query::{Group, Sums};
+use crate::store::query::{Dimension, Group, Sums};
 
 /// Devices that one allocation names.
 const NAMED_MAX: usize = 16;
@@ -24,7 +24,8 @@ const NAMED_MAX: usize = 16;
 /// One allocation's GPU figures.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Allocation {
-    /// The first five of the detail, where all of its rows have the same and the ledger knows it.
+    /// The first five of the detail, and controllers that were asked for, where all of its rows have the same and the ledger
+    /// knows it.
     pub(super) properties: BTreeMap<&'static str, String>,
     pub(super) held: GpuTime,
     /// `None`: the driver did not say for any of it.
@@ -104,8 +105,10 @@ pub(super) fn fold(mut groups: Vec<Group>, by: &[Property], idle: Idle) -> Alloc
         }
         let names: Vec<&str> = by.iter().map(|by| by.value(&group.key, &behind)).collect();
         match allocations.entry(names.join("/")) {
-            Entry::Vacant(entry) => entry.insert(Allocation::of(&group.key)).add(group, share_nanos),
-            Entry::Occupied(entry) => entry.into_mut().add(group, share_nanos),
+            Entry::Vacant(entry) => {
+                entry.insert(Allocation::of(&group.key, &behind)).add(group, &behind, share_nanos);
+            }
+            Entry::Occupied(entry) => entry.into_mut().add(group, &behind, share_nanos),
         }
     }
     allocations
@@ -140,20 +143,27 @@ fn shares(amount: i128, weights: &[i128]) -> Vec<i128> {
     parts
 }
 
-/// The names of a row's properties that the ledger knows, with their values.
-fn known(key: &[String]) -> impl Iterator<Item = (&'static str, &String)> {
-    std::iter::zip(KNOWN, key).filter(|(_, value)| !value.is_empty() && !value.starts_with("__"))
+/// The names of a row's properties that the ledger knows, with their values; of what is behind the detail, controllers.
+fn known<'a>(key: &'a [String], behind: &[Dimension]) -> impl Iterator<Item = (&'static str, &'a String)> {
+    let told = std::iter::zip(behind, key.iter().skip(DETAIL.len()));
+    let told = told.filter_map(|(dimension, value)| match dimension {
+        Dimension::Controller => Some(("controller", value)),
+        Dimension::ControllerKind => Some(("controllerKind", value)),
+        _ => None,
+    });
+    let known = std::iter::zip(KNOWN, key).chain(told);
+    known.filter(|(_, value)| !value.is_empty() && !value.starts_with("__"))
 }
 
 impl Allocation {
-    fn of(key: &[String]) -> Self {
-        let properties = known(key).map(|(name, value)| (name, value.clone())).collect();
+    fn of(key: &[String], behind: &[Dimension]) -> Self {
+        let properties = known(key, behind).map(|(name, value)| (name, value.clone())).collect();
         Self { properties, ..Self::default() }
     }
 
-    fn add(&mut self, group: &Group, share_nanos: i128) {
+    fn add(&mut self, group: &Group, behind: &[Dimension], share_nanos: i128) {
         let Group { key, sums, .. } = group;
-        let own: BTreeMap<&str, &String> = known(key).collect();
+        let own: BTreeMap<&str, &String> = known(key, behind).collect();
         self.properties.retain(|name, value| own.get(name).is_some_and(|same| *same == value));
         self.held += sums.held;
         if sums.method & (BUSY_PROCESS | BUSY_INSTANCE) != 0 {
@@ -290,5 +300,17 @@ mod tests {
         let folded = fold(groups, &by("pod"), Idle::default());
         let names: Vec<_> = folded["a"].properties.keys().copied().collect();
         assert_eq!(names, ["cluster", "container", "namespace", "pod"]);
+        let of = |mut group: Group, team: &str| {
+            group.key.extend([team, "Job", "train"].map(str::to_owned));
+            group
+        };
+        let groups = vec![of(held("n1", "a", 5), "x"), of(held("n1", "b", 7), "y")];
+        let folded = fold(groups, &by("team,controllerKind,controller"), Idle::default());
+        assert_eq!(costs(&folded), [("x/Job/train", 5), ("y/Job/train", 7)]);
+        let properties = &folded["x/Job/train"].properties;
+        assert_eq!(
+            (properties["controllerKind"].as_str(), properties["controller"].as_str()),
+            ("Job", "train")
+        );
     }
 }

@@ -104,7 +104,7 @@ pub fn set_ended(
     let changed = db
         .prepare_cached(
             "UPDATE subject SET ended_ns = ?4 WHERE cluster = ?1 AND kind = ?2 AND name = ?3
-             AND CASE WHEN ended_ns = 0 THEN 0 ELSE 1 END <> CASE WHEN ?4 = 0 THEN 0 ELSE 1 END",
+             AND CASE WHEN ended_ns = 0 THEN 0 ELSE 1 END <> CASE WHEN CAST(?4 AS BIGINT) = 0 THEN 0 ELSE 1 END",
         )?
         .execute(params![cluster, kind as u8, name, ended_ns])?;
     Ok(changed > 0)

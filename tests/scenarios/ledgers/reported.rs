@@ -75,7 +75,7 @@ fn filters_steps_pages_and_reports_are_told_by_the_command_line_and_sum_up() -> 
     anyhow::ensure!(months.contains(&format!("{month},")) && months.contains(",2,3,"), "{months}");
 
     for (args, why) in [
-        (&["cost", "--filter", "team:\"a\""][..], "teams are not in the ledger yet"),
+        (&["cost", "--filter", "annotation[a]:\"a\""][..], "annotations are not in the ledger"),
         (&["cost", "--by", "label:app"], "labels of pods are not in the ledger yet"),
         (&["report", "chargeback", "--month", "2026-13"], "\"2026-13\" is not a window"),
     ] {

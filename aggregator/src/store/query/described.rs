@@ -45,10 +45,9 @@ struct Versions {
 }
 
 impl Versions {
-    /// What is first known of it goes for what lies before, too: then it was made, or what was before is kept no more.
     fn at(&self, at_ns: i64) -> Option<&Description> {
         let before = self.versions.partition_point(|(from_ns, _)| *from_ns <= at_ns);
-        self.versions.get(before.saturating_sub(1)).map(|(_, description)| &**description)
+        self.versions.get(before.checked_sub(1)?).map(|(_, description)| &**description)
     }
 }
 
@@ -175,6 +174,10 @@ pub fn described(
             _ => {
                 let kind: i64 = row.get(2)?;
                 let kind = SubjectKind::from_number(kind).ok_or(sql::Error::out_of_range(2, kind))?;
+                // A pod holds nothing before it is made, so that this is no change, unless what was before went with a purge.
+                if from_ns > start_ns && from_ns % DAY_NS == 0 {
+                    known.changes.insert(from_ns);
+                }
                 let names: [String; 4] = [row.get(1)?, row.get(3)?, row.get(4)?, row.get(5)?];
                 let versions =
                     Versions { namespace: names[2].clone(), versions: vec![(from_ns, description)] };
