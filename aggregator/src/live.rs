@@ -188,8 +188,7 @@ impl Live {
     pub fn connected(&self, node: &NodeName, now_ns: i64) -> bool {
         let state = self.lock();
         let mut devices = state.newest.get(node).into_iter().flatten();
-        state.streams.contains_key(node)
-            || devices.any(|newest| !newest.own && fresh(&newest.window, now_ns))
+        state.streams.contains_key(node) || devices.any(|newest| !newest.own && fresh(&newest.window, now_ns))
     }
 
     /// Streams that are open.
