@@ -55,12 +55,13 @@ fn a_database_of_the_version_before_is_brought_up_and_knows_pods() {
     let db = Store::connect(access.clone()).unwrap().writer().unwrap();
     db.execute_batch(
         "DROP TABLE described; DROP TABLE description; DROP TABLE subject; DROP INDEX owner_pod;
+         DROP TABLE account; DROP TABLE binding; DROP TABLE hold;
          UPDATE schema_version SET version = 5",
     )
     .unwrap();
     let db = Store::connect(access).unwrap().writer().unwrap();
     assert_eq!(version(&db).unwrap(), Some(schema::VERSION));
-    for table in ["described", "description", "subject"] {
+    for table in ["described", "description", "subject", "account", "binding", "hold"] {
         let count: i64 =
             db.query_row(&format!("SELECT COUNT(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         assert_eq!(count, 0);
