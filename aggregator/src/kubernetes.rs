@@ -192,6 +192,8 @@ impl Watcher {
     fn note(&self, away: &mut Away, kind: Kind, change: &Result<Change, String>, now_ns: i64) {
         let (cluster, resource) = (&self.settings.cluster, kind.name());
         match change {
+            // It is about to ask.
+            Ok(Change::Listing) => {}
             Ok(_) => {
                 if away.since_ns.remove(&kind).is_some() {
                     tracing::info!(cluster, resource, "The cluster's API server says again what there is.");

@@ -44,3 +44,26 @@ fn each_key_of_a_table_that_can_be_distributed_has_the_column_to_distribute_by()
     }
     assert!(keys.keys().any(|(table, _)| table == "journal"), "others are seen, too: {keys:?}");
 }
+
+#[test]
+fn a_database_of_the_version_before_is_brought_up_and_knows_pods() {
+    if postgres_server::programs().is_none() {
+        return;
+    }
+    let server = Server::start(&["fsync=off"]).unwrap();
+    let access = Access::parse(&server.database().unwrap(), &TlsFiles::default()).unwrap();
+    let db = Store::connect(access.clone()).unwrap().writer().unwrap();
+    db.execute_batch(
+        "DROP TABLE described; DROP TABLE description; DROP TABLE subject; DROP INDEX owner_pod;
+         DROP TABLE account; DROP TABLE binding; DROP TABLE hold;
+         UPDATE schema_version SET version = 5",
+    )
+    .unwrap();
+    let db = Store::connect(access).unwrap().writer().unwrap();
+    assert_eq!(version(&db).unwrap(), Some(schema::VERSION));
+    for table in ["described", "description", "subject", "account", "binding", "hold"] {
+        let count: i64 =
+            db.query_row(&format!("SELECT COUNT(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 0);
+    }
+}
