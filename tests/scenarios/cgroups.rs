@@ -102,10 +102,15 @@ fn cases(n: u32) -> Vec<Case> {
         case(
             false,
             format!("tonnage-test_slurmstepd.scope/job_{n}/step_0/user/task_0"),
-            "job",
+            "slurm_job",
             &n.to_string(),
         ),
-        case(true, format!("slurm_tonnage-test/uid_0/job_{n}/step_batch/task_0"), "job", &n.to_string()),
+        case(
+            true,
+            format!("slurm_tonnage-test/uid_0/job_{n}/step_batch/task_0"),
+            "slurm_job",
+            &n.to_string(),
+        ),
         case(false, format!("machine.slice/libpod-{id}.scope/container"), "container", &id),
         case(
             false,

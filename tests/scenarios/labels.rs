@@ -70,17 +70,20 @@ impl Site {
     /// Waits until the ledger has heard of so many versions of pods and namespaces.
     fn wait_versions(&self, count: i64) -> anyhow::Result<()> {
         let store = self.world.aggregator.store()?;
-        wait_until(DEADLINE, "what Kubernetes said in the ledger", String::new, || {
-            let found = store.readers().with(|db| {
-                Ok(db.query_row("SELECT COUNT(*) FROM described", [], |row| row.get::<i64>(0))?)
-            })?;
-            Ok((found == count).then_some(()))
+        let found = || {
+            store
+                .readers()
+                .with(|db| Ok(db.query_row("SELECT COUNT(*) FROM described", [], |row| row.get::<i64>(0))?))
+        };
+        let there = || format!("{count} versions; there are {:?}", found());
+        wait_until(DEADLINE, "what Kubernetes said in the ledger", there, || {
+            Ok((found()? == count).then_some(()))
         })
     }
 
     fn verify(&self) -> anyhow::Result<()> {
         let said = self.world.aggregator.admin(&["verify"])?;
-        anyhow::ensure!(said.starts_with("conserved"), "{said}");
+        anyhow::ensure!(said.contains("\nconserved: "), "{said}");
         Ok(())
     }
 }
@@ -133,7 +136,7 @@ fn while_the_api_server_is_away_only_labels_are_not_known_and_it_is_told() -> an
     site.api.compact();
     site.api.put("pods", kubernetes::pod("other", "uid-other", None, &[]));
     site.api.back();
-    site.wait_versions(3)?;
+    site.wait_versions(4)?;
     wait_until(DEADLINE, "the API server back", String::new, || {
         Ok((site.metric("tonnage_kubernetes_up")? == Some(1.0)).then_some(()))
     })?;

@@ -76,7 +76,7 @@ fn filters_steps_pages_and_reports_are_told_by_the_command_line_and_sum_up() -> 
 
     for (args, why) in [
         (&["cost", "--filter", "annotation[a]:\"a\""][..], "annotations are not in the ledger"),
-        (&["cost", "--by", "label:app"], "labels of pods are not in the ledger yet"),
+        (&["cost", "--by", "annotation:app"], "annotation"),
         (&["report", "chargeback", "--month", "2026-13"], "\"2026-13\" is not a window"),
     ] {
         let error = refused(&world, args)?;

@@ -88,7 +88,9 @@ impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         let text = raw.get().trim_matches('"');
-        let nanos = to_nanos(text).and_then(|nanos| i64::try_from(nanos).ok());
+        // Numbers that are small or large are written with an exponent by most programs.
+        let plain = if text == raw.get() { without_exponent(text) } else { None };
+        let nanos = to_nanos(plain.as_deref().unwrap_or(text)).and_then(|nanos| i64::try_from(nanos).ok());
         nanos.map(Self).ok_or_else(|| {
             let shown: String = text.chars().take(40).collect();
             serde::de::Error::custom(format!(
@@ -96,6 +98,25 @@ impl<'de> Deserialize<'de> for Money {
             ))
         })
     }
+}
+
+/// A JSON number with an exponent of two figures at most as one without, digit by digit: money is never a float.
+fn without_exponent(text: &str) -> Option<String> {
+    let (mantissa, exponent) = text.split_once(['e', 'E'])?;
+    let exponent = exponent.parse::<i8>().ok()?;
+    let (sign, digits) = mantissa.strip_prefix('-').map_or(("", mantissa), |digits| ("-", digits));
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let point = i64::try_from(whole.len()).ok()? + i64::from(exponent);
+    let all: String = [whole, part].concat();
+    let before = usize::try_from(point.max(0)).ok()?;
+    let leading = usize::try_from((-point).max(0)).ok()?;
+    let all = format!("{}{all}", "0".repeat(leading));
+    let all = format!("{all}{}", "0".repeat(before.saturating_sub(all.len())));
+    let (whole, part) = all.split_at_checked(before)?;
+    let part = part.trim_end_matches('0');
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    Some(if part.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part}") })
 }
 
 impl JsonSchema for Money {
