@@ -205,6 +205,7 @@ fn columns() -> Vec<crate::output::Column> {
     [left("account"), left("status")].into_iter().chain(amounts).collect()
 }
 
+#[expect(clippy::ptr_arg, reason = "what is written is decoded as a `Vec`")]
 fn list(accounts: &Vec<Value>) -> Grid {
     let rows = accounts.iter().map(|account| row(account, text_of(account, "slurm_account")));
     Grid { columns: columns(), rows: rows.collect(), notes: Vec::new() }
@@ -264,6 +265,7 @@ fn shown(account: &Value) -> Grid {
     grid
 }
 
+#[expect(clippy::ptr_arg, reason = "what is written is decoded as a `Vec`")]
 fn transactions(holds: &Vec<Value>) -> Grid {
     let names = ["transaction_id", "status", "job_id", "created_at"];
     let rows = holds.iter().map(|hold| {
@@ -289,6 +291,7 @@ fn fields(show: &Show<'_>, text: &str, out: &mut dyn Write) -> Result<(), Error>
 }
 
 /// What is a value of its own of each, under the names of the server; amounts as exact texts.
+#[expect(clippy::ptr_arg, reason = "what is written is decoded as a `Vec`")]
 fn csv(rows: &Vec<Value>) -> Vec<Vec<String>> {
     let plain =
         |(name, value): (&String, &Value)| (!value.is_object() && !value.is_array()).then(|| name.clone());

@@ -1,6 +1,7 @@
 //! `/api/v1/accounts`: what there is, what is left, and changes of it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -360,10 +361,11 @@ impl Seen {
         let Self { now_ns, tree, reserved, spent, usages } = self;
         let Some(account) = tree.by_id(id) else { return Ok(None) };
         let mut sums = |span_ns: (i64, i64), of: i64, counts: &dyn Fn(&str, &str) -> bool| {
-            if !spent.contains_key(&span_ns) {
-                spent.insert(span_ns, stored::spent(db, tree, usages, span_ns, *now_ns)?);
-            }
-            Ok::<i128, StoreError>(spent.get(&span_ns).map_or(0, |sums| sums.of(of, counts)))
+            let sums = match spent.entry(span_ns) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(free) => free.insert(stored::spent(db, tree, usages, span_ns, *now_ns)?),
+            };
+            Ok::<i128, StoreError>(sums.of(of, counts))
         };
         let stands = stands(tree, id, reserved, *now_ns, |span_ns, of, limit| {
             sums(span_ns, of, &|partition, model| limit.counts(partition, model))
