@@ -1,3 +1,5 @@
+//! What was said of pods and namespaces: which version is kept from when, by whom, and what is told twice.
+
 use super::*;
 use crate::model::{Description, Seen, Subject, SubjectKind, Told};
 
