@@ -230,7 +230,7 @@ fn sums(
 
 /// The book in force: the last one in the journal.
 fn parse_book(text: &str) -> Result<Book, StoreError> {
-    Book::parse(text)
+    Book::kept(text)
         .map_err(|e| StoreError::Damaged { what: "price book in the journal", detail: e.to_string() })
 }
 

@@ -114,7 +114,7 @@ fn find(
         return Ok(Found::Missing(text));
     }
     let applied = audit::applied_book(db)?.unwrap_or_default();
-    let book = if applied.is_empty() { Book::empty() } else { parse(&applied)? };
+    let book = parse(&applied)?;
     let mut answer = ExplainAnswer {
         subject: name(subject),
         slot: Window { start: time(start_ns), end: time(start_ns + SLOT_NS) },
@@ -149,7 +149,7 @@ fn find(
 }
 
 fn parse(text: &str) -> Result<Book, StoreError> {
-    Book::parse(text)
+    Book::kept(text)
         .map_err(|e| StoreError::Damaged { what: "price book in the ledger", detail: e.to_string() })
 }
 

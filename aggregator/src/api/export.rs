@@ -83,8 +83,7 @@ pub(super) async fn focus(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         );
         return Err(ApiError::invalid("window", message));
     }
-    let book = if snapshot.book.is_empty() { Ok(Book::empty()) } else { Book::parse(&snapshot.book) };
-    let book = book.map_err(|error| {
+    let book = Book::kept(&snapshot.book).map_err(|error| {
         tracing::error!(%error, "The price book in the ledger cannot be read.");
         ApiError::internal()
     })?;

@@ -46,7 +46,7 @@ pub(super) fn take_up(
     incarnation.store(now_in_force, Ordering::Relaxed);
     *working = Working::default();
     if let Some(text) = write::newest_book(db)?.filter(|text| text != book.text()) {
-        let newest = Book::parse(&text)
+        let newest = Book::kept(&text)
             .map_err(|e| StoreError::Damaged { what: "price book in the journal", detail: e.to_string() })?;
         *book = Arc::new(newest);
         if write::applied_book(db)?.as_deref() != Some(book.text()) {

@@ -107,7 +107,15 @@ impl Book {
         Self { currency: "USD".to_owned(), series: Vec::new(), nodes: Nodes::default(), text: String::new() }
     }
 
-    /// Reads a book, or what [`Book::text`] gave.
+    /// Reads what [`Book::text`] gave, as the ledger has it: without a file it is nothing.
+    ///
+    /// # Errors
+    /// If it is not that.
+    pub fn kept(text: &str) -> Result<Self, BookError> {
+        if text.is_empty() { Ok(Self::empty()) } else { Self::parse(text) }
+    }
+
+    /// Reads a book from a file.
     ///
     /// # Errors
     /// At the first thing that is wrong, with its line.

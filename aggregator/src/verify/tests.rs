@@ -16,6 +16,10 @@ const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"2.99\"\nunit = \"gp
 
 /// A ledger of one GPU that a pod held for 6 of 10 seconds, and a gap, and 10 seconds more. It intruded, too.
 fn ledger(folder: &std::path::Path) -> Connection {
+    priced(folder, Book::parse(BOOK).unwrap())
+}
+
+fn priced(folder: &std::path::Path, book: Book) -> Connection {
     let store = Store::open(folder).unwrap();
     let clock = Clock::system();
     let start_ns = window_start(clock.wall_ns() - HOUR_NS);
@@ -49,8 +53,7 @@ fn ledger(folder: &std::path::Path) -> Connection {
     let payload = batch.encode_to_vec();
     let (sha256, valid) = (wire::sha256(&payload), wire::decode(&payload, &node, &epoch, 1).map(Arc::new));
     assert!(valid.is_ok(), "{valid:?}");
-    let book = Arc::new(Book::parse(BOOK).unwrap());
-    let committer = Committer::new(&store, clock, book, Arc::default(), Arc::default()).unwrap();
+    let committer = Committer::new(&store, clock, Arc::new(book), Arc::default(), Arc::default()).unwrap();
     let (queue, submissions) = mpsc::channel(1);
     let batch = Box::new(Sealed { node, epoch, seq: 1, sent_at_ns: 0, payload, sha256, valid });
     queue.blocking_send(Submission::Batch { batch, answer: oneshot::channel().0 }).unwrap();
@@ -68,6 +71,13 @@ fn an_untouched_ledger_is_conserved() {
         report.to_string(),
         "conserved: held + idle + unobserved = existence on 1 devices, charges = price, difference 0 ns, 0 nanos"
     );
+}
+
+#[test]
+fn a_ledger_without_a_book_is_unpriced_and_conserved() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = verify(&priced(folder.path(), Book::empty())).unwrap();
+    assert!(report.conserved() && report.windows == 2, "{report:?}");
 }
 
 #[test]
