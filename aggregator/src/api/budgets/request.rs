@@ -179,3 +179,28 @@ pub(super) fn subject(job_id: Option<String>, pod_uid: Option<String>) -> Result
         (None, None) => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_is_what_its_digits_say_with_an_exponent_or_without() {
+        let nanos = |text: &str| serde_json::from_str::<Money>(text).map(|Money(nanos)| nanos).ok();
+        for (text, expected) in [
+            ("1e-9", Some(1)),
+            ("1.25e1", Some(12_500_000_000)),
+            ("12E+0", Some(12_000_000_000)),
+            ("0.5e-3", Some(500_000)),
+            ("-2e2", Some(-200_000_000_000)),
+            ("120e-1", Some(12_000_000_000)),
+            ("\"12.50\"", Some(12_500_000_000)),
+            ("1e-10", None),
+            ("1e30", None),
+            ("1e999", None),
+            ("\"1e3\"", None),
+        ] {
+            assert_eq!(nanos(text), expected, "{text}");
+        }
+    }
+}
