@@ -148,6 +148,15 @@ impl Budgets {
             return Ok(Err(error));
         }
         let mut ask = Cow::Borrowed(ask);
+        if !ask.key.is_empty()
+            && let Some(known) = stored::hold_by_key(context.db, &ask.key)?
+        {
+            // The only cluster then need not be the only one now.
+            if ask.cluster.is_empty() {
+                ask.to_mut().cluster.clone_from(&known.ask.cluster);
+            }
+            return Ok(again(known, &ask, "idempotency_key"));
+        }
         if ask.cluster.is_empty() {
             match stored::clusters(context.db)?.as_slice() {
                 [cluster] => ask.to_mut().cluster.clone_from(cluster),
@@ -159,11 +168,6 @@ impl Budgets {
             }
         }
         let ask = ask.as_ref();
-        if !ask.key.is_empty()
-            && let Some(known) = stored::hold_by_key(context.db, &ask.key)?
-        {
-            return Ok(again(known, ask, "idempotency_key"));
-        }
         let bound = ask.subject.clone().map(|subject| (ask.cluster.clone(), subject));
         if let Some(known) = bound.as_ref().and_then(|bound| self.holds.get(self.subjects.get(bound)?)) {
             return Ok(again(known.clone(), ask, "job_id"));

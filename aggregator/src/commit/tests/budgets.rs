@@ -181,6 +181,33 @@ fn the_same_request_under_the_same_key_is_one_hold_also_after_a_restart_and_anot
 }
 
 #[test]
+fn a_request_without_a_cluster_is_answered_as_before_when_there_are_two() {
+    let mut ledger = Ledger::new(BOOK, 10);
+    ledger.create(spec("physics", 100)).unwrap();
+    let hello = |ledger: &mut Ledger, cluster: &str| {
+        let hello = HelloFacts {
+            node: NodeName { cluster: cluster.into(), node: "n".into() },
+            epoch: [1; 16],
+            oldest_seq: 1,
+            agent_version: String::new(),
+            sent_at_ns: 0,
+        };
+        ledger.committer.commit_now(vec![Submission::Hello { hello, answer: oneshot::channel().0 }]);
+    };
+    hello(&mut ledger, "c");
+    let keyed = Ask { key: "submit-1".into(), cluster: String::new(), ..ask("physics", 10) };
+    let first = ledger.check(keyed.clone());
+    assert_eq!(first.ask.cluster, "c");
+    hello(&mut ledger, "d");
+    let unsaid = Ask { key: String::new(), ..keyed.clone() };
+    assert!(matches!(
+        ledger.hold(What::Check(Box::new(unsaid))),
+        Err(BudgetError::Invalid { field: "cluster", .. })
+    ));
+    assert_eq!(ledger.check(keyed), first);
+}
+
+#[test]
 fn a_job_has_one_open_hold() {
     let mut ledger = Ledger::new(BOOK, 10);
     ledger.create(spec("physics", 100)).unwrap();
