@@ -9,8 +9,8 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use tonnage_proto::limits::{
     BATCH_FORMAT, DEVICES_PER_BATCH_MAX, GAPS_PER_BATCH_MAX, INSTANCE_IDLES_PER_WINDOW_MAX,
-    INSTANCES_PER_BATCH_MAX, LABELS_PER_NODE_MAX, NAME_BYTES_MAX, OWNERS_PER_BATCH_MAX, SLICES_MAX, SLOT_NS,
-    UNATTRIBUTED_FACTOR_MAX, USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX, slot_start,
+    INSTANCES_PER_BATCH_MAX, LABELS_PER_NODE_MAX, NAME_BYTES_MAX, OWNER_BYTES_MAX, OWNERS_PER_BATCH_MAX,
+    SLICES_MAX, SLOT_NS, UNATTRIBUTED_FACTOR_MAX, USAGES_PER_WINDOW_MAX, WINDOWS_PER_BATCH_MAX, slot_start,
 };
 use tonnage_proto::metering as pb;
 
@@ -132,7 +132,7 @@ fn instance(instance: &pb::Instance, devices: &[Device]) -> Result<Instance, Str
 fn owner(owner: &pb::Owner) -> Result<Owner, String> {
     let kind = OwnerKind::from_number(i64::from(owner.kind))
         .ok_or_else(|| format!("kind: {} is not known here", owner.kind))?;
-    Ok(Owner {
+    let owner = Owner {
         kind,
         namespace: name("namespace", &owner.namespace)?,
         pod: name("pod", &owner.pod)?,
@@ -145,7 +145,15 @@ fn owner(owner: &pb::Owner) -> Result<Owner, String> {
         user: name("user", &owner.user)?,
         account: name("account", &owner.account)?,
         partition: name("partition", &owner.partition)?,
-    })
+    };
+    let texts =
+        [&owner.namespace, &owner.pod, &owner.pod_uid, &owner.container, &owner.container_id, &owner.job_id];
+    let more = [&owner.step, &owner.unit, &owner.user, &owner.account, &owner.partition];
+    let bytes: usize = texts.into_iter().chain(more).map(String::len).sum();
+    if bytes > OWNER_BYTES_MAX {
+        return Err(format!("its names: {bytes} bytes together are over the limit of {OWNER_BYTES_MAX}"));
+    }
+    Ok(owner)
 }
 
 fn facts(facts: pb::NodeFacts) -> Result<NodeFacts, String> {
@@ -398,5 +406,17 @@ mod tests {
         assert!(error.starts_with("Batch.boot_id: "), "{error}");
         let error = decode(&pb::Batch { instance_id: instance, ..good }).unwrap_err();
         assert!(error.starts_with("Batch.instance_id: "), "{error}");
+    }
+
+    #[test]
+    fn an_owner_of_more_names_than_an_index_takes_is_refused() {
+        let mut long = pb::Owner { kind: pb::owner::Kind::Pod.into(), ..pb::Owner::default() };
+        let of = |byte: u8| char::from(byte).to_string().repeat(NAME_BYTES_MAX);
+        [long.namespace, long.pod, long.pod_uid, long.container] = [b'a', b'b', b'c', b'd'].map(of);
+        [long.container_id, long.step, long.user, long.partition] = [b'e', b'f', b'g', b'h'].map(of);
+        assert!(owner(&long).is_ok(), "as much as it may be");
+        long.account = "x".to_owned();
+        let error = owner(&long).unwrap_err();
+        assert_eq!(error, "its names: 2049 bytes together are over the limit of 2048");
     }
 }

@@ -37,6 +37,8 @@ pub const INSTANCES_PER_BATCH_MAX: usize = 2048;
 pub const OWNERS_PER_BATCH_MAX: usize = 8192;
 /// Longest text of a name (node, namespace, pod, unit, model, ...) in bytes; Kubernetes allows 253.
 pub const NAME_BYTES_MAX: usize = 256;
+/// All names of one owner together, in bytes. No owner has all of them; the ledger's index over them takes no more.
+pub const OWNER_BYTES_MAX: usize = 2048;
 /// Gaps told in one batch.
 pub const GAPS_PER_BATCH_MAX: usize = 1024;
 /// Node labels in one batch, and the bytes of a key or a value.

@@ -3,7 +3,9 @@
 //! Constraints: one transaction, so that whatever happens the ledger is wholly as it was or wholly as it is to be;
 //! nothing is lost, and no number that other rows or hashes name changes. Non-goal: the way back.
 
+use super::sql::{OptionalExtension as _, params};
 use super::{Connection, StoreError, rollup, schema};
+use crate::wire;
 
 /// The first version that can be brought up; those before were in no release.
 pub(super) const OLDEST: i64 = 2;
@@ -231,6 +233,34 @@ CREATE INDEX hold_of ON hold (subject, id);
 CREATE INDEX hold_state ON hold (state, id);
 ";
 
+/// Nodes' facts came to be told apart by their hash: with many labels they are more than PostgreSQL takes in an index.
+/// [`facts_from_7`] fills it.
+pub(super) const FROM_7: &str = "
+CREATE TABLE facts_8 (
+    id     INTEGER PRIMARY KEY,
+    sha256 BLOB NOT NULL UNIQUE,
+    json   TEXT NOT NULL
+);
+";
+
+/// Puts the facts where [`FROM_7`] made room for them.
+pub(super) fn facts_from_7(db: &Connection) -> Result<(), StoreError> {
+    let mut last = 0;
+    while let Some((id, json)) = db
+        .prepare_cached("SELECT id, json FROM facts WHERE id > ?1 ORDER BY id LIMIT 1")?
+        .query_row([last], |row| Ok((row.get::<i64>(0)?, row.get::<String>(1)?)))
+        .optional()?
+    {
+        db.prepare_cached("INSERT INTO facts_8 VALUES (?1, ?2, ?3)")?.execute(params![
+            id,
+            &wire::sha256(json.as_bytes())[..],
+            json
+        ])?;
+        last = id;
+    }
+    Ok(db.execute_batch("DROP TABLE facts; ALTER TABLE facts_8 RENAME TO facts;")?)
+}
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
@@ -256,6 +286,10 @@ pub(super) fn up(db: &Connection) -> Result<(), StoreError> {
     }
     if found <= 6 {
         transaction.execute_batch(FROM_6)?;
+    }
+    if found <= 7 {
+        transaction.execute_batch(FROM_7)?;
+        facts_from_7(&transaction)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
     Ok(transaction.commit()?)

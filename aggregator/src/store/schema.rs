@@ -1,11 +1,11 @@
-//! The schema of the ledger's store, version 7.
+//! The schema of the ledger's store, version 8.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -144,8 +144,10 @@ CREATE TABLE gap (
 
 -- A node's facts, each set once; as JSON of model::NodeFacts.
 CREATE TABLE facts (
-    id   INTEGER PRIMARY KEY,
-    json TEXT NOT NULL UNIQUE
+    id     INTEGER PRIMARY KEY,
+    -- of the JSON, which can be longer than an index takes
+    sha256 BLOB NOT NULL UNIQUE,
+    json   TEXT NOT NULL
 );
 
 -- What the price of a (slot, tenure) was worked out from.

@@ -5,7 +5,7 @@
 //! every key of theirs.
 
 use super::sql::OptionalExtension;
-use super::{Connection, StoreError, meta, migrate, rollup, schema};
+use super::{Connection, StoreError, meta, migrate, rollup, schema, transfer};
 
 mod access;
 mod presence;
@@ -47,7 +47,12 @@ pub(super) fn open(access: &Access) -> Result<Connection, StoreError> {
             if found <= 5 {
                 transaction.execute_batch(&translated(migrate::FROM_5))?;
             }
-            transaction.execute_batch(&translated(migrate::FROM_6))?;
+            if found <= 6 {
+                transaction.execute_batch(&translated(migrate::FROM_6))?;
+            }
+            transaction.execute_batch(&translated(migrate::FROM_7))?;
+            migrate::facts_from_7(&transaction)?;
+            transfer::count_on(&transaction, "facts")?;
             transaction.execute_batch(&format!("UPDATE schema_version SET version = {}", schema::VERSION))?;
             tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
         }

@@ -35,9 +35,7 @@ pub fn copy(from: &Connection, to: &Connection) -> Result<Copied, StoreError> {
         to.execute(&format!("DELETE FROM {table}"), [])?;
         copied.rows += copy_table(&from, &to, table)?;
         if to.is_server() && has_id(table) {
-            to.execute_batch(&format!(
-                "SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT COALESCE(MAX(id), 0) + 1 FROM {table}), false)"
-            ))?;
+            count_on(&to, table)?;
         }
         let sums = |db: &Connection| sums(db, table);
         let (there, here) = (sums(&from)?, sums(&to)?);
@@ -51,6 +49,13 @@ pub fn copy(from: &Connection, to: &Connection) -> Result<Copied, StoreError> {
     }
     to.commit()?;
     Ok(copied)
+}
+
+/// On a server: the next number of `table` follows those that were given to it.
+pub(super) fn count_on(db: &Connection, table: &str) -> Result<(), StoreError> {
+    Ok(db.execute_batch(&format!(
+        "SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT COALESCE(MAX(id), 0) + 1 FROM {table}), false)"
+    ))?)
 }
 
 /// Rows, time and cost.

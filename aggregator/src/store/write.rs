@@ -5,6 +5,7 @@ use crate::ledger::rows::{Key, Row, Rows};
 use crate::ledger::settle::Extent;
 use crate::model::{Device, Id, Instance, NodeFacts, NodeName, Owner, RowKind};
 use crate::store::sql::{self, Connection, OptionalExtension, Row as SqlRow, params};
+use crate::wire;
 
 mod marks;
 
@@ -317,8 +318,12 @@ pub fn instance(db: &Connection, device: i64, instance: &Instance) -> Result<i64
 pub fn facts(db: &Connection, facts: &NodeFacts) -> Result<i64> {
     let json = serde_json::to_string(facts)
         .map_err(|e| StoreError::Damaged { what: "facts", detail: e.to_string() })?;
-    db.prepare_cached("INSERT INTO facts (json) VALUES (?1) ON CONFLICT DO NOTHING")?.execute([&json])?;
-    Ok(db.prepare_cached("SELECT id FROM facts WHERE json = ?1")?.query_row([&json], |row| row.get(0))?)
+    let sha256 = wire::sha256(json.as_bytes());
+    db.prepare_cached("INSERT INTO facts (sha256, json) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+        .execute(params![&sha256[..], json])?;
+    Ok(db
+        .prepare_cached("SELECT id FROM facts WHERE sha256 = ?1")?
+        .query_row([&sha256[..]], |row| row.get(0))?)
 }
 
 /// Facts by their number.

@@ -12,7 +12,7 @@ use tonnage_proto::limits::{DAY_NS, HOUR_NS};
 
 use super::*;
 use crate::store::closing::{self, Checkpoint};
-use crate::store::sql::Connection;
+use crate::store::sql::{Connection, params};
 use crate::store::write::{Mark, set_mark};
 
 /// Rows by their columns' names; null is the empty text.
@@ -35,7 +35,7 @@ fn post(db: &Connection, slots: i64, owners: i64) -> i128 {
         server::make_room(&db, table, (0..slots).map(|slot| slot * SLOT_NS)).unwrap();
     }
     db.execute_batch(&names(owners)).unwrap();
-    db.execute("INSERT INTO facts VALUES (1, ?1)", [FACTS]).unwrap();
+    db.execute("INSERT INTO facts VALUES (1, ?1, ?2)", params![&[1_u8][..], FACTS]).unwrap();
     let mut row = |slot: i64, tenure: i64, instance: i64, owner: i64, kind: i64| -> [Option<i64>; 12] {
         let figures: [i64; 6] = match kind {
             // No time and no cost.

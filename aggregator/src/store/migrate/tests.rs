@@ -23,9 +23,9 @@ const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"2.99\"\nunit = \"gp
 const VERSION_3: &str = include_str!("version-3.sql");
 const VERSION_4: &str = include_str!("version-4.sql");
 const VERSION_5: &str = include_str!("version-5.sql");
-const VERSION_6: &str = include_str!("version-6.sql");
+const VERSION_7: &str = include_str!("version-7.sql");
 const VERSIONS: [(i64, &str); 5] =
-    [(2, VERSION_2), (3, VERSION_3), (4, VERSION_4), (5, VERSION_5), (6, VERSION_6)];
+    [(2, VERSION_2), (3, VERSION_3), (4, VERSION_4), (5, VERSION_5), (7, VERSION_7)];
 
 /// A ledger with closed slots, quarantined windows and a correction, as this version writes it.
 fn written(folder: &Path) {
@@ -64,6 +64,7 @@ fn written(folder: &Path) {
             devices: vec![pb::Device { uuid: "GPU-1".into(), slices: 1, ..pb::Device::default() }],
             owners: vec![pod(format!("train-{seq}")), user],
             windows: vec![window],
+            facts: Some(pb::NodeFacts { region: format!("r{}", seq / 2), ..pb::NodeFacts::default() }),
             ..pb::Batch::default()
         };
         let payload = batch.encode_to_vec();

@@ -260,7 +260,7 @@ fn nodes_and_devices_are_told_by_their_newest_tenure() {
         [8 * SLOT_NS, 9 * SLOT_NS],
     )
     .unwrap();
-    db.execute("INSERT INTO facts VALUES (1, '{\"instance_type\":\"\",\"region\":\"r\",\"zone\":\"\",\"capacity_type\":\"\",\"labels\":{}}')", []).unwrap();
+    db.execute("INSERT INTO facts VALUES (1, ?1, '{\"instance_type\":\"\",\"region\":\"r\",\"zone\":\"\",\"capacity_type\":\"\",\"labels\":{}}')", [&[1_u8][..]]).unwrap();
     room(&db, "slot_state", 8 * SLOT_NS);
     db.execute("INSERT INTO slot_state VALUES (?1, 9, 1, 1, 1, 0, NULL)", [8 * SLOT_NS]).unwrap();
     let nodes = nodes(&db).unwrap();

@@ -1,4 +1,4 @@
--- The schema of version 6 as it was, for the tests of the migration.
+-- The schema of version 7 as it was, for the tests of the migration.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     -- numbers in decimal, bytes in hexadecimal
@@ -371,11 +371,68 @@ CREATE TABLE lease (
     until_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- Accounts of budgets; what is said of one as JSON of budgets::Spec, without its bindings.
+CREATE TABLE account (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    json       TEXT NOT NULL,
+    created_ns INTEGER NOT NULL,
+    updated_ns INTEGER NOT NULL,
+    closed_ns  INTEGER
+);
+
+-- Usage that is an account's from a slot on and until another; as JSON of budgets::Selector.
+CREATE TABLE binding (
+    id      INTEGER PRIMARY KEY,
+    account INTEGER NOT NULL,
+    json    TEXT NOT NULL,
+    from_ns INTEGER NOT NULL,
+    -- 2^63 - 1 while it is in force
+    to_ns   INTEGER NOT NULL
+);
+CREATE INDEX binding_account ON binding (account);
+
+-- Holds, and checks that were refused.
+CREATE TABLE hold (
+    -- entry of the journal that made it
+    id              INTEGER PRIMARY KEY,
+    transaction_id  BLOB NOT NULL UNIQUE,
+    -- the caller's name for the request; empty if it gave none
+    key             TEXT NOT NULL,
+    account         INTEGER NOT NULL,
+    -- what was asked, as JSON of budgets::Ask
+    ask             TEXT NOT NULL,
+    cluster         TEXT NOT NULL,
+    -- 0 none, 1 a job of Slurm, 2 a pod; and its id
+    subject_kind    INTEGER NOT NULL,
+    subject         TEXT NOT NULL,
+    -- NULL = unpriced
+    cost_nanos      INTEGER,
+    amount_nanos    INTEGER NOT NULL,
+    -- what slots from from_ns on charge for its job while it is open
+    charged_nanos   INTEGER NOT NULL,
+    from_ns         INTEGER NOT NULL,
+    until_ns        INTEGER NOT NULL,
+    -- budgets::State
+    state           INTEGER NOT NULL,
+    -- why it was refused, as JSON; else empty
+    refusal         TEXT NOT NULL,
+    -- what was left in the tightest limit; NULL without any
+    available_nanos INTEGER,
+    created_ns      INTEGER NOT NULL,
+    -- 0 while it is open
+    ended_ns        INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX hold_key ON hold (key) WHERE key <> '';
+CREATE UNIQUE INDEX hold_subject ON hold (cluster, subject_kind, subject) WHERE state = 0 AND subject_kind <> 0;
+CREATE INDEX hold_of ON hold (subject, id);
+CREATE INDEX hold_state ON hold (state, id);
+
 -- Only hashes: a token is shown once, when it is made.
 CREATE TABLE token (
     id         INTEGER PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE,
-    -- reader, operator, admin; or node, with its cluster and node
+    -- reader, gate, operator, admin; or node, with its cluster and node
     role       TEXT NOT NULL,
     cluster    TEXT NOT NULL DEFAULT '',
     node       TEXT NOT NULL DEFAULT '',
