@@ -195,7 +195,7 @@ impl Attribution {
         self.sweep(now.reading.boot_ns);
         let mut holders: Vec<Holder> =
             pids.iter().map(|process| self.holder(*process, now.ledger_ns, now.reading)).collect();
-        self.set_mps_servers_apart(&mut holders, pids);
+        let mps = self.set_mps_servers_apart(&mut holders, pids);
         if instance.is_none() && !self.foreign_pids {
             self.guests.join(&device.uuid, &mut holders, &self.procfs);
         }
@@ -207,19 +207,21 @@ impl Attribution {
         }
         let of =
             |instance: Option<Arc<Instance>>| self.allocations.get(&(Arc::clone(&device.uuid), instance));
-        let allocation = of(instance.cloned()).or_else(|| of(None)).cloned().unwrap_or_default();
+        let mut allocation = of(instance.cloned()).or_else(|| of(None)).cloned().unwrap_or_default();
+        allocation.mps = mps;
         grants::join(&mut holders, &allocation);
         (holders, allocation)
     }
 
     /// A server of MPS works for its clients: where the driver says who they are, they are on the device and it is not.
-    /// Where the driver does not, nobody can say whose the server's use is.
-    fn set_mps_servers_apart(&mut self, holders: &mut Vec<Holder>, pids: &[DeviceProcess]) {
+    /// Where the driver does not, nobody can say whose the server's use is. Tells whether MPS is at work here.
+    fn set_mps_servers_apart(&mut self, holders: &mut Vec<Holder>, pids: &[DeviceProcess]) -> bool {
         let clients: Vec<u32> = pids.iter().filter(|p| p.mps_client).map(|process| process.pid).collect();
         self.lists_mps_clients |= !clients.is_empty();
         // Pids of another namespace name other processes here.
+        let mut is_there = !clients.is_empty();
         if self.foreign_pids {
-            return;
+            return is_there;
         }
         let servers: Vec<(u32, mps::Server)> = holders
             .iter()
@@ -230,12 +232,14 @@ impl Attribution {
             if !server.is_believed(clients.iter().map(|client| process::uid(&self.procfs, *client))) {
                 continue;
             }
+            is_there = true;
             if self.lists_mps_clients {
                 holders.retain(|holder| holder.pid != pid);
             } else if let Some(holder) = holders.iter_mut().find(|holder| holder.pid == pid) {
                 (holder.owner, holder.inferred) = (mps::nobody(), true);
             }
         }
+        is_there
     }
 
     /// How many of the kubelet's allocations counted at this tick.

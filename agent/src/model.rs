@@ -357,6 +357,20 @@ pub struct Claim {
     pub until_ns: Option<i64>,
     /// As [`Holder::inferred`].
     pub inferred: bool,
+    pub shared_by: SharedBy,
+}
+
+/// By what those share a device who have a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SharedBy {
+    /// Their contexts take turns, or run at once under MPS: [`Allocation::mps`] says which.
+    #[default]
+    Contexts,
+    Mps,
+    Shards,
+    VirtualGpus,
+    /// Compute slices of a GPU of which nobody says how it is partitioned.
+    Slices,
 }
 
 /// To whom a device is allocated. Without claims it is held by those who have a process on it.
@@ -366,6 +380,8 @@ pub struct Allocation {
     /// Into how many equal parts the device is divided for allocation (replicas, shards, slices); parts that nobody
     /// claims are idle. What is claimed beyond that makes the parts smaller.
     pub parts: u64,
+    /// MPS has clients, or a server, on the device.
+    pub mps: bool,
 }
 
 /// One device at one tick, owners resolved: what metering works on.

@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 use tonnage_agent::metering::Meter;
 use tonnage_agent::model::{
     Allocation, Claim, DeviceInfo, GapReason, Holder, Instance, InstanceObservation, InstanceUtilisation,
-    Observation, Owner, OwnerKind, Partition, Tick, UtilisationSample, Window,
+    Observation, Owner, OwnerKind, Partition, SharedBy, Tick, UtilisationSample, Window,
 };
 use tonnage_proto::limits::WINDOW_NS;
 
@@ -260,6 +260,7 @@ fn allocate(rng: &mut StdRng, allocation: &mut Allocation, from_ns: i64, now_ns:
             from_ns: rng.random_bool(0.7).then(|| rng.random_range(from_ns - 10..=now_ns)),
             until_ns: None,
             inferred: rng.random_bool(0.1),
+            shared_by: SharedBy::default(),
         });
     }
 }

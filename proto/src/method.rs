@@ -26,7 +26,16 @@ pub const ENERGY_BY_BUSY: u32 = 1 << 12;
 /// Energy: the device's counter, split by held time, since nobody was busy.
 pub const ENERGY_BY_HELD: u32 = 1 << 13;
 
-const NAMES: [(u32, &str); 10] = [
+/// Held: what was split was shared by NVIDIA's Multi-Process Service.
+pub const SHARED_MPS: u32 = 1 << 16;
+/// Held: what was split was shared in turns, by replicas or without any arrangement.
+pub const SHARED_TIME_SLICING: u32 = 1 << 17;
+/// Held: what was split were Slurm's shards.
+pub const SHARED_SHARDS: u32 = 1 << 18;
+/// Held: what was split were virtual GPUs of guests.
+pub const SHARED_VGPU: u32 = 1 << 19;
+
+const NAMES: [(u32, &str); 14] = [
     (HELD_CGROUP, "held_cgroup"),
     (HELD_ALLOCATION, "held_allocation"),
     (HELD_SPLIT, "held_split"),
@@ -37,6 +46,10 @@ const NAMES: [(u32, &str); 10] = [
     (MEMORY_PROCESS, "memory_process"),
     (ENERGY_BY_BUSY, "energy_by_busy"),
     (ENERGY_BY_HELD, "energy_by_held"),
+    (SHARED_MPS, "shared_mps"),
+    (SHARED_TIME_SLICING, "shared_time_slicing"),
+    (SHARED_SHARDS, "shared_shards"),
+    (SHARED_VGPU, "shared_vgpu"),
 ];
 
 /// The names of the bits that are set, in the order of this file; what the REST API shows.

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use harness::slurm::{Accounted, GresNode, Slurm};
 use tonnage_agent::attribution::slurm::{DeviceRef, Job, Jobs, Paths};
+use tonnage_agent::model::SharedBy;
 use tonnage_runtime::clock::Clock;
 
 /// What the ledger says of jobs.
@@ -215,13 +216,13 @@ fn shards_mps_types_and_heterogeneous_jobs_hold_what_slurm_gave_them() -> anyhow
     let scripts = [0, 1, 2].map(|node| format!("{}; sleep 300", probe(&slurm, node)));
     let mut running = Vec::new();
     for (node, gres, parts) in [
-        (0, "--gres=shard:3", Some((3, 4))),
-        (0, "--gres=gpu:1", Some((1, 1))),
-        (1, "--gres=mps:25", Some((25, 100))),
-        (1, "--gres=gpu:1", Some((1, 1))),
+        (0, "--gres=shard:3", Some((3, 4, SharedBy::Shards))),
+        (0, "--gres=gpu:1", Some((1, 1, SharedBy::Contexts))),
+        (1, "--gres=mps:25", Some((25, 100, SharedBy::Mps))),
+        (1, "--gres=gpu:1", Some((1, 1, SharedBy::Contexts))),
         // Of types that slurm.conf has in another order than gres.conf.
-        (2, "--gres=gpu:a:1", Some((1, 1))),
-        (2, "--gres=gpu:b:1", Some((1, 1))),
+        (2, "--gres=gpu:a:1", Some((1, 1, SharedBy::Contexts))),
+        (2, "--gres=gpu:b:1", Some((1, 1, SharedBy::Contexts))),
     ] {
         let id = slurm.submit(&[&on[node], gres], &scripts[node])?;
         slurm.wait_running(id)?;
@@ -232,7 +233,8 @@ fn shards_mps_types_and_heterogeneous_jobs_hold_what_slurm_gave_them() -> anyhow
         })?;
         let job = job(&slurm, node, id)?;
         println!("{gres}: {job:?}");
-        let held: Vec<_> = job.devices.iter().map(|device| (device.parts, device.of)).collect();
+        let held: Vec<_> =
+            job.devices.iter().map(|device| (device.parts, device.of, device.shared_by)).collect();
         assert_eq!((held, job.inferred), (Vec::from_iter(parts), false), "{gres}");
         assert_eq!(minors(&job), opened(&slurm, id)?, "{gres}");
         running.push(id);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::attribution::device_ids::{At, DeviceId, Parent};
 use crate::attribution::dra_checkpoint::{Checkpoint, Prepared};
-use crate::model::{DeviceInfo, DeviceReading, Instance, MigReading};
+use crate::model::{DeviceInfo, DeviceReading, Instance, MigReading, SharedBy};
 
 /// Most parts into which a device is divided; beyond it parts are rounded.
 const PARTS_MAX: u64 = 1 << 20;
@@ -86,11 +86,13 @@ impl<'a> Devices<'a> {
             }
         };
         guessed |= instances.iter().any(|instance| instance.slices_guessed);
+        let is_sliced = matches!(id.at, At::Instance { .. }) && instances.is_empty();
+        let shared_by = if is_sliced { SharedBy::Slices } else { SharedBy::Contexts };
         if id.replica.is_some() {
             let replicas = self.replicas.get(&id.at).map_or(1, BTreeSet::len);
             part.of *= u64::try_from(replicas).unwrap_or(PARTS_MAX).max(1);
         }
-        Some(Found { device: Arc::clone(&reading.info.uuid), instances, part, guessed })
+        Some(Found { device: Arc::clone(&reading.info.uuid), instances, part, guessed, shared_by })
     }
 
     /// What DRA's driver made of a device that it names by a minor and a profile.
@@ -140,6 +142,7 @@ pub(super) struct Found {
     pub(super) part: Fraction,
     /// The part, or an instance's weight, is a guess.
     pub(super) guessed: bool,
+    pub(super) shared_by: SharedBy,
 }
 
 impl Found {

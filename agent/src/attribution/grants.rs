@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::attribution::devices::{Fraction, Place, common};
 use crate::attribution::slurm::sluid::is_sluid;
-use crate::model::{Allocation, Claim, Holder, Owner, OwnerKind};
+use crate::model::{Allocation, Claim, Holder, Owner, OwnerKind, SharedBy};
 
 /// A device, or a part of it, that somebody was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub(super) struct Grant {
     pub(super) from_ns: Option<i64>,
     pub(super) until_ns: Option<i64>,
     pub(super) inferred: bool,
+    pub(super) shared_by: SharedBy,
 }
 
 /// Grants by device and instance.
@@ -32,10 +33,10 @@ pub(super) fn by_place(grants: Vec<Grant>) -> BTreeMap<Place, Allocation> {
         let fractions: Vec<Fraction> = grants.iter().map(|grant| grant.part).collect();
         let (parts, of) = common(&fractions);
         let claim = |(grant, parts): (Grant, u64)| {
-            let Grant { owner, from_ns, until_ns, inferred, .. } = grant;
-            Claim { owner, parts, from_ns, until_ns, inferred }
+            let Grant { owner, from_ns, until_ns, inferred, shared_by, .. } = grant;
+            Claim { owner, parts, from_ns, until_ns, inferred, shared_by }
         };
-        Allocation { claims: grants.into_iter().zip(parts).map(claim).collect(), parts: of }
+        Allocation { claims: grants.into_iter().zip(parts).map(claim).collect(), parts: of, mps: false }
     };
     of_place.into_iter().map(|(place, grants)| (place, allocation(grants))).collect()
 }
@@ -102,7 +103,15 @@ mod tests {
     fn grant(owner: &Arc<Owner>, parts: u64, of: u64) -> Grant {
         let part = Fraction { parts, of };
         let (place, owner) = (("GPU-a".into(), None), Arc::clone(owner));
-        Grant { place, owner, part, from_ns: None, until_ns: None, inferred: false }
+        Grant {
+            place,
+            owner,
+            part,
+            from_ns: None,
+            until_ns: None,
+            inferred: false,
+            shared_by: SharedBy::default(),
+        }
     }
 
     fn process(owner: Owner) -> Holder {

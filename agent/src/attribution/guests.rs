@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::attribution::devices::Fraction;
 use crate::attribution::grants::Grant;
 use crate::attribution::process;
-use crate::model::{DeviceReading, Holder, Owner, OwnerKind, Vgpu};
+use crate::model::{DeviceReading, Holder, Owner, OwnerKind, SharedBy, Vgpu};
 
 /// What works on the host for its guests, by the kernel's name of it (15 bytes). The driver lists it on the device.
 const HOSTS: [&str; 2] = ["vgpu", "nvidia-vgpu-mgr"];
@@ -36,6 +36,7 @@ impl Guests {
                     from_ns: None,
                     until_ns: None,
                     inferred: holder.inferred,
+                    shared_by: SharedBy::VirtualGpus,
                 });
             }
             guests.insert(Arc::clone(&device.info.uuid), holders);

@@ -143,6 +143,7 @@ impl Listed {
                     from_ns: None,
                     until_ns: None,
                     inferred,
+                    shared_by: found.shared_by,
                 }));
             }
         }

@@ -34,6 +34,7 @@ pub(super) use crate::attribution::slurm::grants::grants;
 use crate::attribution::slurm::index::Indices;
 pub use crate::attribution::slurm::index::Located;
 use crate::attribution::slurm::job_file::{JobFile, Part, PartKind};
+use crate::model::SharedBy;
 
 /// Problems that are kept and told.
 const PROBLEMS_MAX: usize = 256;
@@ -99,6 +100,7 @@ pub struct JobDevice {
     pub of: u32,
     /// Slurm gave it as a whole, which it does to one job at a time.
     pub whole: bool,
+    pub shared_by: SharedBy,
 }
 
 /// A GPU, or a part of one, as far as Slurm names it.
@@ -276,7 +278,13 @@ fn job(file: &JobFile, node: &str, indices: &mut Indices, problems: &mut BTreeSe
         let of = of.max(1);
         // Slurm 22.05.8 gives a GPU as a whole while shards or MPS of it are in use: all of those are not the GPU.
         let whole = !guessed && part.kind == PartKind::Whole;
-        devices.push(JobDevice { at: located.at, parts: parts.min(of), of, whole });
+        let shared_by = match part.kind {
+            PartKind::Shard => SharedBy::Shards,
+            PartKind::Mps => SharedBy::Mps,
+            PartKind::Whole if of > 1 => SharedBy::Mps,
+            PartKind::Whole => SharedBy::Contexts,
+        };
+        devices.push(JobDevice { at: located.at, parts: parts.min(of), of, whole, shared_by });
     }
     Job {
         job_id: file.job_id.clone(),
@@ -313,7 +321,13 @@ fn mapped(folder: &Folder<(DeviceRef, Vec<String>)>, booted_wall_ns: i64) -> BTr
                 by_hooks: false,
                 inferred: false,
             });
-            job.devices.push(JobDevice { at: *at, parts: 1, of, whole: false });
+            job.devices.push(JobDevice {
+                at: *at,
+                parts: 1,
+                of,
+                whole: false,
+                shared_by: SharedBy::Contexts,
+            });
             job.inferred |= of > 1;
         }
     }

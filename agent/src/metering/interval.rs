@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tonnage_proto::{limits, method};
 
 use crate::metering::split;
-use crate::model::{Allocation, Claim, Holder, Instance, Owner, OwnerKind};
+use crate::model::{Allocation, Claim, Holder, Instance, Owner, OwnerKind, SharedBy};
 
 /// What tells two lives of a pid apart.
 pub(super) type ProcessKey = (u32, Option<i64>);
@@ -127,6 +127,8 @@ struct Piece<'a> {
     processes: BTreeMap<&'a Arc<Owner>, Processes>,
     claims: BTreeMap<&'a Arc<Owner>, Claimed>,
     parts: u64,
+    /// By what processes share it, if they do: a bit of `method`.
+    shared_by: u32,
 }
 
 /// One owner's processes.
@@ -141,6 +143,8 @@ struct Processes {
 struct Claimed {
     parts: u64,
     inferred: bool,
+    /// By what it shares with others, if it does: a bit of `method`.
+    shared_by: u32,
 }
 
 impl<'a> Piece<'a> {
@@ -166,8 +170,10 @@ impl<'a> Piece<'a> {
             let known = claims.entry(&claim.owner).or_default();
             known.parts = known.parts.saturating_add(claim.parts.max(1));
             known.inferred |= claim.inferred;
+            known.shared_by |= shared_by(claim.shared_by, present.allocation.mps);
         }
-        Self { processes, claims, parts: present.allocation.parts }
+        let turns = shared_by(SharedBy::Contexts, present.allocation.mps);
+        Self { processes, claims, parts: present.allocation.parts, shared_by: turns }
     }
 }
 
@@ -220,7 +226,7 @@ impl Part {
 
     /// Equally among the owners with a process.
     fn add_shared(&mut self, whole_ns: u64, lane: &Lane<'_>, piece: &Piece<'_>) {
-        let split = if piece.processes.len() > 1 { method::HELD_SPLIT } else { 0 };
+        let split = if piece.processes.len() > 1 { method::HELD_SPLIT | piece.shared_by } else { 0 };
         let parts = split::equally(whole_ns, piece.processes.len());
         for ((owner, processes), held_ns) in piece.processes.iter().zip(parts) {
             let evidence = if owner.kind == OwnerKind::Unowned { 0 } else { method::HELD_CGROUP };
@@ -234,8 +240,9 @@ impl Part {
         let free = piece.parts.saturating_sub(claimed);
         let weights: Vec<u64> = piece.claims.values().map(|claim| claim.parts).chain([free]).collect();
         let parts = split::by_largest_remainder(whole_ns, &weights);
-        let split = if piece.claims.len() > 1 || free > 0 { method::HELD_SPLIT } else { 0 };
+        let is_split = piece.claims.len() > 1 || free > 0;
         for ((owner, claim), held_ns) in piece.claims.iter().zip(&parts) {
+            let split = if is_split { method::HELD_SPLIT | claim.shared_by } else { 0 };
             self.hold(lane, owner, *held_ns, split | method::HELD_ALLOCATION | inferred(claim.inferred));
         }
         parts.last().copied().unwrap_or(0)
@@ -250,6 +257,17 @@ impl Part {
         share.held_ns += held_ns;
         share.room_ns += held_ns;
         share.method |= method;
+    }
+}
+
+fn shared_by(by: SharedBy, mps: bool) -> u32 {
+    match by {
+        SharedBy::Contexts if mps => method::SHARED_MPS,
+        SharedBy::Contexts => method::SHARED_TIME_SLICING,
+        SharedBy::Mps => method::SHARED_MPS,
+        SharedBy::Shards => method::SHARED_SHARDS,
+        SharedBy::VirtualGpus => method::SHARED_VGPU,
+        SharedBy::Slices => 0,
     }
 }
 

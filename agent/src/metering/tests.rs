@@ -81,7 +81,10 @@ fn several_processes_of_one_owner_hold_once_and_several_owners_share_equally() {
     let window = only(meter.finish());
     let held = ["a", "b", "c"].map(|pod| usage(&window, pod).held_ns);
     assert_eq!(held, [333_333_334, 333_333_333, 333_333_333], "the first in order has the odd nanosecond");
-    assert_eq!(usage(&window, "a").method, method::HELD_CGROUP | method::HELD_SPLIT);
+    assert_eq!(
+        usage(&window, "a").method,
+        method::HELD_CGROUP | method::HELD_SPLIT | method::SHARED_TIME_SLICING
+    );
 }
 
 #[test]

@@ -50,6 +50,8 @@ fn clients_of_mps_hold_by_their_replicas_and_the_server_is_nobody() -> anyhow::R
     assert_eq!(books.time(RowKind::Idle, None).values().sum::<i128>(), 5 * S);
     let folded = books.folded()?;
     assert!(folded[&uuid].iter().all(|window| window.intruded_ns.is_empty()), "nobody intrudes");
+    let by_mps = |bits| bits & method::SHARED_MPS != 0 && bits & method::SHARED_TIME_SLICING == 0;
+    assert!(folded[&uuid].iter().all(|window| by_mps(window.method)), "{:?}", folded[&uuid]);
     world.aggregator.admin(&["verify"])?;
     Ok(())
 }

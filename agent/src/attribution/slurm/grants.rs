@@ -34,7 +34,7 @@ pub(in crate::attribution) fn grants(jobs: &[Job], devices: &Devices<'_>, now: N
             partition: job.partition.clone(),
             ..Owner::default()
         });
-        for JobDevice { at, parts, of, .. } in &job.devices {
+        for JobDevice { at, parts, of, shared_by, .. } in &job.devices {
             let Some(found) = devices.find(&DeviceId { at: place(*at), replica: None }) else {
                 unresolved += 1;
                 continue;
@@ -50,6 +50,7 @@ pub(in crate::attribution) fn grants(jobs: &[Job], devices: &Devices<'_>, now: N
                 from_ns,
                 until_ns,
                 inferred: job.inferred || found.guessed,
+                shared_by: *shared_by,
             }));
         }
     }

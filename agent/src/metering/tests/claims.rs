@@ -1,14 +1,21 @@
 //! Devices that are allocated: who holds what, and who is an intruder.
 
 use super::*;
-use crate::model::Claim;
+use crate::model::{Claim, SharedBy};
 
 fn claim(pod_uid: &str, parts: u64) -> Claim {
-    Claim { owner: owner(pod_uid), parts, from_ns: None, until_ns: None, inferred: false }
+    Claim {
+        owner: owner(pod_uid),
+        parts,
+        from_ns: None,
+        until_ns: None,
+        inferred: false,
+        shared_by: SharedBy::default(),
+    }
 }
 
 fn allocated(holders: &[Holder], claims: &[Claim], parts: u64) -> Observation {
-    let allocation = Allocation { claims: claims.to_vec(), parts };
+    let allocation = Allocation { claims: claims.to_vec(), parts, mps: false };
     Observation { allocation, ..reading(holders) }
 }
 
@@ -75,7 +82,34 @@ fn replicas_split_the_device_by_how_many_each_has_and_those_that_nobody_has_are_
     let window = one_second(&allocated(&[], &[claim("a", 2), claim("b", 1)], 4));
     let held = ["a", "b"].map(|pod| usage(&window, pod).held_ns);
     assert_eq!((held, window.idle_ns), ([500_000_000, 250_000_000], 250_000_000));
-    assert_eq!(usage(&window, "b").method, method::HELD_ALLOCATION | method::HELD_SPLIT);
+    assert_eq!(
+        usage(&window, "b").method,
+        method::HELD_ALLOCATION | method::HELD_SPLIT | method::SHARED_TIME_SLICING
+    );
+}
+
+#[test]
+fn by_what_a_device_is_shared_is_told_and_who_has_it_alone_shares_by_nothing() {
+    for (by, mps, bit) in [
+        (SharedBy::Contexts, false, method::SHARED_TIME_SLICING),
+        (SharedBy::Contexts, true, method::SHARED_MPS),
+        (SharedBy::Mps, false, method::SHARED_MPS),
+        (SharedBy::Shards, true, method::SHARED_SHARDS),
+        (SharedBy::VirtualGpus, false, method::SHARED_VGPU),
+        (SharedBy::Slices, false, 0),
+    ] {
+        let with = |parts| {
+            let mut reading = allocated(&[], &[Claim { shared_by: by, ..claim("a", 1) }], parts);
+            reading.allocation.mps = mps;
+            usage(&one_second(&reading), "a").method
+        };
+        assert_eq!(with(2), method::HELD_ALLOCATION | method::HELD_SPLIT | bit, "{by:?} {mps}");
+        assert_eq!(with(1), method::HELD_ALLOCATION, "{by:?}");
+    }
+    let mut processes = reading(&[holder(1, "a", T0), holder(2, "b", T0)]);
+    processes.allocation.mps = true;
+    let shared = method::HELD_CGROUP | method::HELD_SPLIT | method::SHARED_MPS;
+    assert_eq!(usage(&one_second(&processes), "b").method, shared);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Partitioned devices: each instance by itself, weighed by its slices.
 
 use super::*;
-use crate::model::{Claim, Instance, InstanceObservation, InstanceUtilisation, Partition};
+use crate::model::{Claim, Instance, InstanceObservation, InstanceUtilisation, Partition, SharedBy};
 
 /// Of a GPU with seven slices.
 fn instance(gpu_instance: u32, compute_instance: u32, generation: u32, slices: u32) -> Arc<Instance> {
@@ -29,8 +29,9 @@ fn claimed(instance: &Arc<Instance>, claims: &[(&str, u64)], parts: u64) -> Inst
         from_ns: None,
         until_ns: None,
         inferred: false,
+        shared_by: SharedBy::default(),
     };
-    let allocation = Allocation { claims: claims.iter().map(claim).collect(), parts };
+    let allocation = Allocation { claims: claims.iter().map(claim).collect(), parts, mps: false };
     InstanceObservation { allocation, ..on(instance, &[]) }
 }
 

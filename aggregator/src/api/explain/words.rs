@@ -6,7 +6,7 @@ use crate::model::RowKind;
 use crate::prices::Rate;
 
 /// A sentence for each method bit, in the order of `tonnage_proto::method`.
-const SENTENCES: [(u32, &str); 10] = [
+const SENTENCES: [(u32, &str); 14] = [
     (method::HELD_CGROUP, "held: the cgroup of a live process named the owner"),
     (method::HELD_ALLOCATION, "held: an allocation (kubelet, or Slurm's hook) named the owner"),
     (
@@ -20,6 +20,10 @@ const SENTENCES: [(u32, &str); 10] = [
     (method::MEMORY_PROCESS, "memory: the driver's figure of processes"),
     (method::ENERGY_BY_BUSY, "energy: the device's counter, split by busy time"),
     (method::ENERGY_BY_HELD, "energy: the device's counter, split by held time, since nobody was busy"),
+    (method::SHARED_MPS, "shared: by NVIDIA's Multi-Process Service (MPS)"),
+    (method::SHARED_TIME_SLICING, "shared: in turns, by replicas or without any arrangement (time-slicing)"),
+    (method::SHARED_SHARDS, "shared: by Slurm's shards"),
+    (method::SHARED_VGPU, "shared: by virtual GPUs of guests"),
 ];
 
 pub(super) fn methods(bits: u32) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! What rows of the ledger can be grouped by, and the value that a row has there.
 
-use tonnage_proto::method::HELD_SPLIT;
+use tonnage_proto::method::{HELD_SPLIT, SHARED_MPS, SHARED_SHARDS, SHARED_TIME_SLICING, SHARED_VGPU};
 use tonnage_proto::rest::sentinel;
 
 use super::described::{Described, OwnerNames};
@@ -48,7 +48,8 @@ pub enum Dimension {
     Account,
     Partition,
     Kind,
-    /// `exclusive`, `shared` (split among several owners at some time in the row), `mig`, `mig_shared`, or `intruder`.
+    /// `exclusive`, or by what it was split among several owners at some time in the row; `mig` before that in an instance;
+    /// or `intruder`.
     SharingMode,
     /// This and what follows are of the node's facts.
     CapacityType,
@@ -276,11 +277,21 @@ impl Dimension {
 }
 
 fn sharing_mode(kind: RowKind, method: u32, in_instance: bool) -> &'static str {
-    match (kind, method & HELD_SPLIT != 0, in_instance) {
-        (RowKind::Intruder, ..) => "intruder",
-        (_, false, false) => "exclusive",
-        (_, true, false) => "shared",
-        (_, false, true) => "mig",
-        (_, true, true) => "mig_shared",
+    if kind == RowKind::Intruder {
+        return "intruder";
     }
+    if method & HELD_SPLIT == 0 {
+        return if in_instance { "mig" } else { "exclusive" };
+    }
+    // The first of these that a row ever was: turns are what there is before the first client of MPS.
+    let modes = [
+        (SHARED_MPS, "mps", "mig_mps"),
+        (SHARED_SHARDS, "shards", "mig_shards"),
+        (SHARED_VGPU, "vgpu", "mig_vgpu"),
+        (SHARED_TIME_SLICING, "time_slicing", "mig_time_slicing"),
+        // From agents that did not tell.
+        (HELD_SPLIT, "shared", "mig_shared"),
+    ];
+    let told = modes.into_iter().find(|(bit, ..)| method & bit != 0);
+    told.map_or("shared", |(_, whole, of_instance)| if in_instance { of_instance } else { whole })
 }

@@ -1,5 +1,7 @@
 //! Groupings by what nodes are and by how devices are shared, and conditions on any of them.
 
+use tonnage_proto::method::{SHARED_MPS, SHARED_SHARDS, SHARED_TIME_SLICING, SHARED_VGPU};
+
 use super::*;
 use crate::filter;
 use crate::model::NodeFacts;
@@ -116,15 +118,33 @@ fn how_a_device_is_shared_is_told_by_its_rows() {
         (1, 0, 4, 0, 5, 2),
         (1, 1, 1, 0, 1, 4),
         (1, 1, 4, 0, 5, 8),
+        (1, 0, 2, 0, 4 | SHARED_TIME_SLICING, 32),
+        (1, 0, 3, 0, 4 | SHARED_TIME_SLICING | SHARED_MPS, 64),
+        (1, 1, 2, 0, 4 | SHARED_TIME_SLICING, 128),
+        (2, 0, 1, 0, 4 | SHARED_SHARDS, 256),
+        (2, 0, 2, 0, 4 | SHARED_VGPU, 512),
+        // What it had alone it shared by nothing.
+        (2, 0, 4, 0, SHARED_MPS, 1024),
         (2, 0, 3, 4, 16, 0),
         (1, 1, 0, 1, 0, 16),
     ] {
-        let row = [tenure, instance, owner, kind, method, cost];
+        let row = [tenure, instance, owner, kind, i64::from(method), cost];
         room(&db, "slot", 0);
         db.execute("INSERT INTO slot VALUES (0, ?1, ?2, ?3, ?4, 5, 1, 0, 0, ?5, ?6, 0)", row).unwrap();
     }
     let found = costs(&db, &query(&[Dimension::SharingMode], (0, SLOT_NS)));
-    let expected =
-        [("__idle__", 16), ("exclusive", 1), ("intruder", 0), ("mig", 4), ("mig_shared", 8), ("shared", 2)];
+    let expected = [
+        ("__idle__", 16),
+        ("exclusive", 1025),
+        ("intruder", 0),
+        ("mig", 4),
+        ("mig_shared", 8),
+        ("mig_time_slicing", 128),
+        ("mps", 64),
+        ("shards", 256),
+        ("shared", 2),
+        ("time_slicing", 32),
+        ("vgpu", 512),
+    ];
     assert_eq!(found, expected.map(|(key, cost)| (key.to_owned(), cost)));
 }
