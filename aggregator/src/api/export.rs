@@ -1,9 +1,11 @@
 //! `GET /api/v1/export/focus`: what was posted in a window, as a file that is streamed (docs/focus.md).
 //!
-//! A thread reads an hour at a time, each in a transaction of its own, and stops when nobody takes what it writes. Whatever
+//! A thread reads an hour at a time, each in a transaction of its own, and stops when nobody takes what it writes; an hour is
+//! cut where labels of a pod or a namespace changed. Whatever
 //! goes wrong on the way breaks the body off: it never ends as a whole one does. Limits: [`EXPORTS_MAX`] at once,
 //! [`CHUNKS_MAX`] chunks on the way, [`STALLED`] without anybody reading.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use axum::response::Response;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, Sender, error::TrySendError};
 use tokio_stream::wrappers::ReceiverStream;
-use tonnage_proto::limits::HOUR_NS;
+use tonnage_proto::limits::{DAY_NS, HOUR_NS};
 use tonnage_proto::rest::CLOSED_UNTIL;
 use tonnage_runtime::telemetry::chain;
 
@@ -25,11 +27,11 @@ use super::params::Params;
 use super::{Api, window};
 use crate::export::{Bill, Export, Format, Version, month};
 use crate::metrics::Operation;
-use crate::model::NodeFacts;
+use crate::model::{NodeFacts, Owner, Teams};
 use crate::prices::Book;
 use crate::store::existence::TenureRecord;
-use crate::store::query::kept;
 use crate::store::query::posted::{self, Charge, Snapshot};
+use crate::store::query::{self, Described, QueryError, kept};
 use crate::store::{Connection, Readers, StoreError};
 
 pub(super) const PARAMETERS: [&str; 3] = ["version", "format", "window"];
@@ -97,8 +99,10 @@ pub(super) async fn focus(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
     let source = Source {
         readers: api.state.readers.clone(),
         book,
+        teams: Arc::clone(&api.state.prices.teams.borrow()),
         end_ns: end_ns.min(snapshot.closed_until_ns),
         snapshot,
+        described: RefCell::default(),
     };
     let out = Chunks { sender: sender.clone(), runtime: Handle::current(), buffer: Vec::new() };
     let written = tokio::task::spawn_blocking(move || {
@@ -151,8 +155,11 @@ fn answer(version: Version, format: Format, closed_until: &str, body: Body) -> R
 struct Source {
     readers: Readers,
     book: Book,
+    teams: Arc<Teams>,
     snapshot: Snapshot,
     end_ns: i64,
+    /// A day, and what is said of its pods and namespaces.
+    described: RefCell<(i64, Option<Described>)>,
 }
 
 impl Source {
@@ -180,14 +187,37 @@ impl Source {
     }
 
     fn read(&self, db: &Connection, at_ns: i64) -> Result<Option<Hour>, StoreError> {
+        let kept = kept(db)?;
         let Some(first_ns) = posted::first_posted(db, at_ns, self.end_ns)? else { return Ok(None) };
         let hour_ns = first_ns - first_ns.rem_euclid(HOUR_NS);
         let period = (hour_ns.max(at_ns), (hour_ns + HOUR_NS).min(self.end_ns));
         let facts = |tenure: &TenureRecord, said: NodeFacts| {
             self.book.facts(&tenure.node.cluster, &tenure.node.node, &said).into_owned()
         };
-        let charges = posted::charges(db, &self.snapshot, period, month(hour_ns).1, &facts)?;
+        let described = self.described(db, hour_ns)?;
+        let pieces = described.pieces(period, &kept);
+        let period = pieces.into_iter().find(|(_, end_ns)| *end_ns > first_ns).unwrap_or(period);
+        let told = |cluster: &str, owner: &Owner| described.told(cluster, owner, period.1 - 1);
+        let charges = posted::charges(db, &self.snapshot, period, month(hour_ns).1, &facts, &told)?;
         Ok(Some((period, charges)))
+    }
+
+    /// What is said of pods and namespaces on the day of `at_ns`: read once a day.
+    fn described(&self, db: &Connection, at_ns: i64) -> Result<Described, StoreError> {
+        let day_ns = at_ns - at_ns.rem_euclid(DAY_NS);
+        let mut known = self.described.borrow_mut();
+        if let (same_ns, Some(described)) = &*known
+            && *same_ns == day_ns
+        {
+            return Ok(described.clone());
+        }
+        let found = query::described(db, (day_ns, day_ns + DAY_NS), &self.teams, || false);
+        let found = found.map_err(|error| match error {
+            QueryError::Store(error) => error,
+            QueryError::Expired | QueryError::TooManyGroups => StoreError::Interrupted,
+        })?;
+        *known = (day_ns, Some(found.clone()));
+        Ok(found)
     }
 }
 

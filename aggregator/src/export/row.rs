@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::split::Split;
 use super::{Bill, Version};
 use crate::model::{GpuTime, Owner, OwnerKind, RowKind};
+use crate::store::query::Told;
 use crate::store::query::posted::{Charge, Posting};
 
 /// Before the keys of tags that are ours, not the operator's labels.
@@ -135,8 +136,21 @@ impl Row<'_> {
         Some(Value::Object(tags).to_string())
     }
 
+    /// A pod's labels as they are, and all else as ours.
     fn put_owner(&self, tags: &mut Map<String, Value>) {
         let Some(owner) = self.owner() else { return };
+        let Told { pod, namespace, team } = &self.charge.told;
+        for (key, value) in pod.iter().flat_map(|pod| &pod.labels) {
+            tags.insert(key.clone(), Value::from(value.as_str()));
+        }
+        for (key, value) in namespace.iter().flat_map(|namespace| &namespace.labels) {
+            tags.insert(format!("{TAG}namespace_label/{key}"), Value::from(value.as_str()));
+        }
+        if let Some(pod) = pod {
+            put(tags, "controller_kind", &pod.controller_kind);
+            put(tags, "controller", &pod.controller);
+        }
+        put(tags, "team", team);
         put(tags, "owner_kind", owner.kind.name());
         for (key, value) in [
             ("namespace", &owner.namespace),

@@ -17,7 +17,7 @@ mod ranges;
 mod rolled;
 
 pub use cost::{CostQuery, Field, Filter, GROUPS_MAX, Group, Groups, QueryError, Sums, cost};
-pub use described::{Described, described};
+pub use described::{Described, Told, described};
 pub use dimension::Dimension;
 pub use facts::{Facts, facts};
 pub use idle::{HeldIdle, IdleReport, IdleSums, Intrusion, Place, Unattributed, idle};

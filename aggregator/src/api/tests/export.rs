@@ -11,7 +11,9 @@ use tonnage_proto::decimal::from_nanos;
 use tonnage_proto::limits::{DAY_NS, HOUR_NS};
 
 use super::*;
+use crate::model::{Description, Subject, SubjectKind};
 use crate::store::closing::{self, Checkpoint};
+use crate::store::described;
 use crate::store::sql::{Connection, params};
 use crate::store::write::{Mark, set_mark};
 
@@ -264,6 +266,59 @@ async fn a_part_of_an_hour_is_told_as_that_part() {
     let (names, rows) =
         site.exported("format=parquet&window=1980-01-01T00:00:00Z,1980-01-02T00:00:00Z").await;
     assert!(names.contains(&"BilledCost".to_owned()) && rows.is_empty(), "a file without rows is one");
+}
+
+#[tokio::test]
+async fn a_charge_has_the_labels_that_its_pod_had_then_and_an_hour_is_cut_where_they_changed() {
+    let mut cost = 0;
+    let site = site_of(|store, _| {
+        let db = store.writer().unwrap();
+        cost = post(&db, 97, 3);
+        let labelled = |key: &str, value: &str| Description {
+            controller_kind: "Job".into(),
+            controller: "train".into(),
+            labels: BTreeMap::from([(key.to_owned(), value.to_owned())]),
+        };
+        let subject = |kind, name: &str, pod: &str| {
+            let (name, namespace, pod) = (name.to_owned(), "ml".to_owned(), pod.to_owned());
+            described::add(&db, "c", &Subject { kind, name, namespace, pod }).unwrap()
+        };
+        let pod = subject(SubjectKind::Pod, "u2", "train-2");
+        let namespace = subject(SubjectKind::Namespace, "ml", "");
+        for (number, from_ns, key, value) in
+            [(pod, 0, "team", "a"), (pod, 2 * SLOT_NS, "team", "b"), (namespace, 0, "cost-center", "7")]
+        {
+            let text = described::Text::of(&labelled(key, value)).unwrap();
+            described::describe(&db, number, from_ns, &text).unwrap();
+        }
+    });
+    let (_, rows) = site.exported(WINDOW).await;
+    assert_eq!(rows.iter().map(|row| amount(row, "BilledCost")).sum::<i128>(), cost);
+    let tags = |row: &BTreeMap<String, String>| serde_json::from_str::<Value>(&row["Tags"]).unwrap();
+    let told: BTreeSet<_> = rows
+        .iter()
+        .filter(|row| row["x_Pod"] == "train-2" && row["ChargePeriodEnd"].as_str() <= "1970-01-01T02:00:00Z")
+        .map(|row| {
+            let tags = tags(row);
+            assert_eq!(
+                (&tags["tonnage/controller"], &tags["tonnage/namespace_label/cost-center"]),
+                (&"train".into(), &"7".into())
+            );
+            let period = [&row["ChargePeriodStart"], &row["ChargePeriodEnd"]].map(|at| at[11..16].to_owned());
+            (period, tags["team"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    let expected = [(["00:00", "00:30"], "a"), (["00:30", "01:00"], "b"), (["01:00", "02:00"], "b")];
+    assert_eq!(told, expected.map(|(period, team)| (period.map(str::to_owned), team.to_owned())).into());
+    // Others have the node's label, and nobody's time has no namespace.
+    let others = rows.iter().filter(|row| row["x_Pod"] != "train-2");
+    assert!(others.clone().all(|row| tags(row)["team"] == "a\"b,\nc"));
+    assert!(others.filter(|row| row["x_Owner"].is_empty()).all(|row| !row["Tags"].contains("cost-center")));
+    let (_, rows) = site.exported(&format!("version=1.3&{WINDOW}")).await;
+    let row = rows.iter().find(|row| row["x_Pod"] == "train-2" && row["x_Kind"] == "held").unwrap();
+    assert_eq!(tags(row)["team"], "a\"b,\nc", "the resource's");
+    let of_owner: Value = serde_json::from_str(&row["AllocatedTags"]).unwrap();
+    assert_eq!(of_owner["team"], "a");
 }
 
 #[tokio::test]

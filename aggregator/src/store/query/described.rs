@@ -11,7 +11,7 @@ use tonnage_proto::limits::{DAY_NS, HOUR_NS};
 
 use super::cost::QueryError;
 use super::ranges::Kept;
-use crate::model::{Description, SubjectKind, TeamSource, Teams};
+use crate::model::{Description, Owner, SubjectKind, TeamSource, Teams};
 use crate::store::StoreError;
 use crate::store::sql::{self, Connection};
 
@@ -45,10 +45,20 @@ struct Versions {
 }
 
 impl Versions {
-    fn at(&self, at_ns: i64) -> Option<&Description> {
+    fn at(&self, at_ns: i64) -> Option<&Arc<Description>> {
         let before = self.versions.partition_point(|(from_ns, _)| *from_ns <= at_ns);
-        self.versions.get(before.checked_sub(1)?).map(|(_, description)| &**description)
+        self.versions.get(before.checked_sub(1)?).map(|(_, description)| description)
     }
+}
+
+/// What is said of an owner at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    pub pod: Option<Arc<Description>>,
+    /// Of its namespace.
+    pub namespace: Option<Arc<Description>>,
+    /// Empty of none.
+    pub team: String,
 }
 
 /// An owner as a row has it.
@@ -62,13 +72,25 @@ pub(super) struct OwnerNames<'a> {
 }
 
 impl Described {
+    /// All of it.
+    #[must_use]
+    pub fn told(&self, cluster: &str, owner: &Owner, at_ns: i64) -> Told {
+        let Owner { namespace, pod, pod_uid, account, .. } = owner;
+        let names = OwnerNames { cluster, namespace, pod, pod_uid, account };
+        Told {
+            pod: self.pod(&names, at_ns).cloned(),
+            namespace: self.namespace(&names, at_ns).cloned(),
+            team: self.team(&names, at_ns).unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Of the pod at a time.
-    pub(super) fn pod(&self, owner: &OwnerNames<'_>, at_ns: i64) -> Option<&Description> {
+    pub(super) fn pod(&self, owner: &OwnerNames<'_>, at_ns: i64) -> Option<&Arc<Description>> {
         self.versions(owner)?.at(at_ns)
     }
 
     /// Of its namespace.
-    pub(super) fn namespace(&self, owner: &OwnerNames<'_>, at_ns: i64) -> Option<&Description> {
+    pub(super) fn namespace(&self, owner: &OwnerNames<'_>, at_ns: i64) -> Option<&Arc<Description>> {
         let name = self.namespace_of(owner);
         self.0.clusters.get(owner.cluster)?.namespaces.get(name)?.at(at_ns)
     }

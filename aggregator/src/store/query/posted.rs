@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tonnage_proto::limits::HOUR_NS;
 
-use super::explain;
+use super::{Told, explain};
 use crate::model::{GpuTime, Instance, NodeFacts, Owner, RowKind};
 use crate::store::existence::{self, TenureRecord};
 use crate::store::sql::{self, Connection, OptionalExtension, params};
@@ -81,6 +81,8 @@ pub struct Charge {
     pub instance: Option<Arc<Instance>>,
     /// `None` = nobody.
     pub owner: Option<Arc<Owner>>,
+    /// What Kubernetes says of the owner.
+    pub told: Told,
     pub kind: RowKind,
     pub figures: Figures,
 }
@@ -109,7 +111,8 @@ type Place = (i64, i64, Posting, i64, RowKind);
 
 /// What was posted of the slots in `[from_ns, to_ns)`, which are of one hour, ordered by GPU, instance, posting and owner.
 ///
-/// `period_end_ns` is where the billing period of that hour ends. `facts` says what a node is, given what its agent said.
+/// `period_end_ns` is where the billing period of that hour ends. `facts` says what a node is, given what its agent said,
+/// `told` what is said of a cluster's owner.
 /// Charges that came to nothing are left out.
 ///
 /// # Errors
@@ -120,6 +123,7 @@ pub fn charges(
     (from_ns, to_ns): (i64, i64),
     period_end_ns: i64,
     facts: &dyn Fn(&TenureRecord, NodeFacts) -> NodeFacts,
+    told: &dyn Fn(&str, &Owner) -> Told,
 ) -> Result<Vec<Charge>> {
     debug_assert!(to_ns - from_ns <= HOUR_NS, "an hour at a time is held in memory");
     let (sums, newest) = sums(db, snapshot, (from_ns, to_ns), period_end_ns)?;
@@ -131,7 +135,9 @@ pub fn charges(
         }
         let (tenure, facts) = names.tenure(tenure)?;
         let instance = names.instance(&tenure, instance)?;
-        charges.push(Charge { posting, tenure, facts, instance, owner: names.owner(owner)?, kind, figures });
+        let owner = names.owner(owner)?;
+        let told = owner.as_ref().map(|owner| told(&tenure.node.cluster, owner)).unwrap_or_default();
+        charges.push(Charge { posting, tenure, facts, instance, owner, told, kind, figures });
     }
     Ok(charges)
 }
