@@ -167,11 +167,20 @@ impl Api {
                 let by = request.detail();
                 let mut query = CostQuery { by, condition, idle: true, ..CostQuery::default() };
                 cost::look_up(connection, &mut query, plan.window, &says, expired)?;
+                let described = if request.names_pods() {
+                    Some(query::described(connection, plan.window, &says.1, expired)?)
+                } else {
+                    None
+                };
                 for window in &plan.sets {
                     query.ranges = cost::ranges(&query, *window, &kept);
                     let Groups { groups, totals } = query::cost(connection, &query, expired)?;
                     unpriced += totals.unpriced;
-                    sets.push(allocation::fold(groups, &request.by, request.idle));
+                    let mut set = allocation::fold(groups, &request.by, request.idle);
+                    if let Some(described) = &described {
+                        allocation::describe(&mut set, described, window.1 - 1);
+                    }
+                    sets.push(set);
                     if sets.iter().map(Allocations::len).sum::<usize>() > ALLOCATIONS_MAX {
                         return Ok(None);
                     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use harness::http::Scrape;
+use harness::http::{self, Scrape};
 use harness::kubelet::{self, Kubelet};
 use harness::kubernetes::{self, ApiServer};
+use harness::process::free_ports;
 use harness::scenario;
 use harness::sim_clock::BEGIN_NS;
 use harness::wait::wait_until;
@@ -18,6 +19,8 @@ const JOB: &str = "0b5f3f0e-0000-4000-8000-000000000001";
 struct Site {
     world: World,
     api: ApiServer,
+    /// Of OpenCost's API.
+    opencost: String,
     _kubelet: Kubelet,
 }
 
@@ -32,7 +35,10 @@ fn site() -> anyhow::Result<Site> {
     api.put("pods", train("a"));
     let config = world.dir().join("kubeconfig");
     api.kubeconfig(&config)?;
-    let own = ["--kubernetes-cluster", "test", "--kubernetes-config", &config.to_string_lossy()];
+    let [port] = free_ports()?;
+    let listen = format!("127.0.0.1:{port}");
+    let config = config.to_string_lossy();
+    let own = ["--kubernetes-cluster", "test", "--kubernetes-config", &config, "--opencost-listen", &listen];
     world.aggregator.extra_args = own.map(str::to_owned).to_vec();
     let kubelet = Kubelet::start(&world.nodes[0].kubelet_socket())?;
     kubelet::begin_pod(world.nodes[0].dir(), "train-0", &scenario::pod_uid(1))?;
@@ -42,7 +48,7 @@ fn site() -> anyhow::Result<Site> {
         let up = world.nodes[0].metrics()?.sum("tonnage_agent_kubelet_up");
         Ok((up == Some(1.0)).then_some(()))
     })?;
-    Ok(Site { world, api, _kubelet: kubelet })
+    Ok(Site { world, api, opencost: format!("http://{listen}"), _kubelet: kubelet })
 }
 
 fn train(team: &str) -> serde_json::Value {
@@ -114,6 +120,23 @@ fn a_label_that_changes_at_a_slots_edge_bills_each_slot_by_its_own() -> anyhow::
     assert_eq!(site.held("namespace_label:tier")?, one("gold", all));
     assert_eq!(site.held("label:none")?, one("__unallocated__", all));
     assert_eq!(site.api.counts().refused, 0, "metadata alone was asked for");
+    let properties = |query: &str| -> anyhow::Result<serde_json::Value> {
+        let url = format!("{}/allocation?window=24h{query}", site.opencost);
+        let (status, text) = http::get(&http::http(), &url, None)?;
+        let answer: serde_json::Value = serde_json::from_str(&text)?;
+        let mut sets = answer["data"].as_array().into_iter().flatten().filter_map(|set| set.as_object());
+        let found = sets.find_map(|set| set.values().next());
+        Ok(found.ok_or_else(|| anyhow::anyhow!("{status} {text}"))?["properties"].clone())
+    };
+    let of_pod = properties("")?;
+    assert_eq!(of_pod["labels"], serde_json::json!({ "team": "b" }), "{of_pod}");
+    assert_eq!(of_pod["namespaceLabels"], serde_json::json!({ "team": "of-namespace", "tier": "gold" }));
+    assert_eq!(
+        (&of_pod["controllerKind"], &of_pod["controller"]),
+        (&"CronJob".into(), &"cronjob-nightly".into())
+    );
+    let of_team = properties("&aggregate=label:team&filter=label%5Bteam%5D:%22a%22")?;
+    assert_eq!((&of_team["pod"], &of_team["labels"]), (&"train-0".into(), &serde_json::Value::Null));
     site.verify()
 }
 

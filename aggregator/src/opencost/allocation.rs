@@ -15,8 +15,8 @@ use tonnage_proto::rest::sentinel;
 
 use super::params::Idle;
 use super::property::{DETAIL, KNOWN, Property, behind};
-use crate::model::GpuTime;
-use crate::store::query::{Dimension, Group, Sums};
+use crate::model::{GpuTime, Owner};
+use crate::store::query::{Described, Dimension, Group, Sums, Told};
 
 /// Devices that one allocation names.
 const NAMED_MAX: usize = 16;
@@ -27,6 +27,9 @@ pub(super) struct Allocation {
     /// The first five of the detail, and controllers that were asked for, where all of its rows have the same and the ledger
     /// knows it.
     pub(super) properties: BTreeMap<&'static str, String>,
+    /// Of its one pod, and of that one's namespace.
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) namespace_labels: BTreeMap<String, String>,
     pub(super) held: GpuTime,
     /// `None`: the driver did not say for any of it.
     pub(super) busy: Option<GpuTime>,
@@ -112,6 +115,31 @@ pub(super) fn fold(mut groups: Vec<Group>, by: &[Property], idle: Idle) -> Alloc
         }
     }
     allocations
+}
+
+/// Adds to allocations that are of one pod each what Kubernetes said of it at a time: labels, those of its namespace, and its
+/// controller.
+pub(super) fn describe(allocations: &mut Allocations, described: &Described, at_ns: i64) {
+    for allocation in allocations.values_mut() {
+        let Some(pod) = allocation.properties.get("pod").cloned() else { continue };
+        let of = |name| allocation.properties.get(name).cloned().unwrap_or_default();
+        let (cluster, namespace) = (of("cluster"), of("namespace"));
+        let owner = Owner { namespace: namespace.clone(), pod: pod.clone(), ..Owner::default() };
+        let mut told = described.told(&cluster, &owner, at_ns);
+        if told.pod.is_none() {
+            // A pod whose name is not known is called by its UID.
+            told = described.told(&cluster, &Owner { namespace, pod_uid: pod, ..Owner::default() }, at_ns);
+        }
+        let Told { pod, namespace, .. } = told;
+        allocation.namespace_labels = namespace.map(|namespace| namespace.labels.clone()).unwrap_or_default();
+        let Some(pod) = pod else { continue };
+        allocation.labels = pod.labels.clone();
+        for (name, value) in [("controller", &pod.controller), ("controllerKind", &pod.controller_kind)] {
+            if !value.is_empty() {
+                allocation.properties.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+    }
 }
 
 /// Among whom idle cost is shared: a node, or a cluster as OpenCost does it.

@@ -141,6 +141,25 @@ impl Serialize for Merged<'_> {
     }
 }
 
+/// What is known of whom an allocation is of.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Properties<'a> {
+    #[serde(flatten)]
+    names: &'a BTreeMap<&'static str, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    namespace_labels: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Properties<'a> {
+    fn of(allocation: &'a Allocation) -> Self {
+        let Allocation { properties: names, labels, namespace_labels, .. } = allocation;
+        Self { names, labels, namespace_labels }
+    }
+}
+
 enum Form<'a> {
     Whole(Shown<'a>),
     Summary(Shown<'a>),
@@ -162,7 +181,7 @@ impl Shown<'_> {
         let Self { name, frame, gpu, rest } = self;
         let passed = frame.passed();
         map.serialize_entry("name", name)?;
-        map.serialize_entry("properties", &gpu.properties)?;
+        map.serialize_entry("properties", &Properties::of(gpu))?;
         map.serialize_entry("window", &frame.window())?;
         map.serialize_entry("start", &passed.start)?;
         map.serialize_entry("end", &passed.end)?;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS};
 
-use super::property::{DETAIL, KNOWN, Place, Property, UNKNOWN, behind};
+use super::property::{DETAIL, KNOWN, POD, Place, Property, UNKNOWN, behind};
 use crate::api::cost::fields;
 use crate::api::error::{ApiError, quoted};
 use crate::api::params::Params;
@@ -124,6 +124,11 @@ impl Request {
     /// What the ledger is asked by: [`DETAIL`], and what it names of pods.
     pub(super) fn detail(&self) -> Vec<Dimension> {
         DETAIL.into_iter().chain(behind(&self.by)).collect()
+    }
+
+    /// Are its allocations of one pod each?
+    pub(super) fn names_pods(&self) -> bool {
+        self.by.iter().any(|by| by.place == Place::Detail(POD))
     }
 
     /// What its filter lets through.

@@ -17,6 +17,8 @@ pub(super) const DETAIL: [Dimension; 8] = [
 ];
 /// OpenCost's names of the first five.
 pub(super) const KNOWN: [&str; 5] = ["cluster", "node", "namespace", "pod", "container"];
+/// Where the pod stands.
+pub(super) const POD: usize = 3;
 /// And of what Kubernetes says of pods, which the ledger is asked for where it is named.
 const TOLD: [(&str, Dimension); 3] = [
     ("controller", Dimension::Controller),
