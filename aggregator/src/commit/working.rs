@@ -22,6 +22,7 @@ use crate::prices::{Book, PriceFacts};
 use crate::store::Connection;
 use crate::store::closing;
 use crate::store::existence::{self, TenureRecord};
+use crate::store::facts;
 use crate::store::rollup::Keys;
 use crate::store::write::{self, Mark, SlotState};
 
@@ -137,7 +138,7 @@ impl Working {
         if let Some(id) = self.facts_ids.get(facts) {
             return Ok(*id);
         }
-        let id = write::facts(db, facts)?;
+        let id = facts::number(db, facts)?;
         let labels = facts.labels.iter().map(|(key, value)| 64 + key.len() + value.len());
         self.facts_bytes += 512 + labels.sum::<usize>();
         self.facts_ids.insert(facts.clone(), id);
@@ -446,7 +447,7 @@ fn known_facts<'a>(
     Ok(match known.entry(id) {
         Entry::Occupied(known) => known.into_mut(),
         Entry::Vacant(free) if id == 0 => free.insert(NodeFacts::default()),
-        Entry::Vacant(free) => free.insert(write::facts_by_id(db, id)?),
+        Entry::Vacant(free) => free.insert(facts::by_number(db, id)?),
     })
 }
 

@@ -4,8 +4,7 @@
 //! nothing is lost, and no number that other rows or hashes name changes. Non-goal: the way back.
 
 use super::sql::{OptionalExtension as _, params};
-use super::{Connection, StoreError, rollup, schema};
-use crate::wire;
+use super::{Connection, StoreError, facts, rollup, schema};
 
 /// The first version that can be brought up; those before were in no release.
 pub(super) const OLDEST: i64 = 2;
@@ -253,7 +252,7 @@ pub(super) fn facts_from_7(db: &Connection) -> Result<(), StoreError> {
     {
         db.prepare_cached("INSERT INTO facts_8 VALUES (?1, ?2, ?3)")?.execute(params![
             id,
-            &wire::sha256(json.as_bytes())[..],
+            &facts::hash(&json)[..],
             json
         ])?;
         last = id;

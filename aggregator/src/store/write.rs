@@ -3,9 +3,8 @@
 use super::{StoreError, meta, server};
 use crate::ledger::rows::{Key, Row, Rows};
 use crate::ledger::settle::Extent;
-use crate::model::{Device, Id, Instance, NodeFacts, NodeName, Owner, RowKind};
+use crate::model::{Device, Id, Instance, NodeName, Owner, RowKind};
 use crate::store::sql::{self, Connection, OptionalExtension, Row as SqlRow, params};
-use crate::wire;
 
 mod marks;
 
@@ -312,25 +311,6 @@ pub fn instance(db: &Connection, device: i64, instance: &Instance) -> Result<i64
              AND compute_instance = ?4 AND slices = ?5 AND uuid = ?6 AND profile = ?7 AND memory_bytes = ?8",
         )?
         .query_row(values, |row| row.get(0))?)
-}
-
-/// The store's number of a node's facts.
-pub fn facts(db: &Connection, facts: &NodeFacts) -> Result<i64> {
-    let json = serde_json::to_string(facts)
-        .map_err(|e| StoreError::Damaged { what: "facts", detail: e.to_string() })?;
-    let sha256 = wire::sha256(json.as_bytes());
-    db.prepare_cached("INSERT INTO facts (sha256, json) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-        .execute(params![&sha256[..], json])?;
-    Ok(db
-        .prepare_cached("SELECT id FROM facts WHERE sha256 = ?1")?
-        .query_row([&sha256[..]], |row| row.get(0))?)
-}
-
-/// Facts by their number.
-pub fn facts_by_id(db: &Connection, id: i64) -> Result<NodeFacts> {
-    let json: String =
-        db.prepare_cached("SELECT json FROM facts WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
-    serde_json::from_str(&json).map_err(|e| StoreError::Damaged { what: "facts", detail: e.to_string() })
 }
 
 /// The store's number of an owner.

@@ -14,7 +14,7 @@ use crate::store::query::blocks;
 use crate::store::rollup::packed;
 use crate::store::sql::{self, Connection, OptionalExtension, params};
 use crate::store::write::{self, Mark};
-use crate::store::{StoreError, wide};
+use crate::store::{StoreError, facts, wide};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -191,7 +191,7 @@ pub fn gpus(db: &Connection, from_ns: i64) -> Result<Vec<KnownGpu>> {
     let mut known: HashMap<i64, NodeFacts> = HashMap::from([(0, NodeFacts::default())]);
     for (gpu, facts) in &mut gpus {
         if !known.contains_key(facts) {
-            known.insert(*facts, write::facts_by_id(db, *facts)?);
+            known.insert(*facts, facts::by_number(db, *facts)?);
         }
         gpu.facts.clone_from(&known[facts]);
     }

@@ -11,7 +11,7 @@ use crate::model::{Instance, NodeFacts, Owner, RowKind};
 use crate::store::audit::owner_of;
 use crate::store::existence::{self, TenureRecord};
 use crate::store::sql::{self, Connection, OptionalExtension, params};
-use crate::store::{StoreError, write};
+use crate::store::{StoreError, facts, write};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -215,7 +215,7 @@ pub struct SlotRecord {
 pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotRecord> {
     let tenure = existence::tenure_by_id(db, tenure)?;
     let state = write::slot(db, start_ns, tenure.id)?;
-    let facts = if state.facts == 0 { NodeFacts::default() } else { write::facts_by_id(db, state.facts)? };
+    let facts = if state.facts == 0 { NodeFacts::default() } else { facts::by_number(db, state.facts)? };
     let mut rows = Vec::with_capacity(state.rows.len());
     for (&key, &row) in state.rows.iter() {
         let (instance, owner, _) = key;

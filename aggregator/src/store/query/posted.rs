@@ -12,7 +12,7 @@ use super::{Told, explain};
 use crate::model::{GpuTime, Instance, NodeFacts, Owner, RowKind};
 use crate::store::existence::{self, TenureRecord};
 use crate::store::sql::{self, Connection, OptionalExtension, params};
-use crate::store::{StoreError, audit, write};
+use crate::store::{self, StoreError, audit};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -214,7 +214,7 @@ impl<'a> Names<'a> {
             .optional()?;
         let said = match said.unwrap_or(0) {
             0 => NodeFacts::default(),
-            facts => write::facts_by_id(self.db, facts)?,
+            facts => store::facts::by_number(self.db, facts)?,
         };
         let facts = Arc::new((self.facts)(&tenure, said));
         Ok(self.tenures.entry(id).or_insert((Arc::new(tenure), facts)).clone())

@@ -4,8 +4,7 @@ use postgres_server::Server;
 
 use super::*;
 use crate::model::NodeFacts;
-use crate::store::{Store, write};
-use crate::wire;
+use crate::store::{Store, facts};
 
 /// What Citus and TimescaleDB ask of a table before they take it over: its keys have the column by which rows are
 /// distributed, and that by which they are partitioned. Neither is installed here.
@@ -70,8 +69,8 @@ fn a_database_of_the_version_before_is_brought_up_and_knows_pods() {
             db.query_row(&format!("SELECT COUNT(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         assert_eq!(count, 0);
     }
-    let fact = write::facts(&db, &NodeFacts { region: "new".into(), ..NodeFacts::default() }).unwrap();
+    let fact = facts::number(&db, &NodeFacts { region: "new".into(), ..NodeFacts::default() }).unwrap();
     assert_eq!(fact, 8, "numbers stay, and go on behind those that there were");
     let hash: Vec<u8> = db.query_row("SELECT sha256 FROM facts WHERE id = 7", [], |row| row.get(0)).unwrap();
-    assert_eq!(hash, wire::sha256(b"{\"region\":\"eu\"}"));
+    assert_eq!(hash, facts::hash("{\"region\":\"eu\"}"));
 }
