@@ -19,6 +19,7 @@ pub mod closing;
 pub mod described;
 mod embedded;
 pub mod existence;
+pub mod facts;
 mod meta;
 mod migrate;
 pub mod opening;

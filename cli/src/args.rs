@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use tonnage_proto::rest::IdlePolicy;
 
 pub(crate) mod budgets;
 
@@ -160,22 +161,48 @@ pub(crate) struct Cost {
     pub(crate) page: Option<String>,
 }
 
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Chargeback {
+    /// A month as 2026-03 [default: the last whole one]
+    #[arg(long)]
+    pub(crate) month: Option<String>,
+    /// Whose rows these are; as for cost
+    #[arg(long, value_name = "LIST", default_value = "namespace,account")]
+    pub(crate) by: String,
+    /// As for cost; only where idle cost is reported
+    #[arg(long)]
+    pub(crate) filter: Option<String>,
+    #[arg(long)]
+    pub(crate) cluster: Option<String>,
+    /// What becomes of the cost of what nobody held [default: as the price book says]
+    #[arg(long)]
+    pub(crate) idle: Option<IdleCost>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IdleCost {
+    /// It has rows of its own
+    Report,
+    /// Shared within each cluster, by what was held
+    Share,
+    /// It is the platform's
+    Platform,
+}
+
+impl From<IdleCost> for IdlePolicy {
+    fn from(idle: IdleCost) -> Self {
+        match idle {
+            IdleCost::Report => Self::Report,
+            IdleCost::Share => Self::Share,
+            IdleCost::Platform => Self::Platform,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Report {
     /// What everybody owes for a month; the rows sum to its total, to the nano
-    Chargeback {
-        /// A month as 2026-03 [default: the last whole one]
-        #[arg(long)]
-        month: Option<String>,
-        /// Whose rows these are; as for cost
-        #[arg(long, value_name = "LIST", default_value = "namespace,account")]
-        by: String,
-        /// As for cost
-        #[arg(long)]
-        filter: Option<String>,
-        #[arg(long)]
-        cluster: Option<String>,
-    },
+    Chargeback(Chargeback),
     /// One row a month
     Monthly {
         /// Until this one [server's default: 6]

@@ -14,7 +14,7 @@ mod cost;
 mod devices;
 pub mod explain;
 
-pub use cost::{CostAnswer, CostRow, CostStep, MonthRow, MonthsAnswer};
+pub use cost::{CostAnswer, CostRow, CostStep, IdlePolicy, MonthRow, MonthsAnswer};
 pub use devices::{DeviceInstance, DeviceRow, DevicesAnswer};
 
 /// Header of an export: slots before this time, RFC 3339, are in it as far as the window has them.

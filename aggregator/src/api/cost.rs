@@ -94,9 +94,11 @@ async fn answer(api: &Api, request: Request, count_pods: bool) -> Result<(CostAn
         coverage: observed(&totals),
     };
     let age_ns = found.newest_ns.map(|newest_ns| request.now_ns.saturating_sub(newest_ns).max(0));
+    let book = Arc::clone(&api.state.prices.books.borrow());
     let answer = CostAnswer {
         window: window(request.window),
-        currency: api.state.prices.books.borrow().currency().to_owned(),
+        currency: book.currency().to_owned(),
+        idle_policy: book.idle(),
         aggregate: by.iter().map(Dimension::name).collect(),
         next_page: found.page.next.filter(|_| request.steps.is_empty()).map(|skip| request.page(skip)),
         rows: shown(found.page.rows, request.window),

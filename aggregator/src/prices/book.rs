@@ -8,7 +8,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 use tonnage_proto::decimal;
-use tonnage_proto::rest::PriceRow;
+use tonnage_proto::rest::{IdlePolicy, PriceRow};
 
 use super::matcher::{Matcher, Patterns};
 use super::nodes::Nodes;
@@ -92,6 +92,7 @@ pub(super) struct Series {
 pub struct Book {
     pub(super) currency: String,
     pub(super) series: Vec<Series>,
+    idle: IdlePolicy,
     nodes: Nodes,
     text: String,
 }
@@ -104,7 +105,13 @@ impl Book {
     /// A book in which everything is unpriced.
     #[must_use]
     pub fn empty() -> Self {
-        Self { currency: "USD".to_owned(), series: Vec::new(), nodes: Nodes::default(), text: String::new() }
+        Self {
+            currency: "USD".to_owned(),
+            series: Vec::new(),
+            idle: IdlePolicy::default(),
+            nodes: Nodes::default(),
+            text: String::new(),
+        }
     }
 
     /// Reads what [`Book::text`] gave, as the ledger has it: without a file it is nothing.
@@ -121,8 +128,8 @@ impl Book {
     /// At the first thing that is wrong, with its line.
     pub fn parse(text: &str) -> Result<Self, BookError> {
         let (prices, nodes) = text.split_once(NODES_BELOW).unwrap_or((text, ""));
-        let (currency, series) = parse::book(prices)?;
-        Ok(Self { currency, series, nodes: Nodes::parse(nodes)?, text: text.to_owned() })
+        let parse::Prices { currency, idle, series } = parse::book(prices)?;
+        Ok(Self { currency, series, idle, nodes: Nodes::parse(nodes)?, text: text.to_owned() })
     }
 
     /// The text of a book together with a nodes file's; [`Book::parse`] reads it.
@@ -177,6 +184,12 @@ impl Book {
     #[must_use]
     pub fn currency(&self) -> &str {
         &self.currency
+    }
+
+    /// What shall become of the cost of what nobody held.
+    #[must_use]
+    pub fn idle(&self) -> IdlePolicy {
+        self.idle
     }
 
     /// The book as it was written, with the nodes file below it if there is one; empty for [`Book::empty`].

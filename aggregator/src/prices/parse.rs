@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use tonnage_proto::decimal;
 use tonnage_proto::limits::{LABELS_PER_NODE_MAX, NAME_BYTES_MAX};
+use tonnage_proto::rest::IdlePolicy;
 
 use super::book::{BOOK_BYTES_MAX, BOOK_ROWS_MAX, BookError, Row, Series};
 use super::matcher::{Compiler, Fact, Patterns};
@@ -22,18 +23,26 @@ const GPUS_PER_NODE_MAX: u32 = 1024;
 const PRICE_KEYS: &str = "match, valid_from, price, unit, gpus_per_node and silence";
 const UNIT_ADVICE: &str = "use gpu_hour, gpu_month, node_hour or node_month";
 
-/// Currency and series, in the file's order.
-pub(super) fn book(text: &str) -> Result<(String, Vec<Series>), BookError> {
+/// What a book's file says, series in its order.
+pub(super) struct Prices {
+    pub(super) currency: String,
+    pub(super) idle: IdlePolicy,
+    pub(super) series: Vec<Series>,
+}
+
+pub(super) fn book(text: &str) -> Result<Prices, BookError> {
     let lines = Lines::new("price book", text);
     let table = lines.table()?;
     let mut currency = None;
     let mut prices = None;
+    let mut idle = IdlePolicy::default();
     for (key, value) in table.get_ref() {
         match key.get_ref().as_ref() {
             "currency" => currency = Some(self::currency(&lines, value)?),
             "price" => prices = Some(value),
+            "idle" => idle = self::idle(&lines, value)?,
             other => {
-                let reason = "is not a key of a price book; it has currency and [[price]]";
+                let reason = "is not a key of a price book; it has currency, idle and [[price]]";
                 return Err(lines.error(key.span().start, "", Some(other), reason));
             }
         }
@@ -41,7 +50,18 @@ pub(super) fn book(text: &str) -> Result<(String, Vec<Series>), BookError> {
     let currency = currency.ok_or_else(|| {
         lines.error(0, "currency", None, "is missing; say what prices are in, e.g. currency = \"USD\"")
     })?;
-    Ok((currency, prices.map_or(Ok(Vec::new()), |prices| series(&lines, prices))?))
+    let series = prices.map_or(Ok(Vec::new()), |prices| series(&lines, prices))?;
+    Ok(Prices { currency, idle, series })
+}
+
+/// What shall become of the cost of what nobody held. It is billed by, and no row of the ledger depends on it.
+fn idle(lines: &Lines<'_>, value: &Spanned<DeValue<'_>>) -> Result<IdlePolicy, BookError> {
+    match lines.text("idle", value)? {
+        "report" => Ok(IdlePolicy::Report),
+        "share" => Ok(IdlePolicy::Share),
+        "platform" => Ok(IdlePolicy::Platform),
+        _ => Err(lines.wrong("idle", value, "is none of report, share and platform")),
+    }
 }
 
 fn currency(lines: &Lines<'_>, value: &Spanned<DeValue<'_>>) -> Result<String, BookError> {

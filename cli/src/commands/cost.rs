@@ -203,7 +203,7 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonnage_proto::rest::CostStep;
+    use tonnage_proto::rest::{CostStep, IdlePolicy};
 
     fn figures(held: &str, idle: &str, cost: &str) -> Figures {
         Figures {
@@ -229,6 +229,7 @@ mod tests {
         CostAnswer {
             window: Window { start: "2026-01-01T00:00:00Z".into(), end: "2026-01-02T00:00:00Z".into() },
             currency: "USD".into(),
+            idle_policy: IdlePolicy::Report,
             aggregate: vec![aggregate.to_owned()],
             rows: vec![
                 row("ml", figures("3600.000000000", "0.000000000", "2.345678901")),

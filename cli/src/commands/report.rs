@@ -3,14 +3,17 @@
 use std::io::Write;
 
 use tonnage_proto::decimal;
-use tonnage_proto::rest::{CostAnswer, MonthsAnswer};
+use tonnage_proto::rest::{CostAnswer, IdlePolicy, MonthsAnswer};
 
+use self::bill::Bill;
 use super::{Show, cost};
-use crate::args::{Output, Report};
+use crate::args::{Chargeback, Output, Report};
 use crate::client::Client;
 use crate::error::Error;
 use crate::output::number::{hour_places, hours, kilowatt_hours, money, percent, places};
 use crate::output::{self, Grid, left, right};
+
+mod bill;
 
 /// The most that the server gives at once.
 const ROWS_PER_PAGE: usize = 10_000;
@@ -19,20 +22,12 @@ const PAGES_MAX: usize = 100;
 
 pub(super) fn report(show: &Show<'_>, report: Report, out: &mut dyn Write) -> Result<(), Error> {
     match report {
-        Report::Chargeback { month, by, filter, cluster } => {
-            let month = month.unwrap_or_else(|| "lastmonth".to_owned());
-            let query = given([
-                ("window", Some(month)),
-                ("aggregate", Some(by)),
-                ("filter", filter),
-                ("cluster", cluster),
-                ("limit", Some(ROWS_PER_PAGE.to_string())),
-            ]);
-            let answer = whole(|page| ask(show.client, &query, page))?;
+        Report::Chargeback(wanted) => {
+            let bill = chargeback(show.client, wanted)?;
             if show.output == Output::Json {
-                return Ok(output::json(&serde_json::json!(answer), out)?);
+                return Ok(output::json(&bill.json(), out)?);
             }
-            show.rows(&answer, chargeback, cost::csv, out)
+            show.rows(&bill, Bill::grid, Bill::csv, out)
         }
         Report::Monthly { months, filter, cluster } => {
             let months = months.map(|months| months.to_string());
@@ -40,6 +35,32 @@ pub(super) fn report(show: &Show<'_>, report: Report, out: &mut dyn Write) -> Re
             show.write(&show.client.get("/api/v1/cost/monthly", &query)?, monthly, monthly_csv, out)
         }
     }
+}
+
+fn chargeback(client: &Client, wanted: Chargeback) -> Result<Bill, Error> {
+    let Chargeback { month, by, filter, cluster, idle } = wanted;
+    let is_filtered = filter.is_some();
+    let mut query = given([
+        ("window", Some(month.unwrap_or_else(|| "lastmonth".to_owned()))),
+        ("filter", filter),
+        ("cluster", cluster),
+        ("limit", Some(ROWS_PER_PAGE.to_string())),
+    ]);
+    query.push(("aggregate", by.clone()));
+    let mut answer = whole(|page| ask(client, &query, page))?;
+    let policy = idle.map_or(answer.idle_policy, IdlePolicy::from);
+    if policy != IdlePolicy::Report && is_filtered {
+        let why = "idle cost cannot be laid on the rows that a filter lets through alone; leave the filter out, or use --idle report";
+        return Err(Error::Refused(why.to_owned()));
+    }
+    if policy == IdlePolicy::Share && !answer.aggregate.iter().any(|name| name == "cluster") {
+        query.pop();
+        query.push(("aggregate", format!("cluster,{by}")));
+        answer = whole(|page| ask(client, &query, page))?;
+    }
+    let unreadable =
+        |_| Error::Refused("an amount in the server's answer is none, or beyond 128 bits".to_owned());
+    Bill::of(answer, policy).map_err(unreadable)
 }
 
 fn given<const N: usize>(query: [(&'static str, Option<String>); N]) -> Vec<(&'static str, String)> {
@@ -75,13 +96,6 @@ fn whole(mut ask: impl FnMut(Option<String>) -> Result<CostAnswer, Error>) -> Re
         return Err(changed());
     }
     Ok(answer)
-}
-
-fn chargeback(answer: &CostAnswer) -> Grid {
-    let mut grid = cost::grid(answer);
-    grid.notes
-        .push("The rows sum to the total, to the nano; what nobody held is in rows of its own.".to_owned());
-    grid
 }
 
 fn monthly(answer: &MonthsAnswer) -> Grid {
@@ -179,6 +193,7 @@ mod tests {
         CostAnswer {
             window: Window { start: "2026-02-01T00:00:00Z".into(), end: "2026-03-01T00:00:00Z".into() },
             currency: "USD".into(),
+            idle_policy: IdlePolicy::Report,
             aggregate: vec!["namespace".into()],
             rows,
             series: Vec::new(),

@@ -18,6 +18,19 @@ pub struct CostRow {
     pub methods: Vec<String>,
 }
 
+/// What shall become of the cost of what nobody held, as the price book says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IdlePolicy {
+    /// It is shown as what it is.
+    #[default]
+    Report,
+    /// Those who held anything share it, in proportion to what that cost.
+    Share,
+    /// Whoever runs the GPUs bears it.
+    Platform,
+}
+
 /// `GET /api/v1/cost/{namespaces,pods,jobs,users,devices,nodes}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CostAnswer {
@@ -33,6 +46,9 @@ pub struct CostAnswer {
     pub next_page: Option<String>,
     /// Everything in the window that the filters let through, idle and unobserved too, whether or not rows show it.
     pub totals: Figures,
+    /// For whoever bills by these rows, which are the same whatever it is.
+    #[serde(default)]
+    pub idle_policy: IdlePolicy,
     /// Observed part of existence: `"0.998"`; empty if nothing existed.
     pub coverage: String,
     /// Seconds since the newest usage in the ledger ended; null if there is none.

@@ -1,6 +1,7 @@
 //! Filters, steps, pages and reports through whole processes: over the wire in, by the command line out.
 
 use harness::forged::{Forged, seal, window};
+use harness::wait::wait_until;
 use harness::world::{DEADLINE, World};
 use tonnage_proto::decimal::to_nanos;
 use tonnage_proto::metering::ack::Outcome;
@@ -71,6 +72,25 @@ fn filters_steps_pages_and_reports_are_told_by_the_command_line_and_sum_up() -> 
     anyhow::ensure!(owed == to_nanos(&report.totals.cost) && owed >= Some(60_000_000), "{report:?}");
     let table = said(&world, &["report", "chargeback", "--month", month, "--by", "namespace"])?;
     anyhow::ensure!(table.contains("__idle__") && table.contains("to the nano"), "{table}");
+    let shared = said(&world, &["report", "chargeback", "--month", month, "--idle", "share", "-o", "json"])?;
+    let shared: serde_json::Value = serde_json::from_str(&shared)?;
+    let rows = shared["rows"].as_array().into_iter().flatten();
+    let owed: Option<i128> = rows.clone().map(|row| to_nanos(row["charge"].as_str()?)).sum();
+    anyhow::ensure!(owed == to_nanos(&report.totals.cost), "{shared}");
+    anyhow::ensure!(rows.clone().all(|row| row["key"]["cluster"] == "c"), "{shared}");
+    anyhow::ensure!(rows.clone().all(|row| row["key"]["namespace"] != "__idle__"), "{shared}");
+    // The book's word goes for whoever gives none.
+    let mut book = std::fs::read_to_string(world.aggregator.prices())?;
+    book.insert_str(0, "idle = \"platform\"\n");
+    std::fs::write(world.aggregator.prices(), book)?;
+    world.live(5)?;
+    wait_until(DEADLINE, "the book's word", String::new, || {
+        let table = said(&world, &["report", "chargeback", "--month", month])?;
+        Ok(table.contains("__platform__").then_some(()))
+    })?;
+    let filtered = ["report", "chargeback", "--month", month, "--filter", "namespace:\"ml\""];
+    let error = refused(&world, &filtered)?;
+    anyhow::ensure!(error.contains("--idle report"), "{error}");
     let months = said(&world, &["report", "monthly", "--months", "1", "-o", "csv"])?;
     anyhow::ensure!(months.contains(&format!("{month},")) && months.contains(",2,3,"), "{months}");
 

@@ -41,6 +41,21 @@ fn hourly(book: &Book, model: &str, facts: &NodeFacts, at: &str) -> Option<i128>
 const H100: &str = "NVIDIA H100 80GB HBM3";
 
 #[test]
+fn a_book_says_what_becomes_of_idle_cost_and_no_rate_depends_on_it() {
+    assert_eq!(Book::parse(BOOK).unwrap().idle(), IdlePolicy::Report);
+    for (said, policy) in
+        [("report", IdlePolicy::Report), ("share", IdlePolicy::Share), ("platform", IdlePolicy::Platform)]
+    {
+        let book = Book::parse(&format!("idle = \"{said}\"\n{BOOK}")).unwrap();
+        assert_eq!(book.idle(), policy);
+        let at = hourly(&book, H100, &NodeFacts::default(), "2026-02-01T00:15:00Z");
+        assert_eq!(at, Some(3_000_000_000));
+    }
+    let error = Book::parse("currency = \"USD\"\nidle = \"none\"\n").unwrap_err().to_string();
+    assert_eq!(error, "price book line 2: idle: \"none\" is none of report, share and platform");
+}
+
+#[test]
 fn the_first_series_that_matches_wins() {
     let book = Book::parse(BOOK).unwrap();
     let spot = NodeFacts { capacity_type: "spot".into(), ..NodeFacts::default() };
