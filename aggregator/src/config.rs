@@ -236,7 +236,8 @@ struct File {
     opencost_upstream_ca_file: Option<PathBuf>,
     opencost_anonymous: Option<bool>,
     opencost_metrics: Option<bool>,
-    kubernetes_cluster: Option<String>,
+    #[serde(default)]
+    kubernetes_cluster: Vec<String>,
     kubernetes_config: Option<PathBuf>,
     focus_provider: Option<String>,
     focus_host_provider: Option<String>,
@@ -265,7 +266,7 @@ pub struct Config {
     /// `None` = not served.
     pub opencost: Option<OpenCost>,
     /// `None` = no cluster is watched.
-    pub kubernetes: Option<Settings>,
+    pub kubernetes: Vec<Settings>,
     /// Who is who in exports.
     pub focus: Parties,
     pub insecure_loopback: bool,

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Constraints: nobody waits for it. While the API server is away, or does not let us in, nothing is lost but the labels of that
-//! time; that is logged once, and shown by a metric. Of several aggregators over one database one watches, by a lease.
+//! time; that is logged once, and shown by a metric. Of several aggregators over one database one watches, by a lease, and clusters know nothing of each other.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -92,10 +92,12 @@ impl Watcher {
                             self.watch(client).await
                         }
                         Err(error) => {
-                            self.metrics.kubernetes.up(Some(false));
+                            self.up(Some(false));
                             let text = chain(&error);
                             if said.as_ref() != Some(&text) {
+                                let cluster = &self.settings.cluster;
                                 tracing::error!(
+                                    cluster,
                                     error = text,
                                     "The cluster's API server cannot be asked; labels are not known."
                                 );
@@ -108,7 +110,7 @@ impl Watcher {
                 };
             match ended {
                 End::NotOurs => {
-                    self.metrics.kubernetes.up(None);
+                    self.up(None);
                     sleep(RETRY).await;
                 }
                 End::Again => {}
@@ -165,7 +167,7 @@ impl Watcher {
             {
                 streams.spawn(api::watch(client, Kind::Pod, out));
             }
-            self.metrics.kubernetes.up(Some(away.is_up(now_ns) && cluster.has_listed(Kind::Pod)));
+            self.up(Some(away.is_up(now_ns) && cluster.has_listed(Kind::Pod)));
             let due =
                 cluster.is_full() || !is_change && (cluster.has_news() || now_ns - told_ns > LEASE_NS / 3);
             if due {
@@ -189,6 +191,10 @@ impl Watcher {
         }
     }
 
+    fn up(&self, up: Option<bool>) {
+        self.metrics.kubernetes.up(&self.settings.cluster, up);
+    }
+
     fn note(&self, away: &mut Away, kind: Kind, change: &Result<Change, String>, now_ns: i64) {
         let (cluster, resource) = (&self.settings.cluster, kind.name());
         match change {
@@ -200,7 +206,7 @@ impl Watcher {
                 }
             }
             Err(error) => {
-                self.metrics.kubernetes.error(resource);
+                self.metrics.kubernetes.error(cluster, resource);
                 if away.since_ns.insert(kind, now_ns).is_none() {
                     tracing::warn!(
                         cluster,

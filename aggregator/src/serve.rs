@@ -134,7 +134,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         ready,
     };
     tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
-    watch_cluster(config.kubernetes, &state, queue.downgrade(), &stop);
+    watch_clusters(config.kubernetes, &state, &queue, &stop);
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
     let uplinks = tokio::spawn(serve_grpc(grpc, acceptor, ingest, stop.clone()));
     let api_stop = Shutdown::new();
@@ -188,16 +188,18 @@ fn look_after(
     }
 }
 
-/// Has the ledger know a cluster's labels, if it is to.
-fn watch_cluster(
-    settings: Option<kubernetes::Settings>,
+/// Has the ledger know the labels of clusters.
+fn watch_clusters(
+    clusters: Vec<kubernetes::Settings>,
     state: &ApiState,
-    queue: mpsc::WeakSender<Submission>,
+    queue: &mpsc::Sender<Submission>,
     stop: &Shutdown,
 ) {
-    let Some(settings) = settings else { return };
-    let (clock, metrics, stop) = (state.clock.clone(), Arc::clone(&state.metrics), stop.clone());
-    tokio::spawn(kubernetes::Watcher { settings, queue, clock, metrics, stop }.run());
+    for settings in clusters {
+        let (clock, metrics, stop) = (state.clock.clone(), Arc::clone(&state.metrics), stop.clone());
+        let queue = queue.downgrade();
+        tokio::spawn(kubernetes::Watcher { settings, queue, clock, metrics, stop }.run());
+    }
 }
 
 /// Starts the commit thread: its queue, and who hears when it has ended.

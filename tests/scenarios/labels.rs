@@ -176,6 +176,55 @@ fn while_the_api_server_is_away_only_labels_are_not_known_and_it_is_told() -> an
 }
 
 #[test]
+fn each_of_several_clusters_is_watched_by_itself() -> anyhow::Result<()> {
+    let mut world = World::new(1)?;
+    let apis = [ApiServer::start()?, ApiServer::start()?];
+    for (api, cluster) in apis.iter().zip(["east", "west"]) {
+        api.put("pods", kubernetes::pod("train-0", "same-uid", None, &[("team", cluster)]));
+        let config = world.dir().join(cluster);
+        api.kubeconfig(&config)?;
+        let named = format!("{cluster}={}", config.display());
+        world.aggregator.extra_args.extend(["--kubernetes-cluster".to_owned(), named]);
+    }
+    world.aggregator.start(DEADLINE)?;
+    let aggregator = &world.aggregator;
+    let up = || -> anyhow::Result<BTreeMap<String, f64>> {
+        let scrape = Scrape::parse(&aggregator.get("/metrics")?.1)?;
+        let series = scrape.series("tonnage_kubernetes_up");
+        Ok(series.iter().map(|(labels, value)| (labels["cluster"].clone(), *value)).collect())
+    };
+    let is = |east: f64, west: f64| BTreeMap::from([("east".to_owned(), east), ("west".to_owned(), west)]);
+    let shown = || format!("{:?}", up());
+    wait_until(DEADLINE, "both up", shown, || Ok((up()? == is(1.0, 1.0)).then_some(())))?;
+    let known = "SELECT s.cluster || ' ' || d.json FROM subject s JOIN described v ON v.subject = s.id
+        JOIN description d ON d.id = v.description ORDER BY s.cluster";
+    let store = aggregator.store()?;
+    let told = || {
+        store.readers().with(|db| {
+            let mut statement = db.prepare_cached(known)?;
+            let mut rows = statement.query([])?;
+            let mut told = Vec::new();
+            while let Some(row) = rows.next()? {
+                told.push(row.get::<String>(0)?);
+            }
+            Ok(told)
+        })
+    };
+    wait_until(
+        DEADLINE,
+        "what both said",
+        || format!("{:?}", told()),
+        || {
+            let told = told()?;
+            let both = told.len() == 2 && told.iter().all(|said| said.matches(&said[..4]).count() == 2);
+            Ok(both.then_some(()))
+        },
+    )?;
+    apis[0].away();
+    wait_until(DEADLINE, "one away", shown, || Ok((up()? == is(0.0, 1.0)).then_some(())))
+}
+
+#[test]
 fn thousands_of_pods_are_known_and_told_once() -> anyhow::Result<()> {
     let site = site()?;
     for at in 0..3_000 {

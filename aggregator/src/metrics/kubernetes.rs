@@ -1,4 +1,4 @@
-//! How the watcher of a cluster does.
+//! How the watchers of clusters do.
 
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
@@ -31,24 +31,25 @@ impl Kubernetes {
             "Pods and namespaces of which not all labels are kept.",
         );
         Self {
-            up: kept(registry, IntGaugeVec::new(up, &[])),
-            errors: kept(registry, IntCounterVec::new(errors, &["resource"])),
+            up: kept(registry, IntGaugeVec::new(up, &["cluster"])),
+            errors: kept(registry, IntCounterVec::new(errors, &["cluster", "resource"])),
             put_off: kept(registry, put_off),
             trimmed: kept(registry, trimmed),
         }
     }
 
-    /// Does the API server say what there is? `None`: it is not asked.
-    pub(crate) fn up(&self, up: Option<bool>) {
+    /// Does a cluster's API server say what there is? `None`: it is not asked. `cluster` is one of few.
+    pub(crate) fn up(&self, cluster: &str, up: Option<bool>) {
         match up {
-            Some(up) => self.up.with_label_values::<&str>(&[]).set(i64::from(up)),
-            None => self.up.reset(),
+            Some(up) => self.up.with_label_values(&[cluster]).set(i64::from(up)),
+            // Fails if it was not asked before.
+            None => drop(self.up.remove_label_values(&[cluster])),
         }
     }
 
-    /// The API server failed; `resource` is one of few.
-    pub(crate) fn error(&self, resource: &'static str) {
-        self.errors.with_label_values(&[resource]).inc();
+    /// A cluster's API server failed; `resource` is one of few.
+    pub(crate) fn error(&self, cluster: &str, resource: &'static str) {
+        self.errors.with_label_values(&[cluster, resource]).inc();
     }
 
     /// So many changes wait for the next day.

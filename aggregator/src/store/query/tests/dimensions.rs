@@ -53,7 +53,7 @@ fn with_facts() -> (tempfile::TempDir, Connection) {
             facts.labels.insert("cloud.google.com/gke-nodepool".into(), pool.into());
         }
         let json = serde_json::to_string(&facts).unwrap();
-        db.execute("INSERT INTO facts VALUES (?1, ?2, ?3)", params![id, &json.as_bytes()[..], json]).unwrap();
+        db.execute("INSERT INTO facts VALUES (?1, ?2, ?3)", params![id, json.as_bytes(), json]).unwrap();
     }
     room(&db, "slot_state", 0);
     db.execute("INSERT INTO slot_state VALUES (0, 1, 1, 1, 1, 0, NULL)", []).unwrap();
