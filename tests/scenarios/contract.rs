@@ -9,6 +9,7 @@ use std::process::Command;
 
 use harness::forged::{Forged, seal, window};
 use harness::kubelet::{self, Kubelet};
+use harness::process::free_ports;
 use harness::scenario;
 use harness::wait::wait_until;
 use harness::world::{DEADLINE, World};
@@ -110,15 +111,20 @@ fn schemathesis(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Asks the aggregator of a world, and fails with what was found.
+/// Asks the REST API of a world, and fails with what was found.
 fn ask(world: &World) -> anyhow::Result<()> {
+    ask_by(world, &document(world, !world.aggregator.insecure)?, &world.aggregator.url(), &[])
+}
+
+/// Asks whoever is at `url` by this document.
+fn ask_by(world: &World, document: &Value, url: &str, args: &[&str]) -> anyhow::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemathesis");
     let Some(python) = schemathesis(&folder)? else { return Ok(()) };
     let file = world.dir().join("openapi.json");
-    std::fs::write(&file, document(world, !world.aggregator.insecure)?.to_string())?;
+    std::fs::write(&file, document.to_string())?;
     let mut command = Command::new(python);
     command.args(["-m", "schemathesis.cli", "--config-file"]).arg(folder.join("config.toml"));
-    command.arg("run").arg(file).args(["--url", &world.aggregator.url(), "--no-color"]);
+    command.arg("run").arg(file).args(["--url", url, "--no-color"]).args(args);
     command.args(["--seed", &world.seed.to_string(), "--generation-database", "none"]);
     command.args(["--max-examples", &setting("TONNAGE_TEST_EXAMPLES", EXAMPLES).to_string()]);
     command.args(["--continue-on-failure", "--report-har-path"]).arg(world.dir().join("asked.har"));
@@ -134,6 +140,55 @@ fn ask(world: &World) -> anyhow::Result<()> {
     anyhow::ensure!(output.status.success(), "seed {}: {}\n{errors}", world.seed, cut.join("\n"));
     println!("{}", cut.join("\n"));
     Ok(())
+}
+
+/// What clients of OpenCost may ask, and how it is answered, whatever the parameters are: those are not said, so that more of what is
+/// asked is wrong.
+fn opencost() -> Value {
+    let parameter = |name: &str, example: &str| json!({ "name": name, "in": "query", "schema": { "type": "string" }, "example": example });
+    let [window, rest @ ..] = [
+        ("window", "today"),
+        ("aggregate", "namespace,pod"),
+        ("filter", "namespace:\"ml\""),
+        ("step", "15m"),
+        ("accumulateBy", "hour"),
+        ("includeIdle", "true"),
+        ("idleByNode", "true"),
+        ("shareIdle", "true"),
+        ("resolution", "1m"),
+    ]
+    .map(|(name, example)| parameter(name, example));
+    let answer = |of: &[&str]| {
+        let properties = json!({ "code": { "type": "integer" } });
+        let schema = json!({ "type": "object", "properties": properties, "required": of });
+        json!({ "description": "", "content": { "application/json": { "schema": schema } } })
+    };
+    let responses = json!({
+        "200": answer(&["code", "status", "data"]), "400": answer(&["code", "message"]), "414": { "description": "" },
+    });
+    let operation =
+        |parameters: &[Value]| json!({ "get": { "parameters": parameters, "responses": responses } });
+    let allocations = operation(&[std::slice::from_ref(&window), rest.as_slice()].concat());
+    let paths = json!({
+        "/allocation": allocations,
+        "/allocation/compute": allocations,
+        "/model/allocation/summary": allocations,
+        "/assets": operation(&[window]),
+    });
+    json!({ "openapi": "3.1.0", "info": { "title": "OpenCost", "version": "1" }, "paths": paths })
+}
+
+#[test]
+fn whatever_clients_of_opencost_ask_is_answered_or_refused_in_its_shape() -> anyhow::Result<()> {
+    let (mut world, _kubelet) = ledger(None)?;
+    world.aggregator.stop(DEADLINE)?;
+    let [port] = free_ports()?;
+    let address = format!("127.0.0.1:{port}");
+    world.aggregator.extra_args = vec!["--opencost-listen".to_owned(), address.clone()];
+    world.aggregator.start(DEADLINE)?;
+    let checks =
+        "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
+    ask_by(&world, &opencost(), &format!("http://{address}"), &["--checks", checks])
 }
 
 #[test]
