@@ -470,6 +470,7 @@ impl Committer {
 
     fn committed(&mut self) {
         self.turn.known = Some(self.turn.count);
+        self.metrics.budgets.add(&self.working.take_budget_counts());
         if std::mem::take(&mut self.turn.set_back) {
             // The journal may have lost it.
             self.untaken_book = Some(Arc::clone(&self.filed));

@@ -18,6 +18,7 @@ use tonnage_proto::rest::sentinel;
 
 use crate::model::{GpuTime, UsageBatch};
 
+pub mod budgets;
 mod kubernetes;
 pub mod opencost;
 pub mod scrape;
@@ -81,6 +82,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     pub(crate) kubernetes: Kubernetes,
+    pub(crate) budgets: budgets::Counters,
     /// In the order of [`Operation::ALL`].
     store_errors: [IntCounter; Operation::ALL.len()],
 }
@@ -141,6 +143,7 @@ impl Metrics {
                 .buckets(SECONDS.to_vec());
         let request_seconds = kept(&registry, HistogramVec::new(options, &["route"]));
         let kubernetes = Kubernetes::new(&registry);
+        let budgets = budgets::Counters::new(&registry);
         let store_errors = counters(
             "tonnage_store_errors_total",
             "Times that the ledger's store failed, or its database was not there, by what it was wanted for. What was too slow is not one.",
@@ -151,6 +154,7 @@ impl Metrics {
         Self {
             registry,
             kubernetes,
+            budgets,
             batches,
             windows,
             quarantined,

@@ -24,6 +24,7 @@ use crate::store::tokens::Role;
 
 pub(super) mod accounts;
 mod request;
+pub(super) mod seen;
 pub(super) mod transactions;
 mod words;
 

@@ -50,6 +50,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
         costs: found.as_ref().map(|found| &found.costs),
         held: found.as_ref().map_or(&[], |found| &found.held),
         unposted: found.as_ref().map_or(0, |found| found.unposted),
+        budgets: found.as_ref().map(|found| &found.budgets),
     });
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -10,6 +10,8 @@ use tonnage_proto::limits::DAY_NS;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 
+use super::budgets::seen;
+use crate::metrics::budgets::Balances;
 use crate::metrics::scrape::Costs;
 use crate::metrics::{Metrics, Operation};
 use crate::store::query::{self, CostQuery, Dimension, QueryError, Range, Table};
@@ -47,6 +49,7 @@ pub(super) struct Found {
     pub(super) held: Vec<(String, i64)>,
     /// (slot, tenure) that wait to be posted.
     pub(super) unposted: i64,
+    pub(super) budgets: Balances,
 }
 
 impl Totals {
@@ -119,10 +122,12 @@ impl Totals {
         for (key, sums) in &settled.costs {
             costs.entry(key.clone()).or_default().add(sums);
         }
-        let (held, unposted) = self.readers.with(|connection| {
-            Ok((quarantine::held_counts(connection)?, closing::unposted_count(connection)?))
+        let wall_ns = self.clock.wall_ns();
+        let (held, unposted, budgets) = self.readers.with(|connection| {
+            let held = quarantine::held_counts(connection)?;
+            Ok((held, closing::unposted_count(connection)?, seen::balances(connection, wall_ns)?))
         })?;
-        Ok((settled, Found { costs, newest_ns, held, unposted }))
+        Ok((settled, Found { costs, newest_ns, held, unposted, budgets }))
     }
 
     fn days(&self, start_ns: i64, end_ns: i64) -> Result<(Costs, Option<i64>), QueryError> {

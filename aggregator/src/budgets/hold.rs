@@ -168,6 +168,15 @@ pub enum Code {
 }
 
 impl Code {
+    pub const ALL: [Self; 6] = [
+        Self::InsufficientBudget,
+        Self::PartitionLimitExceeded,
+        Self::ModelLimitExceeded,
+        Self::AccountInactive,
+        Self::AccountExpired,
+        Self::Unpriced,
+    ];
+
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -14,6 +14,7 @@ use crate::budgets::account::{Fail, Overrun, Standing, Status};
 use crate::budgets::available::Sums;
 use crate::budgets::hold::{Code, Event, State, Subject, check_subject};
 use crate::budgets::{Account, Act, Acted, Ask, BudgetError, Change, Hold, Tree, What, invalid};
+use crate::metrics::budgets::Counts;
 use crate::prices::Book;
 use crate::store::Connection;
 use crate::store::budgets::{self as stored, KnownGpu, Usages};
@@ -47,6 +48,8 @@ pub(super) struct Budgets {
     owners: HashMap<i64, Option<Subject>>,
     /// GPUs of which something was known in the slot at the time, to price by.
     gpus: Option<(i64, Vec<KnownGpu>)>,
+    /// What was done since it was last counted.
+    counts: Counts,
 }
 
 /// The answer to a check.
@@ -77,6 +80,11 @@ impl Budgets {
             budgets.remember(hold);
         }
         Ok(budgets)
+    }
+
+    /// What was done since the last time, for whoever counts it after the commit.
+    pub(super) fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     /// Does what is asked, and journals it.
@@ -178,6 +186,7 @@ impl Budgets {
         }
         let slot_ns = slot_start(context.now_ns);
         let Some(account) = self.tree.owner_of(&ask.usage(), slot_ns) else {
+            self.counts.unassigned();
             let text = "account: no budget's binding matches this account, partition, namespace and user on this cluster";
             return Ok(Err(BudgetError::NotFound(text.to_owned())));
         };
@@ -271,6 +280,7 @@ impl Budgets {
             ended_ns: if refused { context.now_ns } else { 0 },
         };
         stored::insert_hold(context.db, &hold)?;
+        self.counts.checked(hold.refusal.as_ref().map(|(code, _)| *code));
         if !refused {
             self.remember(hold.clone());
         }
@@ -353,6 +363,7 @@ impl Budgets {
             Ok(false) => return Ok(Ok(())),
             Ok(true) => {}
         }
+        self.counts.ended(state);
         let account = self.tree.by_id(hold.account);
         let suspends = hold.overrun_nanos() > 0
             && account.is_some_and(|account| {

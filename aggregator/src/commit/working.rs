@@ -17,6 +17,7 @@ use crate::ledger::coverage::Coverage;
 use crate::ledger::rows::{Key, NOBODY, Row, Rows, WHOLE};
 use crate::ledger::settle::settle;
 use crate::ledger::stay::Stay;
+use crate::metrics::budgets::Counts;
 use crate::model::{Device, Instance, NodeFacts, Owner, RowKind, UsageBatch, Window};
 use crate::prices::{Book, PriceFacts};
 use crate::store::Connection;
@@ -261,6 +262,11 @@ impl Working {
     pub(super) fn budgets(&mut self, db: &Connection, book: &Book) -> Result<&mut Budgets, CommitError> {
         self.write(db, book)?;
         self.budgets.as_mut().ok_or(CommitError::Bug("writing brings budgets in"))
+    }
+
+    /// What was done to accounts and holds since the last time.
+    pub(super) fn take_budget_counts(&mut self) -> Counts {
+        self.budgets.as_mut().map(Budgets::take_counts).unwrap_or_default()
     }
 
     /// Adds a window's figures to its slot, or takes them away again (`sign` -1).

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use prometheus::{Gauge, GaugeVec, Opts, Registry};
 use tonnage_proto::rest::sentinel;
 
+use super::budgets::{self, Balances};
 use super::kept;
 use crate::live::Share;
 use crate::model::GpuTime;
@@ -32,6 +33,7 @@ pub struct Facts<'a> {
     pub held: &'a [(String, i64)],
     /// (slot, tenure) of closed slots that wait to be posted.
     pub unposted: i64,
+    pub budgets: Option<&'a Balances>,
 }
 
 /// Sums since the ledger began, by (cluster, namespace); what nobody held has a sentinel for its namespace.
@@ -76,6 +78,9 @@ pub(super) fn registry(facts: &Facts<'_>) -> Registry {
     }
     gauge("tonnage_unposted_slots", "Devices' slots that are closed and wait to be posted.")
         .set(count(usize::try_from(facts.unposted).unwrap_or(0)));
+    if let Some(found) = facts.budgets {
+        budgets::show(&registry, found);
+    }
     if let Some(found) = facts.costs {
         costs(
             found,
@@ -166,7 +171,7 @@ pub(super) fn billionths(value: i128) -> f64 {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "Prometheus has only doubles")]
-fn count(value: usize) -> f64 {
+pub(super) fn count(value: usize) -> f64 {
     value as f64
 }
 

@@ -9,7 +9,9 @@ use crate::store::sql::{self, Connection, OptionalExtension, Row, params};
 
 mod usage;
 
-pub use usage::{KnownGpu, RolledUsage, Usages, charged, clusters, gpus, spent, subject_of, usage};
+pub use usage::{
+    KnownGpu, RolledUsage, Usages, charged, clusters, gpus, spent, subject_of, unassigned, usage,
+};
 
 type Result<T> = std::result::Result<T, StoreError>;
 

@@ -49,7 +49,7 @@ const AGGREGATOR: &[Rule] = &[
         "stores rows, coverage and tenures as the ledger has them; asks rows what a filter says",
     ),
     ("live", &["model", "prices"], "shows what a moment costs"),
-    ("metrics", &["live", "model", "store"], "counts what they show"),
+    ("metrics", &["budgets", "live", "model", "store"], "counts what they show"),
     (
         "commit",
         &["budgets", "ledger", "live", "metrics", "model", "prices", "store", "wire"],

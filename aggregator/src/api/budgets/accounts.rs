@@ -1,7 +1,5 @@
 //! `/api/v1/accounts`: what there is, what is left, and changes of it.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -12,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::SLOT_NS;
 
 use super::request::Money;
+use super::seen::Seen;
 use super::words::number;
 use super::{Body, act, exact, may, one_of, read, refused};
 use crate::api::Api;
@@ -21,7 +20,7 @@ use crate::api::error::{ApiError, quoted};
 use crate::api::inventory::time;
 use crate::api::params::Params;
 use crate::budgets::account::{Bound, Fail, Limit, Overrun, Spec, Standing, Status};
-use crate::budgets::available::{Stand, Sums, stands};
+use crate::budgets::available::{Stand, stands};
 use crate::budgets::period::Period;
 use crate::budgets::{Account, Binding, Change, Selector, Tree, What};
 use crate::store::tokens::Role;
@@ -337,42 +336,17 @@ pub(super) fn at(field: &'static str, text: &str) -> Result<i64, ApiError> {
     })
 }
 
-/// The ledger as a question about accounts sees it.
-struct Seen {
-    now_ns: i64,
-    tree: Tree,
-    reserved: Sums,
-    spent: HashMap<(i64, i64), Sums>,
-    usages: stored::Usages,
-}
-
 impl Seen {
-    fn read(db: &Connection, now_ns: i64) -> Result<Self, StoreError> {
-        let tree = stored::tree(db)?;
-        let mut reserved = Sums::default();
-        for hold in stored::open_holds(db)? {
-            let of = (hold.ask.partition.as_str(), hold.ask.model.as_str());
-            reserved.add(&tree, hold.account, of, hold.reserved_nanos());
-        }
-        Ok(Self { now_ns, tree, reserved, spent: HashMap::new(), usages: stored::Usages::new() })
-    }
-
     fn answer(&mut self, db: &Connection, id: i64) -> Result<Option<AccountAnswer>, StoreError> {
-        let Self { now_ns, tree, reserved, spent, usages } = self;
+        let Self { now_ns, tree, reserved, spent } = self;
         let Some(account) = tree.by_id(id) else { return Ok(None) };
-        let mut sums = |span_ns: (i64, i64), of: i64, counts: &dyn Fn(&str, &str) -> bool| {
-            let sums = match spent.entry(span_ns) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(free) => free.insert(stored::spent(db, tree, usages, span_ns, *now_ns)?),
-            };
-            Ok::<i128, StoreError>(sums.of(of, counts))
-        };
         let stands = stands(tree, id, reserved, *now_ns, |span_ns, of, limit| {
-            sums(span_ns, of, &|partition, model| limit.counts(partition, model))
+            let sums = spent.of(db, tree, span_ns)?;
+            Ok::<_, StoreError>(sums.of(of, |partition, model| limit.counts(partition, model)))
         })?;
         let spec = &account.spec;
         let life_ns = Period::Lifetime.span(*now_ns, spec.starts_ns);
-        let used = sums(life_ns, id, &|_, _| true)?;
+        let used = spent.of(db, tree, life_ns)?.of(id, |_, _| true);
         let held = reserved.of(id, |_, _| true);
         let general = |stand: &&Stand<'_>| stand.limit.partition.is_none() && stand.limit.model.is_none();
         let left = stands.iter().filter(general).map(Stand::available_nanos).min();

@@ -228,3 +228,25 @@ async fn a_request_under_a_key_is_one_hold_and_another_under_it_a_conflict() {
     let account: Value = site.call(&site.reader, "GET", "/api/v1/accounts/physics", Value::Null).await.json();
     assert_eq!(account["status"], "closed");
 }
+
+#[tokio::test]
+async fn balances_are_metrics_and_what_is_nobodys_is_one() {
+    let site = site();
+    let limits = json!([{ "amount": "50", "period": { "kind": "rolling", "days": 7 }, "partition": "gpu" }]);
+    site.account(json!({ "slurm_account": "physics", "budget_limit": 100, "limits": limits })).await;
+    site.account(json!({ "slurm_account": "free" })).await;
+    site.check(submit()).await;
+    let text = site.get("/metrics").await.body;
+    for line in [
+        r#"tonnage_budget_limit_dollars{account="physics",model="",partition="",period="lifetime"} 100"#,
+        r#"tonnage_budget_available_dollars{account="physics",model="",partition="",period="lifetime"} 90.4"#,
+        r#"tonnage_budget_held_dollars{account="physics",model="",partition="gpu",period="rolling_7d"} 9.6"#,
+        r#"tonnage_budget_charged_dollars{account="free",model="",partition="",period="lifetime"} 0"#,
+        r#"tonnage_budget_accounts{standing="active"} 2"#,
+        "tonnage_budget_open_holds 1",
+        "tonnage_budget_unassigned_dollars 0.333333333",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains(r#"tonnage_budget_limit_dollars{account="free""#), "{text}");
+}

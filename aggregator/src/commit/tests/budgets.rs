@@ -7,6 +7,8 @@ use crate::budgets::period::Period;
 use crate::budgets::{Ask, Change, Hold, Selector, What};
 use crate::store::budgets as stored;
 
+/// What is counted of it.
+mod counted;
 /// Random histories against a plain model.
 mod model;
 

@@ -72,23 +72,58 @@ pub fn spent(
     db: &Connection,
     tree: &Tree,
     usages: &mut Usages,
-    (from_ns, to_ns): (i64, i64),
+    span_ns: (i64, i64),
     now_ns: i64,
 ) -> Result<Sums> {
+    let mut sums = Sums::default();
+    each(db, tree, usages, (span_ns, now_ns), |of, account, cost_nanos| {
+        if let Some(account) = account {
+            sums.add(tree, account, (&of.usage.partition, &of.model), cost_nanos);
+        }
+    })?;
+    Ok(sums)
+}
+
+/// What was charged in a period for usage that is nobody's budget's, by whose it is.
+///
+/// # Errors
+/// If SQL fails, or what is stored is damaged.
+pub fn unassigned(
+    db: &Connection,
+    tree: &Tree,
+    usages: &mut Usages,
+    span_ns: (i64, i64),
+    now_ns: i64,
+) -> Result<HashMap<Usage, i128>> {
+    let mut sums = HashMap::new();
+    each(db, tree, usages, (span_ns, now_ns), |of, account, cost_nanos| {
+        if account.is_none() {
+            *sums.entry(of.usage.clone()).or_default() += cost_nanos;
+        }
+    })?;
+    Ok(sums)
+}
+
+/// Gives each charge of a period with the account that it was bound to.
+fn each(
+    db: &Connection,
+    tree: &Tree,
+    usages: &mut Usages,
+    ((from_ns, to_ns), now_ns): ((i64, i64), i64),
+    mut with: impl FnMut(&RolledUsage, Option<i64>, i128),
+) -> Result<()> {
     // Nothing is counted that ends later than a minute from now.
     let (from_ns, to_ns) = (from_ns.max(0), to_ns.min(slot_start(now_ns) + 2 * SLOT_NS));
     let mut edges = vec![from_ns];
     edges.extend(tree.edges((from_ns, to_ns)));
     edges.push(to_ns);
-    let mut sums = Sums::default();
     for part in edges.windows(2).filter(|part| part[0] < part[1]) {
         for (key, cost_nanos) in costs(db, (part[0], part[1]))? {
             let Some(of) = usage(db, usages, key)? else { continue };
-            let Some(account) = tree.owner_of(&of.usage, part[0]) else { continue };
-            sums.add(tree, account, (&of.usage.partition, &of.model), cost_nanos);
+            with(of, tree.owner_of(&of.usage, part[0]), cost_nanos);
         }
     }
-    Ok(sums)
+    Ok(())
 }
 
 /// What slots in a window cost, by the keys of roll-ups. Where detail is purged, its edges are those of the hour or day that they lie
