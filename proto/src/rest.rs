@@ -30,6 +30,8 @@ pub mod sentinel {
     pub const ROUNDING: &str = "__rounding__";
     /// Owners that have no value for the grouping, e.g. a Slurm job in a table of namespaces.
     pub const UNALLOCATED: &str = "__unallocated__";
+    /// Usage that no account of a budget is bound to.
+    pub const UNASSIGNED: &str = "__unassigned__";
     /// Pods whose namespace (or name and UID) is not known yet; nodes of which a fact is not known.
     pub const UNKNOWN: &str = "__unknown__";
     /// The sum of the rows beyond the limit.

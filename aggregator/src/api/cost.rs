@@ -15,6 +15,7 @@ use super::window::Window;
 use super::{Api, inventory};
 use crate::model::{NodeFacts, Teams};
 use crate::prices::Book;
+use crate::store::budgets;
 use crate::store::query::{self, CostQuery, Dimension, Group, Groups, Kept, QueryError, Range, Sums};
 use crate::store::sql::Connection;
 
@@ -160,7 +161,7 @@ fn read(
 /// Within a range nothing of pods changes, if they are asked for.
 pub(crate) fn ranges(query: &CostQuery, window: Window, kept: &Kept) -> Vec<Range> {
     let in_slots = query.names(|dimension| *dimension == Dimension::SharingMode);
-    let pieces = query.described.pieces(window, kept).into_iter();
+    let pieces = query.described.pieces(window, &query.tree.edges(window), kept).into_iter();
     let ranges = pieces.map(|(start_ns, end_ns)| match in_slots {
         true => query::ranges_in_slots(start_ns, end_ns, kept.slots_from_ns),
         false => query::ranges(start_ns, end_ns),
@@ -168,7 +169,7 @@ pub(crate) fn ranges(query: &CostQuery, window: Window, kept: &Kept) -> Vec<Rang
     ranges.flatten().collect()
 }
 
-/// Looks up what a query's dimensions need to know of nodes and pods.
+/// Looks up what a query's dimensions need to know of nodes, pods and accounts.
 pub(crate) fn look_up(
     connection: &Connection,
     query: &mut CostQuery,
@@ -181,6 +182,9 @@ pub(crate) fn look_up(
     }
     if query.names(Dimension::of_pod) {
         query.described = query::described(connection, window, teams, &expired)?;
+    }
+    if query.names(|dimension| *dimension == Dimension::Budget) {
+        query.tree = Arc::new(budgets::tree(connection)?);
     }
     Ok(())
 }

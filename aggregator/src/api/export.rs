@@ -195,7 +195,7 @@ impl Source {
             self.book.facts(&tenure.node.cluster, &tenure.node.node, &said).into_owned()
         };
         let described = self.described(db, hour_ns)?;
-        let pieces = described.pieces(period, &kept);
+        let pieces = described.pieces(period, &[], &kept);
         let period = pieces.into_iter().find(|(_, end_ns)| *end_ns > first_ns).unwrap_or(period);
         let told = |cluster: &str, owner: &Owner| described.told(cluster, owner, period.1 - 1);
         let charges = posted::charges(db, &self.snapshot, period, month(hour_ns).1, &facts, &told)?;

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use serde_json::{Map, Value, json};
+use tonnage_proto::rest::sentinel;
 
 use super::Show;
 use super::audit::{confirm, path_part, query};
+use crate::args::Output;
 use crate::args::budgets::{Accounts, Budget, Check, Holds, Said};
 use crate::error::Error;
 use crate::output::{Grid, left, right};
@@ -26,12 +28,12 @@ pub(super) fn accounts(show: &Show<'_>, command: Accounts, out: &mut dyn Write) 
                 ("limit", number(page.limit)),
                 ("offset", number(page.offset)),
             ]);
-            let text = show.client.get(ACCOUNTS, &query)?;
-            return show.write(&text, list, csv, out);
+            let (text, rest) = (show.client.get(ACCOUNTS, &query)?, unassigned(show)?);
+            return show.write(&text, |accounts| with_rest(list(accounts), rest), csv, out);
         }
         Accounts::Tree => {
-            let text = Value::Array(all(show)?).to_string();
-            return show.write(&text, tree, csv, out);
+            let (text, rest) = (Value::Array(all(show)?).to_string(), unassigned(show)?);
+            return show.write(&text, |accounts| with_rest(tree(accounts), rest), csv, out);
         }
         Accounts::Show { account } => show.client.get(&one(&account), &[])?,
         Accounts::Create { account, said } => {
@@ -122,6 +124,29 @@ pub(super) fn budget(show: &Show<'_>, command: Budget, out: &mut dyn Write) -> R
     }
     out.flush()?;
     Err(Error::Refused(text_of(&answer, "message")))
+}
+
+/// What was charged to nobody's budget in this month, where people read it.
+fn unassigned(show: &Show<'_>) -> Result<Option<String>, Error> {
+    if show.output != Output::Table {
+        return Ok(None);
+    }
+    let filter = format!("budget:\"{}\"", sentinel::UNASSIGNED);
+    let query = [("aggregate", "budget".to_owned()), ("filter", filter), ("window", "month".to_owned())];
+    let answer: Value = show.client.parse(&show.client.get("/api/v1/cost/users", &query)?)?;
+    Ok(Some(text_of(&answer["totals"], "cost")))
+}
+
+fn with_rest(mut grid: Grid, rest: Option<String>) -> Grid {
+    let note = |cost| {
+        format!(
+            "charged to nobody's budget this month (UTC): {cost}; `tonnage cost users --window month \
+         --by cluster,namespace,user,account,partition --filter 'budget:\"{}\"'` says whose it is",
+            sentinel::UNASSIGNED
+        )
+    };
+    grid.notes.extend(rest.map(note));
+    grid
 }
 
 /// Every account, page by page.

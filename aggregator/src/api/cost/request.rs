@@ -135,7 +135,7 @@ fn follow(page: &str, digest: u64) -> Result<(Window, usize), ApiError> {
 }
 
 fn digest(query: &CostQuery, order: Order) -> u64 {
-    let CostQuery { by, filter, condition, idle, ranges: _, facts: _, described: _ } = query;
+    let CostQuery { by, filter, condition, idle, ranges: _, facts: _, described: _, tree: _ } = query;
     let hash = Sha256::digest(format!("{:?}", (by, filter, condition, idle, order)));
     hash.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
 }

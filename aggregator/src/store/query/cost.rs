@@ -1,6 +1,7 @@
 //! Sums over ranges of the ledger, in groups.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tonnage_proto::rest::sentinel;
 
@@ -9,6 +10,7 @@ use super::dimension::{COLUMN_COUNT, COLUMNS, Dimension, Line};
 use super::facts::Facts;
 use super::ranges::Range;
 use super::rolled;
+use crate::budgets::Tree;
 use crate::filter::Expr;
 use crate::model::{GpuTime, RowKind};
 use crate::store::sql::{self, Connection, Row, ToSql};
@@ -34,6 +36,8 @@ pub struct CostQuery {
     pub facts: Facts,
     /// Of pods and namespaces, if dimensions here are of them. Then nothing of them changes within a range.
     pub described: Described,
+    /// Of accounts, if dimensions here are of them. Then whose usage is whose does not change within a range.
+    pub tree: Arc<Tree>,
     /// Do groups hold what nobody held, too? Totals do either way.
     pub idle: bool,
 }
@@ -269,10 +273,11 @@ pub fn cost(
     expired: impl Fn() -> bool,
 ) -> Result<Groups, QueryError> {
     let mut adding = Adding::new(query);
-    if let Some(window) = rolled::window(query)
-        && rolled::add(connection, window, &mut adding, &expired)?
-    {
-        return Ok(adding.groups());
+    if let Some(window) = rolled::window(query) {
+        if rolled::add(connection, window, &mut adding, &expired)? {
+            return Ok(adding.groups());
+        }
+        adding = Adding::new(query);
     }
     add_rows(connection, &mut adding, expired)?;
     Ok(adding.groups())
@@ -309,6 +314,7 @@ fn add_rows(
                 method: sums.method,
                 facts: query.facts.of(tenure),
                 described: &query.described,
+                tree: &query.tree,
                 at_ns: range.end_ns - 1,
             };
             if query.passes(&line)? {

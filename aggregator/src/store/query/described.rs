@@ -127,11 +127,11 @@ impl Described {
         if owner.pod.is_empty() { None } else { cluster.named.get(&key)?.as_deref() }
     }
 
-    /// The window in pieces, in each of which nothing changes, as far as its rows are kept.
+    /// The window in pieces, in each of which nothing changes, nor do accounts at `others`, as far as its rows are kept.
     #[must_use]
-    pub fn pieces(&self, (start_ns, end_ns): (i64, i64), kept: &Kept) -> Vec<(i64, i64)> {
+    pub fn pieces(&self, (start_ns, end_ns): (i64, i64), others: &[i64], kept: &Kept) -> Vec<(i64, i64)> {
         let mut edges = BTreeSet::from([start_ns, end_ns]);
-        for at_ns in &self.0.changes {
+        for at_ns in self.0.changes.iter().chain(others) {
             let width_ns = if *at_ns < kept.hours_from_ns {
                 DAY_NS
             } else if *at_ns < kept.slots_from_ns {

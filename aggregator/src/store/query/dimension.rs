@@ -4,6 +4,7 @@ use tonnage_proto::method::{HELD_SPLIT, SHARED_MPS, SHARED_SHARDS, SHARED_TIME_S
 use tonnage_proto::rest::sentinel;
 
 use super::described::{Described, OwnerNames};
+use crate::budgets::{Tree, Usage};
 use crate::model::{NodeFacts, OwnerKind, RowKind};
 use crate::store::sql::{self, Row};
 
@@ -64,6 +65,8 @@ pub enum Dimension {
     Team,
     Label(String),
     NamespaceLabel(String),
+    /// The account that the usage is bound to in its slot.
+    Budget,
 }
 
 /// A row beginning with [`COLUMNS`], and what stands elsewhere of it.
@@ -75,12 +78,14 @@ pub(super) struct Line<'a> {
     pub(super) facts: Option<&'a NodeFacts>,
     /// Of pods and namespaces, where they are asked for, and as of when.
     pub(super) described: &'a Described,
+    /// Of accounts, where they are asked for.
+    pub(super) tree: &'a Tree,
     pub(super) at_ns: i64,
 }
 
 impl Dimension {
     /// Every one but labels, with the name that parameters and answers use.
-    pub const ALL: [(Self, &'static str); 26] = [
+    pub const ALL: [(Self, &'static str); 27] = [
         (Self::Cluster, "cluster"),
         (Self::Node, "node"),
         (Self::Device, "device"),
@@ -107,6 +112,7 @@ impl Dimension {
         (Self::Controller, "controller"),
         (Self::ControllerKind, "controller_kind"),
         (Self::Team, "team"),
+        (Self::Budget, "budget"),
     ];
 
     /// What parameters and answers call it: `node_label:KEY` for a node's label, `label:KEY` for a pod's.
@@ -194,6 +200,20 @@ impl Dimension {
         })
     }
 
+    /// The account that a row's usage is bound to.
+    fn budget(line: &Line<'_>) -> Result<String, sql::Error> {
+        let text = |column: usize| Ok::<_, sql::Error>(line.row.text(column)?.unwrap_or("").to_owned());
+        let usage = Usage {
+            cluster: text(0)?,
+            namespace: text(5)?,
+            user: text(13)?,
+            account: text(14)?,
+            partition: text(15)?,
+        };
+        let account = line.tree.owner_of(&usage, line.at_ns).and_then(|id| line.tree.by_id(id));
+        Ok(account.map_or(sentinel::UNASSIGNED, |account| &account.spec.name).to_owned())
+    }
+
     /// Of the node's facts; `None` if it is not of them.
     fn fact(&self, facts: Option<&NodeFacts>) -> Option<String> {
         if !self.of_node() {
@@ -244,6 +264,9 @@ impl Dimension {
         if self.of_pod() {
             let told = self.told(line)?.filter(|value| !value.is_empty());
             return Ok(told.unwrap_or(sentinel::UNALLOCATED).to_owned());
+        }
+        if *self == Self::Budget {
+            return Self::budget(line);
         }
         let number: Option<i64> = row.get(4)?;
         let owner = number.and_then(OwnerKind::from_number).unwrap_or_default();

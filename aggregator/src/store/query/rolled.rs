@@ -27,8 +27,11 @@ const KEYS: &str = "SELECT k.cluster, '', '', k.model, NULLIF(k.owner_kind, 0), 
 /// The window of a query that roll-ups can answer.
 pub(super) fn window(query: &CostQuery) -> Option<(i64, i64)> {
     let known = |dimension: &Dimension| {
-        use Dimension::{Account, Cluster, Kind, Model, Namespace, Partition, Profile, User};
-        matches!(dimension, Cluster | Model | Profile | Kind | Namespace | User | Account | Partition)
+        use Dimension::{Account, Budget, Cluster, Kind, Model, Namespace, Partition, Profile, User};
+        matches!(
+            dimension,
+            Cluster | Model | Profile | Kind | Namespace | User | Account | Partition | Budget
+        )
     };
     let Filter { cluster: _, namespace: _, account: _, partition: _, node, owner, device, profile } =
         &query.filter;
@@ -65,14 +68,43 @@ type Places = HashMap<i64, [u32; packed::PLACES]>;
 /// No key that was found.
 const NONE: u32 = u32::MAX;
 
-/// Adds up. False if there are more keys than may be in memory: then nothing was added.
+/// Adds up. False if there are more keys than may be in memory: then what was added is not all.
 pub(super) fn add(
+    connection: &Connection,
+    window: (i64, i64),
+    adding: &mut Adding<'_>,
+    expired: impl Fn() -> bool,
+) -> Result<bool, QueryError> {
+    for piece in pieces(adding.query, window) {
+        if !add_piece(connection, piece, adding, &expired)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A window in pieces. Whose a key's usage is may change within it, and nothing else of a key does; a range is as its end is.
+fn pieces(query: &CostQuery, window: (i64, i64)) -> Vec<(i64, i64)> {
+    let changes = query.tree.edges(window);
+    let mut pieces: Vec<(i64, i64)> = Vec::new();
+    for range in &query.ranges {
+        let changed = changes.iter().any(|at_ns| (range.start_ns..range.end_ns).contains(at_ns));
+        match pieces.last_mut() {
+            Some(last) if !changed => last.1 = range.end_ns,
+            _ => pieces.push((range.start_ns, range.end_ns)),
+        }
+    }
+    pieces
+}
+
+/// Adds up a window in which nothing of keys changes.
+fn add_piece(
     connection: &Connection,
     (start_ns, end_ns): (i64, i64),
     adding: &mut Adding<'_>,
     expired: impl Fn() -> bool,
 ) -> Result<bool, QueryError> {
-    let Some((keys, places)) = keys(connection, adding, &expired)? else { return Ok(false) };
+    let Some((keys, places)) = keys(connection, adding, end_ns - 1, &expired)? else { return Ok(false) };
     let few = places.len() <= PARTS_MAX;
     let list = places.keys().take(PARTS_MAX).map(i64::to_string).collect::<Vec<_>>().join(",");
     let list = format!("[{list}]");
@@ -119,6 +151,7 @@ pub(super) fn add(
 fn keys(
     connection: &Connection,
     adding: &Adding<'_>,
+    at_ns: i64,
     expired: impl Fn() -> bool,
 ) -> Result<Option<(Vec<Found>, Places)>, QueryError> {
     let Filter { cluster, namespace, account, partition, .. } = &adding.query.filter;
@@ -132,8 +165,8 @@ fn keys(
         }
         seen = seen.wrapping_add(1);
         let kind = kind(row.get(COLUMN_COUNT)?)?;
-        let described = &adding.query.described;
-        let line = Line { row: &row, kind, method: 0, facts: None, described, at_ns: 0 };
+        let CostQuery { described, tree, .. } = adding.query;
+        let line = Line { row: &row, kind, method: 0, facts: None, described, tree, at_ns };
         if !adding.query.passes(&line)? {
             continue;
         }

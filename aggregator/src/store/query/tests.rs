@@ -11,6 +11,7 @@ use crate::model::{GpuTime, RowKind};
 use crate::store::sql::{Connection, params};
 use crate::store::{Store, rollup, server};
 
+mod budgets;
 mod described;
 mod dimensions;
 mod idle;

@@ -34,7 +34,7 @@ fn at(versions: &Versions, slot: i64) -> &str {
 
 fn by(db: &Connection, dimension: &Dimension, window: (i64, i64), kept: &Kept) -> BTreeMap<String, Sums> {
     let described = described(db, window, &Teams::default(), || false).unwrap();
-    let pieces = described.pieces(window, kept).into_iter();
+    let pieces = described.pieces(window, &[], kept).into_iter();
     let ranges = pieces.flat_map(|(start_ns, end_ns)| ranges(start_ns, end_ns)).collect();
     let query = CostQuery { described, ranges, ..query(std::slice::from_ref(dimension), window) };
     let groups = cost(db, &query, || false).unwrap().groups;
@@ -100,7 +100,7 @@ fn where_slots_are_kept_no_more_all_of_an_hour_or_a_day_is_as_its_end_was() {
     describe(&db, "b", &pod(1, "p"), &versions, "team");
     let described = described(&db, (0, 3 * DAY_NS), &Teams::default(), || false).unwrap();
     let pieces: Vec<(i64, i64)> = described
-        .pieces((0, 3 * DAY_NS), &kept)
+        .pieces((0, 3 * DAY_NS), &[], &kept)
         .into_iter()
         .map(|(start_ns, end_ns)| (start_ns / SLOT_NS, end_ns / SLOT_NS))
         .collect();
