@@ -14,7 +14,7 @@ pub mod selector;
 pub mod tree;
 
 pub use account::{Limit, Spec, Standing, Status};
-pub use act::{Act, Acted, What};
+pub use act::{Act, Acted, Orphans, What};
 pub use hold::{Ask, Hold, State, Subject};
 pub use selector::{Selector, Usage};
 pub use tree::{Account, Binding, Change, Tree};

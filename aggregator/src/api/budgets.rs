@@ -23,6 +23,7 @@ use crate::budgets::{Act, Acted, BudgetError, Hold, What};
 use crate::store::tokens::Role;
 
 pub(super) mod accounts;
+pub(super) mod recover;
 mod request;
 pub(super) mod seen;
 pub(super) mod transactions;
@@ -132,7 +133,7 @@ pub(super) async fn void(
 async fn hold(api: &Api, what: What, by: String) -> Result<Hold, ApiError> {
     match act(api, what, by).await? {
         Acted::Hold(hold) => Ok(*hold),
-        Acted::Account(_) => Err(ApiError::internal()),
+        Acted::Account(_) | Acted::Recovered(..) => Err(ApiError::internal()),
     }
 }
 

@@ -177,7 +177,7 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
         ),
         "type" => (
             one_of(&super::budgets::transactions::TYPES),
-            "There are holds alone: slots charge, and nothing is refunded that was not taken",
+            "Holds unless told otherwise; of those that have ended, what their jobs were charged, and what was left",
         ),
         "start_date" | "end_date" => {
             (text(), "RFC 3339, or a date in UTC: made from then on, or before then")

@@ -281,10 +281,23 @@ fn holds() -> Vec<Route> {
         Route::json::<Vec<budgets::transactions::TransactionAnswer>>(
             "/api/v1/transactions",
             get(budgets::transactions::list),
-            "Holds and refused checks, newest first",
+            "Holds and refused checks, newest first; by type also what became of them",
         )
         .takes(&budgets::transactions::PARAMETERS, budgets::transactions::LIMIT_MAX)
         .fails_with(&[404]),
+        Route::json::<budgets::transactions::TransactionAnswer>(
+            "/api/v1/holds/{transaction_id}",
+            get(budgets::transactions::one),
+            "A hold, or a refused check",
+        )
+        .fails_with(&[404]),
+        Route::json::<budgets::recover::RecoverAnswer>(
+            "/api/v1/holds/recover",
+            limited(post(budgets::recover::recover)),
+            "Ends holds that were left behind, or says which; wants the role operator",
+        )
+        .posted(&[404, 413])
+        .reads::<budgets::recover::RecoverBody>(),
         Route::json::<budgets::HoldAnswer>(
             "/api/v1/holds/{transaction_id}/bind",
             limited(post(budgets::bind)),

@@ -1,7 +1,7 @@
 //! What is asked of the one thread that writes accounts and holds, and what it answers. All of it is done in one transaction,
 //! and answered after its commit.
 
-use super::hold::{Ask, Hold, Subject};
+use super::hold::{Ask, Hold, State, Subject};
 use super::tree::{Account, Change};
 
 /// What somebody wants done; `by` is who.
@@ -34,6 +34,21 @@ pub enum What {
     Void {
         transaction: [u8; 16],
     },
+    /// Ends holds of which nothing was heard for a while, or only says which.
+    Recover(Orphans),
+}
+
+/// Holds that are taken to be left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphans {
+    /// For so long nobody renewed it, nor did its job use anything.
+    pub silent_ns: i64,
+    /// Also of jobs and pods that were never seen to use anything: they may wait in a queue.
+    pub waiting: bool,
+    /// Of this account and those below it alone.
+    pub account: Option<String>,
+    /// Changes nothing.
+    pub dry_run: bool,
 }
 
 /// What was done.
@@ -42,4 +57,6 @@ pub enum Acted {
     Account(Box<Account>),
     /// As it is now. Of a check: its answer, also where it was given before.
     Hold(Box<Hold>),
+    /// Holds as they were, each with the state that it ends in; and whether there are more.
+    Recovered(Vec<(Hold, State)>, bool),
 }

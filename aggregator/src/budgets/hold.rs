@@ -232,6 +232,26 @@ impl Hold {
         }
     }
 
+    /// When anything was heard of it last: it was made or renewed, or a slot ended in which its job used something.
+    #[must_use]
+    pub fn heard_ns(&self) -> i64 {
+        self.until_ns.saturating_sub(self.ask.lease_ns)
+    }
+
+    /// How it ends if it is left behind: its job was charged something and is over, or nobody knows that it ever ran. `None` if
+    /// it is not, by what was heard of it; `waiting`: nor does it count that its job may wait in a queue.
+    #[must_use]
+    pub fn orphaned(&self, now_ns: i64, silent_ns: i64, waiting: bool) -> Option<State> {
+        if self.state != State::Open || self.heard_ns() > now_ns.saturating_sub(silent_ns) {
+            return None;
+        }
+        match (&self.subject, self.charged_nanos) {
+            (Some(_), 0) => waiting.then_some(State::Expired),
+            (None, _) => Some(State::Expired),
+            (Some(_), _) => Some(State::Settled),
+        }
+    }
+
     /// What its job cost beyond it.
     #[must_use]
     pub fn overrun_nanos(&self) -> i64 {
@@ -401,6 +421,20 @@ mod tests {
                 assert!(error.contains(&format!("is {} already", state.name())), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn a_hold_is_left_behind_once_nothing_was_heard_of_it_for_long_enough() {
+        let silent = Hold { until_ns: 100 + LEASE_NS, ..hold() };
+        assert_eq!(silent.heard_ns(), 100);
+        assert_eq!(silent.orphaned(149, 50, false), None, "something was heard within that time");
+        assert_eq!(silent.orphaned(150, 50, false), Some(State::Expired), "nobody said what it is for");
+        let bound = Hold { subject: Some(Subject::Job("7".into())), ..silent };
+        assert_eq!(bound.orphaned(150, 50, false), None, "its job may wait");
+        assert_eq!(bound.orphaned(150, 50, true), Some(State::Expired));
+        let ran = Hold { charged_nanos: 5, ..bound };
+        assert_eq!(ran.orphaned(150, 50, false), Some(State::Settled));
+        assert_eq!(Hold { state: State::Voided, ..ran }.orphaned(150, 50, true), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::store::Connection;
 use crate::store::budgets::{self as stored, KnownGpu, Usages};
 use crate::store::write::{self, JournalEntry, JournalKind};
 
+mod recover;
 mod sums;
 
 /// Open holds in one ledger.
@@ -109,6 +110,7 @@ impl Budgets {
                 }
                 budgets.end(context, hold, State::Settled, by)
             }),
+            What::Recover(orphans) => self.recover(context, orphans, by),
             What::Void { transaction } => {
                 self.with(context, transaction, |budgets, hold| budgets.end(context, hold, State::Voided, by))
             }

@@ -105,6 +105,10 @@ pub struct Listed {
     pub subject: Option<String>,
     pub from_ns: Option<i64>,
     pub to_ns: Option<i64>,
+    /// Only those that have ended and whose jobs were charged something by then.
+    pub charged: bool,
+    /// Only those that have ended and had reserved more than that.
+    pub refunded: bool,
 }
 
 /// Holds and refusals, newest first.
@@ -115,12 +119,18 @@ pub fn holds(db: &Connection, listed: &Listed, limit: usize, offset: usize) -> R
     let mut statement = db.prepare_cached(&format!(
         "{HOLD} WHERE (CAST(?1 AS BIGINT) IS NULL OR account = ?1) AND (CAST(?2 AS BIGINT) IS NULL OR state = ?2)
          AND (CAST(?3 AS TEXT) IS NULL OR subject = ?3) AND (CAST(?4 AS BIGINT) IS NULL OR created_ns >= ?4)
-         AND (CAST(?5 AS BIGINT) IS NULL OR created_ns < ?5) ORDER BY id DESC LIMIT ?6 OFFSET ?7"
+         AND (CAST(?5 AS BIGINT) IS NULL OR created_ns < ?5)
+         AND (CAST(?8 AS BIGINT) = 0 OR state IN (1, 2, 3) AND charged_nanos <> 0)
+         AND (CAST(?9 AS BIGINT) = 0 OR state IN (1, 2, 3) AND amount_nanos > charged_nanos)
+         ORDER BY id DESC LIMIT ?6 OFFSET ?7"
     ))?;
-    let Listed { account, state, subject, from_ns, to_ns } = listed;
+    let Listed { account, state, subject, from_ns, to_ns, charged, refunded } = listed;
+    let [charged, refunded] = [charged, refunded].map(|only| i64::from(*only));
     let [limit, offset] = [limit, offset].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
-    let rows = statement
-        .query_map(params![account, state, subject, from_ns, to_ns, limit, offset], |row| Ok(hold(row)))?;
+    let rows = statement.query_map(
+        params![account, state, subject, from_ns, to_ns, limit, offset, charged, refunded],
+        |row| Ok(hold(row)),
+    )?;
     rows.map(|row| row?).collect()
 }
 

@@ -96,11 +96,40 @@ pub(crate) enum Holds {
         /// pending, completed, cancelled, expired or failed
         #[arg(long)]
         status: Option<String>,
+        /// What of those that have ended: charge, what their jobs were charged by then; refund, what they had reserved beyond
+        #[arg(long = "type", value_parser = ["hold", "charge", "refund"])]
+        kind: Option<String>,
+        /// Made from then on; RFC 3339, or a date in UTC
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// Made before then
+        #[arg(long, value_name = "TIME")]
+        to: Option<String>,
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: Option<u32>,
         /// Leave out so many of the first
         #[arg(long)]
         offset: Option<u32>,
+    },
+    /// One hold, or a refused check
+    Show { transaction: String },
+    /// End holds that were left behind: nobody renewed them, nor did their jobs use anything, for so long
+    Recover {
+        /// Seconds, 900 at least [server's default: 3600]
+        #[arg(long, value_name = "SECONDS")]
+        silent: Option<u32>,
+        /// Also those of jobs and pods that were never seen to use anything: they may wait in a queue
+        #[arg(long)]
+        waiting: bool,
+        /// Of this account and those below it alone
+        #[arg(long)]
+        account: Option<String>,
+        /// Only say which
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Another lease for a hold, from now on
     Renew { transaction: String },

@@ -65,16 +65,41 @@ pub(super) fn holds(show: &Show<'_>, command: Holds, out: &mut dyn Write) -> Res
         show.client.send("POST", &path, "")
     };
     match command {
-        Holds::List { account, job, status, limit, offset } => {
+        Holds::List { account, job, status, kind, from, to, limit, offset } => {
             let number = |number: Option<u32>| number.map(|number| number.to_string());
             let query = query([
                 ("account", account),
                 ("job_id", job),
                 ("status", status),
+                ("type", kind),
+                ("start_date", from),
+                ("end_date", to),
                 ("limit", number(limit)),
                 ("offset", number(offset)),
             ]);
             show.write(&show.client.get("/api/v1/transactions", &query)?, transactions, csv, out)
+        }
+        Holds::Show { transaction } => {
+            let path = format!("/api/v1/holds/{}", path_part(&transaction));
+            fields(show, &show.client.get(&path, &[])?, out)
+        }
+        Holds::Recover { silent, waiting, account, dry_run, yes } => {
+            let mut body = json!({ "waiting": waiting, "account": account, "dry_run": true });
+            if let Some(seconds) = silent {
+                body["silent_seconds"] = seconds.into();
+            }
+            let ask = |body: &Value| show.client.send("POST", "/api/v1/holds/recover", &body.to_string());
+            if !dry_run {
+                if !yes {
+                    let would: Value = show.client.parse(&ask(&body)?)?;
+                    let [count, released] =
+                        ["recovered_count", "released"].map(|field| text_of(&would, field));
+                    confirm(&format!("End {count} holds, which reserve {released}? There is no way back."))?;
+                }
+                body["dry_run"] = false.into();
+            }
+            let rows = |answer: &Value| csv(&answer["holds"].as_array().cloned().unwrap_or_default());
+            show.write(&ask(&body)?, recovered, rows, out)
         }
         Holds::Renew { transaction } => fields(show, &act(&transaction, "renew")?, out),
         Holds::Void { transaction, yes } => {
@@ -299,6 +324,17 @@ fn transactions(holds: &Vec<Value>) -> Grid {
     });
     let columns = names.map(left).into_iter().chain(["amount", "charged"].map(right)).collect();
     Grid { columns, rows: rows.collect(), notes: Vec::new() }
+}
+
+fn recovered(answer: &Value) -> Grid {
+    let names = ["transaction_id", "job_id", "state", "heard_at", "amount", "charged", "released"];
+    let rows = answer["holds"].as_array().into_iter().flatten();
+    let rows = rows.map(|hold| names.map(|field| text_of(hold, field)).to_vec()).collect();
+    let [count, released] = ["recovered_count", "released"].map(|field| text_of(answer, field));
+    let done = if answer["dry_run"] == true { "would end" } else { "ended" };
+    let more = if answer["more"] == true { "; there are more: run it again" } else { "" };
+    let notes = vec![format!("{done} {count} holds, which reserved {released}{more}")];
+    Grid { columns: names.map(left).to_vec(), rows, notes }
 }
 
 /// An answer's fields, each on its line; amounts as exact texts.

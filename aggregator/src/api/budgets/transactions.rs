@@ -1,18 +1,19 @@
-//! `GET /api/v1/transactions`: holds and refused checks, newest first. There is one row for each: charges are in the cost tables,
-//! by slots, and nothing is refunded since nothing was taken.
+//! `GET /api/v1/transactions`: holds and refused checks, newest first, each once; and by `type` what became of those that have
+//! ended: `charge`, what their jobs were charged by then, and `refund`, what they had reserved beyond that. There are no
+//! adjustments: charges are by slots, in the cost tables.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::Uri;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::accounts::at;
 use super::words::number;
-use super::{STATUSES, exact, one_of, said, status};
+use super::{STATUSES, exact, one_of, said, status, transaction_of};
 use crate::api::Api;
 use crate::api::cost::plain::Number;
 use crate::api::error::{ApiError, quoted};
@@ -24,7 +25,7 @@ use crate::store::budgets::{self as stored, Listed};
 
 pub(in crate::api) const PARAMETERS: [&str; 8] =
     ["account", "job_id", "type", "status", "start_date", "end_date", "limit", "offset"];
-/// Types of transactions that clients know; only the first is one here.
+/// Types of transactions that clients know; of the last two there is none here.
 pub(in crate::api) const TYPES: [&str; 5] = ["hold", "charge", "refund", "adjustment", "allocation"];
 pub(in crate::api) const LIMIT_MAX: usize = 1000;
 const LIMIT: usize = 100;
@@ -77,10 +78,13 @@ pub(in crate::api) async fn list(
     let state = state.map(|(state, _)| i64::from(state as u8));
     let mut time = |field| params.take(field).map(|text| at(field, &text)).transpose();
     let (from_ns, to_ns) = (time("start_date")?, time("end_date")?);
-    let listed = Listed { account: None, state, subject: params.take("job_id"), from_ns, to_ns };
-    if kind.is_some_and(|kind| kind != TYPES[0]) {
+    let subject = params.take("job_id");
+    let listed = Listed { state, subject, from_ns, to_ns, ..Listed::default() };
+    let kind = kind.map_or(Kind::Hold, |kind| Kind::of(&kind));
+    if kind == Kind::None {
         return Ok(Json(Vec::new()));
     }
+    let listed = Listed { charged: kind == Kind::Charge, refunded: kind == Kind::Refund, ..listed };
     let holds = api.queries.run(move |db, _| {
         let account = match account {
             None => None,
@@ -94,7 +98,41 @@ pub(in crate::api) async fn list(
     let holds = holds.await?.map_err(|name| {
         ApiError::missing(format!("account: there is none of the name {:?}", quoted(&name)))
     })?;
-    Ok(Json(holds.iter().map(answer).collect()))
+    Ok(Json(holds.iter().map(|hold| answer(hold, kind)).collect()))
+}
+
+/// One hold, or a check that was refused.
+pub(in crate::api) async fn one(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<Json<TransactionAnswer>, ApiError> {
+    Params::read(&uri, &[])?;
+    let transaction = transaction_of(&id)?;
+    let hold = api.queries.run(move |db, _| Ok(stored::hold_by_transaction(db, &transaction)?)).await?;
+    let missing = "transaction_id: there is no such hold; it may have been purged";
+    hold.map(|hold| Json(answer(&hold, Kind::Hold))).ok_or_else(|| ApiError::missing(missing.to_owned()))
+}
+
+/// As what a hold is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Hold,
+    Charge,
+    Refund,
+    /// There is none.
+    None,
+}
+
+impl Kind {
+    fn of(name: &str) -> Self {
+        match name {
+            "hold" => Self::Hold,
+            "charge" => Self::Charge,
+            "refund" => Self::Refund,
+            _ => Self::None,
+        }
+    }
 }
 
 /// How many come before what is asked for.
@@ -106,7 +144,15 @@ pub(super) fn offset(params: &mut Params) -> Result<usize, ApiError> {
     })
 }
 
-fn answer(hold: &Hold) -> TransactionAnswer {
+fn answer(hold: &Hold, kind: Kind) -> TransactionAnswer {
+    let (amount_nanos, description) = match kind {
+        Kind::Charge => (hold.charged_nanos, "what its job was charged by its end".to_owned()),
+        Kind::Refund => {
+            let released = hold.amount_nanos.saturating_sub(hold.charged_nanos);
+            (released, "what it had reserved beyond what its job was charged".to_owned())
+        }
+        Kind::Hold | Kind::None => (hold.amount_nanos, said(hold)),
+    };
     let (job_id, pod_uid) = match hold.subject.clone() {
         Some(Subject::Job(id)) => (Some(id), None),
         Some(Subject::Pod(uid)) => (None, Some(uid)),
@@ -118,16 +164,16 @@ fn answer(hold: &Hold) -> TransactionAnswer {
         job_id,
         pod_uid,
         transaction_id: hold.transaction_id(),
-        kind: TYPES[0],
-        amount: number(hold.amount_nanos),
+        kind: TYPES[kind as usize],
+        amount: number(amount_nanos),
         charged: number(hold.charged_nanos),
-        description: said(hold),
+        description,
         metadata: hold.ask.details.clone(),
         status: status(hold.state),
         state: hold.state.name(),
         created_at: time(hold.created_ns),
         completed_at: (hold.ended_ns > 0).then(|| time(hold.ended_ns)),
         expires_at: time(hold.until_ns),
-        exact: TransactionExact { amount: exact(hold.amount_nanos), charged: exact(hold.charged_nanos) },
+        exact: TransactionExact { amount: exact(amount_nanos), charged: exact(hold.charged_nanos) },
     }
 }

@@ -38,6 +38,9 @@ pub(in crate::api) struct CheckAnswer {
 struct CheckDetails {
     /// Before the hold.
     account_balance: Option<Number>,
+    /// What the hold is more than what the work may cost: 1.2 is a fifth. Not there where that is nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold_percentage: Option<Number>,
 }
 
 /// The same amounts as texts.
@@ -65,7 +68,10 @@ impl CheckAnswer {
             reason: hold.refusal.as_ref().map(|(code, _)| code.name()),
             unpriced: hold.cost_nanos.is_none(),
             expires_at: granted.then(|| time(hold.created_ns.saturating_add(hold.ask.lease_ns))),
-            details: CheckDetails { account_balance: hold.available_nanos.map(number) },
+            details: CheckDetails {
+                account_balance: hold.available_nanos.map(number),
+                hold_percentage: hold.cost_nanos.and_then(|cost| buffer(cost, hold.amount_nanos)),
+            },
             exact: CheckExact {
                 estimated_cost: hold.cost_nanos.map(exact),
                 hold_amount: exact(taken),
@@ -73,6 +79,13 @@ impl CheckAnswer {
             },
         }
     }
+}
+
+/// The buffer that a hold was made with: amounts are rounded up by less than a nano-dollar, so that thousandths are exact of all
+/// but the smallest.
+fn buffer(cost_nanos: i64, amount_nanos: i64) -> Option<Number> {
+    let permille = (i128::from(amount_nanos) * 1000).checked_div(i128::from(cost_nanos))?;
+    Some(Number(permille * 1_000_000))
 }
 
 /// `POST /api/v1/budget/reconcile`.

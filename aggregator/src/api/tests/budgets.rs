@@ -85,7 +85,7 @@ async fn a_job_is_checked_held_and_reconciled_under_the_names_that_plugins_use()
         (&listed[0]["transaction_id"], &listed[0]["metadata"]["job_name"]),
         (&json!(id), &json!("qcd"))
     );
-    let path = "/api/v1/transactions?type=refund";
+    let path = "/api/v1/transactions?type=adjustment";
     assert_eq!(site.call(&site.reader, "GET", path, Value::Null).await.body, "[]");
 }
 
@@ -249,4 +249,35 @@ async fn balances_are_metrics_and_what_is_nobodys_is_one() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     assert!(!text.contains(r#"tonnage_budget_limit_dollars{account="free""#), "{text}");
+}
+
+#[tokio::test]
+async fn a_hold_is_shown_recovered_and_listed_by_what_became_of_it() {
+    let site = site();
+    site.account(physics()).await;
+    let held: Value = site.check(submit()).await.json();
+    assert_eq!(held["details"]["hold_percentage"], 1.2);
+    let id = held["transaction_id"].as_str().unwrap();
+    let one = async |id: &str| site.get(&format!("/api/v1/holds/{id}")).await;
+    let shown: Value = one(id).await.json();
+    assert_eq!((&shown["state"], &shown["amount"]), (&json!("open"), &json!(9.6)));
+    assert_eq!(one(&format!("txn_{}", "0".repeat(32))).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(one("7").await.error().2.as_deref(), Some("transaction_id"));
+
+    let recover = async |body: Value| site.call(&site.operator, "POST", "/api/v1/holds/recover", body).await;
+    let answer = site.call(&site.gate, "POST", "/api/v1/holds/recover", json!({})).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    let nothing: Value = recover(json!({})).await.json();
+    assert_eq!((&nothing["recovered_count"], &nothing["released"]), (&json!(0), &json!("0.000000000")));
+    assert_eq!(recover(json!({ "silent_seconds": 1 })).await.error().2.as_deref(), Some("silent_seconds"));
+
+    let listed = async |kind: &str| -> Vec<Value> {
+        site.get(&format!("/api/v1/transactions?account=physics&type={kind}")).await.json()
+    };
+    assert_eq!((listed("hold").await.len(), listed("refund").await.len()), (1, 0));
+    let reconcile = json!({ "job_id": "7", "actual_cost": 0, "transaction_id": id });
+    site.call(&site.gate, "POST", "/api/v1/budget/reconcile", reconcile).await;
+    let refund = &listed("refund").await[0];
+    assert_eq!((&refund["type"], &refund["amount"]), (&json!("refund"), &json!(9.6)));
+    assert_eq!(listed("charge").await, [] as [Value; 0], "its job was charged nothing");
 }

@@ -11,6 +11,8 @@ use crate::store::budgets as stored;
 mod counted;
 /// Random histories against a plain model.
 mod model;
+/// Holds that are left behind.
+mod recovered;
 
 /// By `BOOK` a second of a GPU is a million nano-dollars, and a hold a fifth more.
 const SECOND: i64 = 1_000_000;
@@ -59,7 +61,7 @@ impl Ledger {
     fn hold(&mut self, what: What) -> Result<Hold, BudgetError> {
         match self.act(what)? {
             Acted::Hold(hold) => Ok(*hold),
-            other @ Acted::Account(_) => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -147,7 +149,7 @@ fn a_thousand_checks_at_once_never_overspend_by_a_nano_dollar_on_two_aggregators
     let granted = answers.into_iter().filter(|_| true).filter_map(|answered| {
         match answered.blocking_recv().unwrap().unwrap().unwrap() {
             Acted::Hold(hold) => (hold.state == State::Open).then_some(hold.amount_nanos),
-            Acted::Account(_) => None,
+            Acted::Account(_) | Acted::Recovered(..) => None,
         }
     });
     let granted: Vec<i64> = granted.collect();
