@@ -8,6 +8,7 @@ pub mod account;
 pub mod act;
 pub mod amount;
 pub mod available;
+pub mod burn;
 pub mod hold;
 pub mod period;
 pub mod selector;

@@ -88,6 +88,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: budgets::Budget,
     },
+    /// How fast a budget is spent, day by day, and how healthy it is
+    BurnRate(budgets::Burn),
+    /// When a budget will be gone if days go on as they were, and how sure that is
+    Forecast(budgets::Burn),
+    /// What was charged to budgets
+    Usage {
+        #[command(subcommand)]
+        command: budgets::Usage,
+    },
     /// Price books
     Price {
         #[command(subcommand)]
@@ -119,7 +128,7 @@ pub(crate) struct Cost {
     pub(crate) step: Option<String>,
     /// Group by these instead, with commas between: cluster, node, device, model, instance, profile, namespace, pod,
     /// pod_uid, container, job, step, unit, user, account, partition, kind, sharing_mode, capacity_type, instance_type,
-    /// region, zone, pool, node_label:KEY, controller, controller_kind, team, label:KEY, namespace_label:KEY
+    /// region, zone, pool, node_label:KEY, controller, controller_kind, team, budget, label:KEY, namespace_label:KEY
     #[arg(long, value_name = "LIST")]
     pub(crate) by: Option<String>,
     /// Only what this lets through, e.g. 'namespace:"a","b"+(node<~:"gpu-"|user!:"eve")'

@@ -14,6 +14,7 @@ use crate::top;
 
 mod audit;
 mod budgets;
+mod burn;
 mod cost;
 mod explain;
 mod export;
@@ -81,6 +82,12 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         Command::Account { command } => budgets::accounts(&show, command, &mut out)?,
         Command::Hold { command } => budgets::holds(&show, command, &mut out)?,
         Command::Budget { command } => budgets::budget(&show, command, &mut out)?,
+        Command::BurnRate(burn) => burn::rate(&show, &burn, &mut out)?,
+        Command::Forecast(burn) => burn::forecast(&show, &burn, &mut out)?,
+        Command::Usage { command } => {
+            let text = client.get("/api/v1/usage", &burn::usage(command))?;
+            show.write(&text, cost::grid, cost::csv, &mut out)?;
+        }
         Command::Price { command } => {
             let text = match command {
                 Price::List => client.get("/api/v1/prices", &[])?,

@@ -183,6 +183,13 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
             (text(), "RFC 3339, or a date in UTC: made from then on, or before then")
         }
         "transaction_id" => (json!({ "type": "string", "pattern": "^txn_[0-9a-f]{32}$" }), "Of a hold"),
+        "period" => (
+            one_of(&super::budgets::burn::PERIODS.map(|(name, _)| name)),
+            "How many whole days before today count; 30d unless told otherwise",
+        ),
+        "include_projection" | "include_alerts" => {
+            (json!({ "type": "boolean" }), "true unless told otherwise")
+        }
         "job_id" => (text(), "A job's id, or a pod's UID"),
         "version" => (one_of(&["1.2", "1.3"]), "Of FOCUS; 1.2 unless told otherwise"),
         "format" => (one_of(&["csv", "parquet"]), "csv unless told otherwise"),

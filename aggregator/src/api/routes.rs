@@ -10,6 +10,7 @@ use tonnage_proto::rest::{
 };
 
 use super::budgets::accounts::{AccountAnswer, AccountBody};
+use super::budgets::burn::{BurnAnswer, HealthAnswer};
 use super::cost::months::{ClusterAnswer, MonthsAnswer};
 use super::cost::plain::PlainAnswer;
 use super::{
@@ -17,6 +18,7 @@ use super::{
     quarantine, unobserved,
 };
 use crate::prices::book::BOOK_BYTES_MAX;
+use crate::store::query::Dimension;
 
 /// What a good answer is.
 #[derive(Clone, Copy)]
@@ -119,6 +121,7 @@ pub(super) fn all() -> Vec<Route> {
     routes.extend(orders());
     routes.extend(accounts());
     routes.extend(holds());
+    routes.extend(burn());
     routes.extend(open());
     routes
 }
@@ -317,6 +320,32 @@ fn holds() -> Vec<Route> {
             "Ends a hold whose work will never run; wants the role gate",
         )
         .posted(&[404, 409]),
+    ]
+}
+
+fn burn() -> Vec<Route> {
+    let usage = get(move |api, uri| cost::cost(api, uri, "usage", &[Dimension::Budget]));
+    vec![
+        Route::json::<CostAnswer>(
+            "/api/v1/usage",
+            usage,
+            "Costs and time of a window, by the budget that they are of",
+        )
+        .takes(&cost::request::known(), cost::request::LIMIT_MAX),
+        Route::json::<BurnAnswer>(
+            "/api/v1/burn-rate/{account}",
+            get(budgets::burn::one),
+            "How fast an account's limit is spent, and whether it lasts",
+        )
+        .takes(&budgets::burn::PARAMETERS, 0)
+        .fails_with(&[404]),
+        Route::json::<Vec<HealthAnswer>>(
+            "/api/v1/analytics/health-score",
+            get(budgets::burn::health),
+            "How the limits of accounts stand against what was expected by now",
+        )
+        .takes(&budgets::burn::HEALTH_PARAMETERS, budgets::accounts::LIMIT_MAX)
+        .fails_with(&[404]),
     ]
 }
 

@@ -23,7 +23,8 @@ const NODES: &str = "[[node]]\nname = \"n*\"\ninstance_type = \"dgx\"\n";
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"4\"\nunit = \"gpu_hour\"\n";
 
 struct Site {
-    _files: (tempfile::TempDir, tempfile::NamedTempFile),
+    /// The ledger, and the clock.
+    files: (tempfile::TempDir, tempfile::NamedTempFile),
     router: Router,
     reader: String,
     gate: String,
@@ -117,7 +118,7 @@ fn site_of(fill: impl FnOnce(&Store, &Clock)) -> Site {
         health: Arc::new(|| Ok(())),
         ready: Arc::new(|| Err("the ledger is being opened".to_owned())),
     };
-    Site { _files: (folder, clock_file), router: router(state), reader, gate, operator, node }
+    Site { files: (folder, clock_file), router: router(state), reader, gate, operator, node }
 }
 
 /// 900 s at 4 an hour cost 1: a third held by a pod, a third idle, a third unobserved, 1 nano of rounding.
@@ -336,7 +337,7 @@ async fn nodes_and_devices_are_listed_with_their_state() {
 async fn an_idle_answer_has_three_lists_and_totals() {
     let site = site();
     // The pod holds by allocation and the driver says that it was never busy; a user is there, too.
-    let db = Store::open(site._files.0.path()).unwrap().writer().unwrap();
+    let db = Store::open(site.files.0.path()).unwrap().writer().unwrap();
     db.execute_batch(
         "UPDATE slot SET method = 18 WHERE kind = 0; UPDATE slot SET busy_ns = 5000000000 WHERE kind = 1;
          INSERT INTO owner VALUES (2, 5, '', '', '', '', '', '', '', '', 'eve', 'physics', 'gpu');

@@ -187,3 +187,31 @@ pub(crate) struct Check {
     #[arg(long)]
     pub(crate) key: Option<String>,
 }
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Burn {
+    pub(crate) account: String,
+    /// Whole days before today that count: 7d, 30d, 90d, 6m or 1y
+    #[arg(long, default_value = "30d")]
+    pub(crate) period: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Usage {
+    /// Each budget, and what is nobody's
+    Summary {
+        /// today, month, 30d, 2026-03, START,END: as in tonnage cost
+        #[arg(long, default_value = "month")]
+        window: String,
+    },
+    /// One budget without those below it, by whose usage it is
+    Show {
+        account: String,
+        /// today, month, 30d, 2026-03, START,END: as in tonnage cost
+        #[arg(long, default_value = "month")]
+        window: String,
+        /// Group by these, as in tonnage cost
+        #[arg(long, value_name = "LIST", default_value = "cluster,namespace,user,account,partition")]
+        by: String,
+    },
+}

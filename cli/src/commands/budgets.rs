@@ -230,7 +230,7 @@ fn binding(text: &str) -> Result<Value, Error> {
 }
 
 /// A field as text; empty of what is not there.
-fn text_of(value: &Value, field: &str) -> String {
+pub(super) fn text_of(value: &Value, field: &str) -> String {
     match &value[field] {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),

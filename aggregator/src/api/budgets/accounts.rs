@@ -264,7 +264,7 @@ async fn shown(api: &Api, name: &str) -> Result<AccountAnswer, ApiError> {
     answer.await?.ok_or_else(|| missing(name))
 }
 
-fn missing(name: &str) -> ApiError {
+pub(super) fn missing(name: &str) -> ApiError {
     ApiError::missing(format!("account: there is none of the name {:?}", quoted(name)))
 }
 

@@ -19,6 +19,13 @@ impl Site {
         self.call(&self.operator, "POST", "/api/v1/accounts", body).await
     }
 
+    /// So many seconds after 1970.
+    fn at(&self, seconds: i64) {
+        let now_ns = seconds * 1_000_000_000;
+        let reading = Reading { wall_ns: now_ns, monotonic_ns: now_ns, boot_ns: now_ns };
+        write_simulated(self.files.1.as_file(), reading).unwrap();
+    }
+
     async fn check(&self, body: Value) -> Answer {
         self.call(&self.gate, "POST", "/api/v1/budget/check", body).await
     }
@@ -280,4 +287,63 @@ async fn a_hold_is_shown_recovered_and_listed_by_what_became_of_it() {
     let refund = &listed("refund").await[0];
     assert_eq!((&refund["type"], &refund["amount"]), (&json!("refund"), &json!(9.6)));
     assert_eq!(listed("charge").await, [] as [Value; 0], "its job was charged nothing");
+}
+
+#[tokio::test]
+async fn a_burn_rate_is_that_of_whole_days_and_what_is_not_known_is_null() {
+    let site = site();
+    let month = json!([{ "amount": 31, "period": { "kind": "calendar", "unit": "month" } }]);
+    let ml = json!({ "slurm_account": "ml", "limits": month, "bindings": [{ "namespace": "ml", "from": "1970-01-01" }] });
+    assert_eq!(site.account(ml).await.status, StatusCode::CREATED);
+    site.account(json!({ "slurm_account": "free" })).await;
+    let early: Value = site.get("/api/v1/burn-rate/ml").await.json();
+    assert_eq!(
+        (&early["current_metrics"]["daily_spend_rate"], early.get("projection")),
+        (&Value::Null, None)
+    );
+
+    // Slot 0 cost a third of a dollar; it is noon of the fourth day, and the account was made in the first.
+    site.at(3 * 86_400 + 43_200);
+    let answer: Value = site.get("/api/v1/burn-rate/ml?period=7d").await.json();
+    let now = &answer["current_metrics"];
+    for (field, expected) in [
+        ("daily_spend_rate", json!(0.0)),
+        ("daily_expected_rate", json!(1.0)),
+        ("rolling_7day_average", json!(0.0)),
+        ("cumulative_spend", json!(0.333_333_333)),
+        ("cumulative_expected", json!(3.5)),
+        ("budget_health_score", json!(100.0)),
+        ("budget_remaining_amount", json!(30.666_666_667)),
+        ("time_remaining_days", json!(27)),
+        ("burn_rate_status", json!("UNDERSPENDING")),
+        ("budget_health_status", json!("HEALTHY")),
+    ] {
+        assert_eq!(now[field], expected, "{field}: {answer}");
+    }
+    let days = answer["historical_data"].as_array().unwrap();
+    assert_eq!((days.len(), &days[0]["date"]), (2, &json!("1970-01-02T00:00:00Z")));
+    let of_day = |field: &str| days[1][field].clone();
+    assert_eq!(
+        (of_day("cumulative_spend"), of_day("cumulative_expected")),
+        (json!(0.333_333_333), json!(3.0))
+    );
+    assert_eq!(answer["projection"]["projected_depletion_date"], Value::Null);
+    assert_eq!(answer["projection"]["projected_final_spend"], json!(0.333_333_333));
+    let without: Value =
+        site.get("/api/v1/burn-rate/ml?include_projection=false&include_alerts=false").await.json();
+    assert_eq!((without.get("projection"), without.get("alerts")), (None, None));
+
+    let scores: Vec<Value> = site.get("/api/v1/analytics/health-score").await.json();
+    assert_eq!(scores.len(), 1, "an account without a limit has no score");
+    assert_eq!((&scores[0]["account"], &scores[0]["budget_health_score"]), (&json!("ml"), &json!(100.0)));
+    assert_eq!(site.get("/api/v1/burn-rate/free").await.error().2.as_deref(), Some("account"));
+    assert_eq!(site.get("/api/v1/burn-rate/none").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(site.get("/api/v1/burn-rate/ml?period=8d").await.error().2.as_deref(), Some("period"));
+    let usage: Value = site.get("/api/v1/usage?window=1970-01").await.json();
+    let of = |name: &str| {
+        let mut rows = usage["rows"].as_array().unwrap().iter();
+        rows.find(|row| row["key"]["budget"] == name).map(|row| row["cost"].clone())
+    };
+    assert_eq!(of("ml"), Some(json!("0.333333333")), "{usage}");
+    assert_eq!(of("__unassigned__"), None);
 }
