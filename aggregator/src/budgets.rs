@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod act;
+pub mod allocation;
 pub mod amount;
 pub mod available;
 pub mod burn;

@@ -88,6 +88,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: budgets::Budget,
     },
+    /// Limits that come in parts, at dates of a calendar
+    Allocation {
+        #[command(subcommand)]
+        command: budgets::Allocations,
+    },
     /// How fast a budget is spent, day by day, and how healthy it is
     BurnRate(budgets::Burn),
     /// When a budget will be gone if days go on as they were, and how sure that is

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::output::{self, Grid};
 use crate::top;
 
+mod allocations;
 mod audit;
 mod budgets;
 mod burn;
@@ -82,6 +83,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         Command::Account { command } => budgets::accounts(&show, command, &mut out)?,
         Command::Hold { command } => budgets::holds(&show, command, &mut out)?,
         Command::Budget { command } => budgets::budget(&show, command, &mut out)?,
+        Command::Allocation { command } => allocations::allocations(&show, command, &mut out)?,
         Command::BurnRate(burn) => burn::rate(&show, &burn, &mut out)?,
         Command::Forecast(burn) => burn::forecast(&show, &burn, &mut out)?,
         Command::Usage { command } => {

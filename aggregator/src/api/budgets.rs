@@ -23,6 +23,7 @@ use crate::budgets::{Act, Acted, BudgetError, Hold, What};
 use crate::store::tokens::Role;
 
 pub(super) mod accounts;
+pub(super) mod allocations;
 pub(super) mod burn;
 pub(super) mod recover;
 mod request;

@@ -17,6 +17,7 @@ use super::{
     Shared, audit, budgets, cost, explain, export, idle, inventory, openapi, orders, prices, process,
     quarantine, unobserved,
 };
+use crate::budgets::allocation::Step;
 use crate::prices::book::BOOK_BYTES_MAX;
 use crate::store::query::Dimension;
 
@@ -122,6 +123,7 @@ pub(super) fn all() -> Vec<Route> {
     routes.extend(accounts());
     routes.extend(holds());
     routes.extend(burn());
+    routes.extend(allocations());
     routes.extend(open());
     routes
 }
@@ -346,6 +348,42 @@ fn burn() -> Vec<Route> {
         )
         .takes(&budgets::burn::HEALTH_PARAMETERS, budgets::accounts::LIMIT_MAX)
         .fails_with(&[404]),
+    ]
+}
+
+fn allocations() -> Vec<Route> {
+    use budgets::allocations::{AllocationAnswer, LIST_PARAMETERS, ProcessAnswer, ProcessBody, ScheduleBody};
+    use budgets::allocations::{create, decide, list, one, process};
+    let limited = |router: MethodRouter<Shared>| router.layer(DefaultBodyLimit::max(budgets::BODY_BYTES_MAX));
+    let about = |verb: &str, step: Step, summary: &'static str| {
+        let handler = post(move |api, identity, id, uri| decide(api, identity, id, uri, step));
+        Route::json::<AllocationAnswer>(&format!("/api/v1/allocations/{{id}}/{verb}"), handler, summary)
+            .posted(&[404, 409])
+    };
+    vec![
+        Route::json::<Vec<AllocationAnswer>>("/api/v1/allocations", get(list), "Schedules by which budgets come in parts")
+            .takes(&LIST_PARAMETERS, 0)
+            .fails_with(&[404]),
+        Route::json::<AllocationAnswer>(
+            "/api/v1/allocations",
+            limited(post(create)),
+            "Another schedule of an account; wants the role operator",
+        )
+        .posted(&[404, 409, 413])
+        .by("post", 201)
+        .reads::<ScheduleBody>(),
+        Route::json::<ProcessAnswer>(
+            "/api/v1/allocations/process",
+            limited(post(process)),
+            "Allocates parts that are due and do not come by themselves, or says which; wants the role operator",
+        )
+        .posted(&[404, 409, 413])
+        .reads::<ProcessBody>(),
+        Route::json::<AllocationAnswer>("/api/v1/allocations/{id}", get(one), "A schedule, and what came by it")
+            .fails_with(&[404]),
+        about("pause", Step::Pause, "From now on its dates bring nothing; wants the role operator"),
+        about("resume", Step::Resume, "Its dates bring parts again; wants the role operator"),
+        about("cancel", Step::Cancel, "It brings no part any more, for good; wants the role operator"),
     ]
 }
 

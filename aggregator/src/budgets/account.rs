@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::NAME_BYTES_MAX;
 
+use super::allocation::{SCHEDULES_MAX, Schedule};
 use super::period::Period;
 use super::selector::Selector;
 use super::{BudgetError, invalid};
@@ -49,6 +50,9 @@ pub struct Spec {
     /// What is answered where a price is not known.
     #[serde(default)]
     pub fail: Fail,
+    /// What comes to the limit for its life in parts. An update leaves them as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<Schedule>,
 }
 
 fn buffer() -> u32 {
@@ -147,6 +151,7 @@ impl Spec {
             buffer_permille: BUFFER_PERMILLE,
             overrun: Overrun::default(),
             fail: Fail::default(),
+            schedules: Vec::new(),
         }
     }
 
@@ -179,12 +184,41 @@ impl Spec {
         if self.limits.len() > LIMITS_MAX {
             return Err(invalid("limits", format!("an account has at most {LIMITS_MAX}")));
         }
+        if self.schedules.len() > SCHEDULES_MAX {
+            let reason =
+                format!("an account has at most {SCHEDULES_MAX} schedules, cancelled ones with them");
+            return Err(invalid("allocation_schedule", reason));
+        }
+        self.schedules.iter().try_for_each(Schedule::check)?;
         self.bindings.iter().try_for_each(|bound| bound.selector.check())?;
         self.limits.iter().try_for_each(Limit::check)
     }
 }
 
+impl Spec {
+    /// How much a limit is at some time: with all parts that have come by then, if it is that for the account's life.
+    #[must_use]
+    pub fn amount_nanos(&self, limit: &Limit, at_ns: i64) -> i64 {
+        let parts = self.schedules.iter().filter(|_| limit.is_whole()).map(|of| of.allocated_nanos(at_ns));
+        parts.fold(limit.amount_nanos, i64::saturating_add)
+    }
+
+    /// A limit for its life that parts can come to, if it has schedules and none yet.
+    pub fn begin_with_nothing(&mut self) {
+        if !self.schedules.is_empty() && !self.limits.iter().any(Limit::is_whole) {
+            let limit = Limit { amount_nanos: 0, period: Period::Lifetime, partition: None, model: None };
+            self.limits.insert(0, limit);
+        }
+    }
+}
+
 impl Limit {
+    /// Is it for the account's whole life, and on everything?
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.period == Period::Lifetime && self.partition.is_none() && self.model.is_none()
+    }
+
     fn check(&self) -> Result<(), BudgetError> {
         if self.amount_nanos < 0 {
             return Err(invalid("limits.amount", "is less than 0"));

@@ -47,6 +47,8 @@ impl Sums {
 pub struct Stand<'a> {
     pub account: &'a Account,
     pub limit: &'a Limit,
+    /// The limit's, with the parts that have come to it.
+    pub amount_nanos: i64,
     pub span_ns: (i64, i64),
     pub spent_nanos: i128,
     pub reserved_nanos: i128,
@@ -55,7 +57,7 @@ pub struct Stand<'a> {
 impl Stand<'_> {
     #[must_use]
     pub fn available_nanos(&self) -> i128 {
-        i128::from(self.limit.amount_nanos) - self.spent_nanos - self.reserved_nanos
+        i128::from(self.amount_nanos) - self.spent_nanos - self.reserved_nanos
     }
 
     /// What a check is refused with that it has no room for.
@@ -86,7 +88,8 @@ pub fn stands<'a, E>(
             let span_ns = limit.period.span(now_ns, account.spec.starts_ns);
             let spent_nanos = spent(span_ns, account.id, limit)?;
             let reserved_nanos = reserved.of(account.id, |partition, model| limit.reserves(partition, model));
-            stands.push(Stand { account, limit, span_ns, spent_nanos, reserved_nanos });
+            let amount_nanos = account.spec.amount_nanos(limit, now_ns);
+            stands.push(Stand { account, limit, amount_nanos, span_ns, spent_nanos, reserved_nanos });
         }
     }
     Ok(stands)

@@ -144,8 +144,9 @@ impl Burn {
     pub fn of(facts: &Facts<'_>) -> Self {
         let Facts { now_ns, limit_nanos, start_ns, end_ns, spent_nanos, days } = *facts;
         let period_ns = end_ns.map(|end_ns| (start_ns, end_ns));
-        let expected_day_nanos =
-            period_ns.map(|(start_ns, end_ns)| expected(limit_nanos, (start_ns, end_ns), start_ns + DAY_NS));
+        let expected_day_nanos = period_ns.map(|(start_ns, end_ns)| {
+            expected(limit_nanos, (start_ns, end_ns), start_ns.saturating_add(DAY_NS))
+        });
         let expected_nanos = period_ns.map(|period_ns| expected(limit_nanos, period_ns, now_ns));
         let day_nanos = days.last().copied();
         let remaining_nanos = i128::from(limit_nanos) - spent_nanos;
@@ -161,8 +162,7 @@ impl Burn {
             variance: expected_nanos.and_then(|expected| variance(spent_nanos, expected)),
             health: expected_nanos.and_then(|expected| health(spent_nanos, expected)),
             remaining_nanos,
-            remaining_percent: variance(remaining_nanos, 0i128)
-                .or_else(|| (limit_nanos > 0).then(|| remaining_nanos * HUNDRED / i128::from(limit_nanos))),
+            remaining_percent: (limit_nanos > 0).then(|| remaining_nanos * HUNDRED / i128::from(limit_nanos)),
             forecast: average(days, days.len()).map(|day_nanos| forecast(facts, day_nanos)),
         }
     }

@@ -97,8 +97,14 @@ impl Period {
     }
 }
 
-fn zone(name: &str) -> Option<TimeZone> {
+pub(super) fn zone(name: &str) -> Option<TimeZone> {
     ZONES.get(name).ok()
+}
+
+/// The date that a moment has in a zone.
+#[must_use]
+pub fn date(at_ns: i64, name: &str) -> Option<Date> {
+    Some(Timestamp::from_nanosecond(i128::from(at_ns)).ok()?.to_zoned(zone(name)?).date())
 }
 
 /// `None` if it is out of all calendars, or the zone is gone from a later version: then all time is one period, which

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::{SLOT_NS, slot_start};
 
 use super::account::{Spec, Standing, Status};
+use super::allocation::{Schedule, Step};
 use super::selector::{Selector, Usage};
 use super::{BudgetError, invalid};
 
@@ -49,6 +50,17 @@ pub enum Change {
     Update(Box<Spec>),
     /// Nothing is bound to it any more, and nothing is erased.
     Close(String),
+    /// Another schedule by which parts come to its limit for life.
+    Schedule {
+        account: String,
+        schedule: Box<Schedule>,
+    },
+    /// About one of its schedules, by its place.
+    Decide {
+        account: String,
+        schedule: usize,
+        step: Step,
+    },
 }
 
 /// See the module.
@@ -153,7 +165,30 @@ impl Tree {
             Change::Create(spec) => self.create(spec, now_ns, kept_from_ns),
             Change::Update(spec) => self.update(spec, now_ns, kept_from_ns),
             Change::Close(name) => self.close(name, now_ns),
+            Change::Schedule { account, schedule } => {
+                let mut spec = self.open(account)?.spec.clone();
+                spec.schedules.push(Schedule::clone(schedule));
+                self.put(spec, now_ns)
+            }
+            Change::Decide { account, schedule, step } => {
+                let mut spec = self.open(account)?.spec.clone();
+                let missing =
+                    || BudgetError::NotFound(format!("id: account {account:?} has no schedule {schedule}"));
+                spec.schedules.get_mut(*schedule).ok_or_else(missing)?.decide(*step, now_ns)?;
+                self.put(spec, now_ns)
+            }
         }
+    }
+
+    /// Keeps what changed of an account's schedules.
+    fn put(&mut self, mut spec: Spec, now_ns: i64) -> Result<i64, BudgetError> {
+        spec.begin_with_nothing();
+        spec.check()?;
+        let id = self.open(&spec.name)?.id;
+        if let Some(account) = self.accounts.get_mut(&id) {
+            (account.spec, account.updated_ns) = (spec, now_ns);
+        }
+        Ok(id)
     }
 
     /// Until an operator makes it active.
@@ -182,7 +217,8 @@ impl Tree {
         let bindings = self.bound(id, spec, &[], (slot_start(began_ns), kept_from_ns), now_ns)?;
         self.bindings.extend(bindings);
         self.names.insert(spec.name.clone(), id);
-        let spec = Spec { bindings: Vec::new(), ..spec.clone() };
+        let mut spec = Spec { bindings: Vec::new(), ..spec.clone() };
+        spec.begin_with_nothing();
         let account = Account { id, spec, created_ns: now_ns, updated_ns: now_ns, closed_ns: None };
         self.accounts.insert(id, account);
         Ok(id)
@@ -208,7 +244,10 @@ impl Tree {
         self.bindings.retain(|binding| binding.account != id);
         self.bindings.extend(own.into_iter().chain(new));
         let known = self.accounts.get_mut(&id).ok_or_else(|| BudgetError::NotFound(spec.name.clone()))?;
-        known.spec = Spec { bindings: Vec::new(), ..spec.clone() };
+        // Whoever changes an account may not have seen what came to its schedules since.
+        let schedules = std::mem::take(&mut known.spec.schedules);
+        known.spec = Spec { bindings: Vec::new(), schedules, ..spec.clone() };
+        known.spec.begin_with_nothing();
         known.updated_ns = now_ns;
         Ok(id)
     }

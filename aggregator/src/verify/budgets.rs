@@ -7,8 +7,10 @@ use serde::Deserialize;
 use tonnage_proto::limits::SLOT_NS;
 
 use super::Report;
-use crate::budgets::account::Status;
+use crate::budgets::account::{Limit, Status};
+use crate::budgets::allocation::Decision;
 use crate::budgets::hold::{Event, State, Subject};
+use crate::budgets::period::Period;
 use crate::budgets::{Change, Hold, Selector, Spec};
 use crate::model::{OwnerKind, RowKind};
 use crate::store::audit::{Bucket, BucketKey, Entry};
@@ -57,6 +59,7 @@ impl Replayed {
                     closed_ns: None,
                     bindings: Vec::new(),
                 };
+                account.whole();
                 account.bind(&spec, began_ns.max(self.purged_until_ns));
                 self.accounts.insert(spec.name.clone(), account);
             }
@@ -73,7 +76,20 @@ impl Replayed {
                     }
                 }
                 account.bind(&spec, slot_ns.max(self.purged_until_ns));
-                account.spec = Spec { bindings: Vec::new(), ..*spec };
+                let schedules = std::mem::take(&mut account.spec.schedules);
+                account.spec = Spec { bindings: Vec::new(), schedules, ..*spec };
+                account.whole();
+            }
+            Change::Schedule { account: name, schedule } => {
+                let Some(account) = self.accounts.get_mut(&name) else { return Err(unknown(entry)) };
+                account.spec.schedules.push(*schedule);
+                account.whole();
+            }
+            Change::Decide { account: name, schedule, step } => {
+                let account = self.accounts.get_mut(&name);
+                let schedule = account.and_then(|account| account.spec.schedules.get_mut(schedule));
+                let Some(schedule) = schedule else { return Err(unknown(entry)) };
+                schedule.decisions.push(Decision { at_ns: entry.at_ns, step });
             }
             Change::Close(name) => {
                 let Some(account) = self.accounts.get_mut(&name) else { return Err(unknown(entry)) };
@@ -192,6 +208,15 @@ impl Replayed {
 }
 
 impl Account {
+    /// Parts come to a limit for life, which is nothing if nobody gave one.
+    fn whole(&mut self) {
+        let whole = Limit { amount_nanos: 0, period: Period::Lifetime, partition: None, model: None };
+        let is_there = |limit: &Limit| Limit { amount_nanos: 0, ..limit.clone() } == whole;
+        if !self.spec.schedules.is_empty() && !self.spec.limits.iter().any(is_there) {
+            self.spec.limits.insert(0, whole);
+        }
+    }
+
     fn bind(&mut self, spec: &Spec, default_ns: i64) {
         for bound in &spec.bindings {
             let is_bound = |(selector, _, to_ns): &Bound| *selector == bound.selector && *to_ns == i64::MAX;

@@ -215,3 +215,58 @@ pub(crate) enum Usage {
         by: String,
     },
 }
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Allocations {
+    /// Schedules by which limits come in parts
+    List {
+        #[arg(long)]
+        account: Option<String>,
+    },
+    /// One schedule, and the parts that have come by it
+    Show { schedule: i64 },
+    /// Another schedule of an account: its parts come to the account's limit for life
+    Create {
+        account: String,
+        /// All parts together
+        #[arg(long, value_name = "AMOUNT")]
+        total: String,
+        /// One part
+        #[arg(long, value_name = "AMOUNT")]
+        amount: String,
+        #[arg(long, value_parser = ["daily", "weekly", "monthly", "quarterly", "yearly"])]
+        every: String,
+        /// Of the first part, e.g. 2026-01-31; a date that is over is due at once
+        #[arg(long, value_name = "DATE")]
+        start: String,
+        /// No part comes on that day or later
+        #[arg(long, value_name = "DATE")]
+        end: Option<String>,
+        /// At whose midnight parts come, e.g. Europe/Berlin [server's default: UTC]
+        #[arg(long)]
+        zone: Option<String>,
+        /// Parts wait for tonnage allocation process
+        #[arg(long)]
+        by_hand: bool,
+    },
+    /// Allocate the parts that are due and do not come by themselves
+    Process {
+        /// Of this schedule alone
+        #[arg(long)]
+        schedule: Option<i64>,
+        /// Only say which
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Let its dates bring nothing from now on
+    Pause { schedule: i64 },
+    /// Let its dates bring parts again
+    Resume { schedule: i64 },
+    /// Let it bring no part any more. There is no way back
+    Cancel {
+        schedule: i64,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}

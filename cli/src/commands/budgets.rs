@@ -338,7 +338,7 @@ fn recovered(answer: &Value) -> Grid {
 }
 
 /// An answer's fields, each on its line; amounts as exact texts.
-fn fields(show: &Show<'_>, text: &str, out: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn fields(show: &Show<'_>, text: &str, out: &mut dyn Write) -> Result<(), Error> {
     let lines = |answer: &Value| {
         let own = answer.as_object().into_iter().flatten().filter(|(_, value)| !value.is_object());
         let line = |(field, _): (&String, &Value)| {
@@ -353,7 +353,7 @@ fn fields(show: &Show<'_>, text: &str, out: &mut dyn Write) -> Result<(), Error>
 
 /// What is a value of its own of each, under the names of the server; amounts as exact texts.
 #[expect(clippy::ptr_arg, reason = "what is written is decoded as a `Vec`")]
-fn csv(rows: &Vec<Value>) -> Vec<Vec<String>> {
+pub(super) fn csv(rows: &Vec<Value>) -> Vec<Vec<String>> {
     let plain =
         |(name, value): (&String, &Value)| (!value.is_object() && !value.is_array()).then(|| name.clone());
     let names: BTreeSet<String> =

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::SLOT_NS;
 
+use super::allocations::ScheduleBody;
 use super::request::Money;
 use super::seen::Seen;
 use super::words::number;
@@ -20,6 +21,7 @@ use crate::api::error::{ApiError, quoted};
 use crate::api::inventory::time;
 use crate::api::params::Params;
 use crate::budgets::account::{Bound, Fail, Limit, Overrun, Spec, Standing, Status};
+use crate::budgets::allocation::Schedule;
 use crate::budgets::available::{Stand, stands};
 use crate::budgets::period::Period;
 use crate::budgets::{Account, Binding, Change, Selector, Tree, What};
@@ -64,9 +66,12 @@ pub(in crate::api) struct AccountBody {
     overrun: Option<Overrun>,
     #[serde(default)]
     fail: Option<Fail>,
-    /// Not there yet: true is refused.
+    /// Its limit for life comes in parts, by `allocation_schedule`; of a new account.
     #[serde(default)]
     has_incremental_budget: bool,
+    /// Of a new account; of one that is there, `POST /api/v1/allocations`.
+    #[serde(default)]
+    allocation_schedule: Option<ScheduleBody>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -103,6 +108,8 @@ pub(in crate::api) struct AccountAnswer {
     /// In the tightest of all limits, those above with them; null without any.
     budget_available: Option<Number>,
     has_incremental_budget: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_allocation_date: Option<String>,
     total_allocated: Option<Number>,
     start_date: Option<String>,
     end_date: Option<String>,
@@ -208,7 +215,10 @@ pub(in crate::api) async fn create(
             BindingBody { account, cluster: None, partition: None, namespace: None, user: None, from: None };
         body.bindings = Some(vec![own]);
     }
-    let spec = body.onto(Spec::new(&name))?;
+    let schedule = body.incremental()?;
+    let mut spec = body.onto(Spec::new(&name))?;
+    spec.schedules.extend(schedule);
+    spec.check().map_err(refused)?;
     act(&api, What::Account(Change::Create(Box::new(spec))), by).await?;
     Ok((StatusCode::CREATED, Json(shown(&api, &name).await?)))
 }
@@ -223,6 +233,10 @@ pub(in crate::api) async fn update(
     Params::read(&uri, &[])?;
     let by = may(&identity, Role::Operator)?;
     let body: AccountBody = read(body)?;
+    if body.allocation_schedule.is_some() {
+        let message = "allocation_schedule: is of a new account; POST /api/v1/allocations adds one to an account that is there";
+        return Err(ApiError::invalid("allocation_schedule", message));
+    }
     if body.slurm_account.as_ref().is_some_and(|given| *given != name) {
         return Err(ApiError::invalid("slurm_account", "slurm_account: an account's name never changes"));
     }
@@ -269,23 +283,37 @@ pub(super) fn missing(name: &str) -> ApiError {
 }
 
 impl AccountBody {
+    /// The schedule of a new account. Its limit is what has come by then: so `budget_limit` is all of it, or nothing.
+    fn incremental(&mut self) -> Result<Option<Schedule>, ApiError> {
+        let wrong = |field, message: &str| Err(ApiError::invalid(field, format!("{field}: {message}")));
+        match (self.has_incremental_budget, self.allocation_schedule.take()) {
+            (false, None) => Ok(None),
+            (false, Some(_)) => wrong("has_incremental_budget", "is not true beside an allocation_schedule"),
+            (true, None) => {
+                wrong("allocation_schedule", "is not there; give it, or no has_incremental_budget")
+            }
+            (true, Some(schedule)) => {
+                let schedule = schedule.schedule()?;
+                match self.budget_limit.take() {
+                    Some(Money(limit)) if limit != 0 && limit != schedule.total_nanos => {
+                        wrong("budget_limit", "comes in parts, and so is total_budget, or 0, or not there")
+                    }
+                    _ => Ok(Some(schedule)),
+                }
+            }
+        }
+    }
+
     /// The account with what is given here.
     fn onto(self, mut spec: Spec) -> Result<Spec, ApiError> {
-        if self.has_incremental_budget {
-            let message = "has_incremental_budget: budgets that come in parts are not there yet; raise budget_limit instead";
-            return Err(ApiError::invalid("has_incremental_budget", message));
-        }
-        let is_whole = |limit: &Limit| {
-            limit.period == Period::Lifetime && limit.partition.is_none() && limit.model.is_none()
-        };
         if let Some(limits) = self.limits {
-            spec.limits.retain(is_whole);
+            spec.limits.retain(Limit::is_whole);
             spec.limits.extend(limits.into_iter().map(|LimitBody { amount, period, partition, model }| {
                 Limit { amount_nanos: amount.0, period, partition, model }
             }));
         }
         if let Some(Money(amount_nanos)) = self.budget_limit {
-            spec.limits.retain(|limit| !is_whole(limit));
+            spec.limits.retain(|limit| !limit.is_whole());
             spec.limits
                 .insert(0, Limit { amount_nanos, period: Period::Lifetime, partition: None, model: None });
         }
@@ -350,10 +378,9 @@ impl Seen {
         let held = reserved.of(id, |_, _| true);
         let general = |stand: &&Stand<'_>| stand.limit.partition.is_none() && stand.limit.model.is_none();
         let left = stands.iter().filter(general).map(Stand::available_nanos).min();
-        let whole = spec.limits.iter().find(|limit| {
-            limit.period == Period::Lifetime && limit.partition.is_none() && limit.model.is_none()
-        });
-        let whole = whole.map(|limit| limit.amount_nanos);
+        let whole = spec.limits.iter().find(|limit| limit.is_whole());
+        let whole = whole.map(|limit| spec.amount_nanos(limit, *now_ns));
+        let schedules = &spec.schedules;
         Ok(Some(AccountAnswer {
             id,
             slurm_account: spec.name.clone(),
@@ -363,7 +390,8 @@ impl Seen {
             budget_used: Number(used),
             budget_held: Number(held),
             budget_available: left.map(Number),
-            has_incremental_budget: false,
+            has_incremental_budget: !schedules.is_empty(),
+            next_allocation_date: schedules.iter().filter_map(|of| of.next_ns(*now_ns)).min().map(time),
             total_allocated: whole.map(number),
             start_date: (spec.starts_ns > 0).then(|| time(spec.starts_ns)),
             end_date: spec.ends_ns.map(time),
@@ -394,7 +422,7 @@ fn binding(binding: &Binding) -> BindingAnswer {
 fn limit(stand: &Stand<'_>) -> LimitAnswer {
     let (from_ns, to_ns) = stand.span_ns;
     LimitAnswer {
-        amount: exact(stand.limit.amount_nanos),
+        amount: exact(stand.amount_nanos),
         period: stand.limit.period.clone(),
         partition: stand.limit.partition.clone(),
         model: stand.limit.model.clone(),

@@ -164,10 +164,10 @@ pub(in crate::api) async fn one(
     let answer = api.queries.run(move |db, expired| {
         let mut seen = Seen::read(db, now_ns)?;
         let Some(account) = seen.tree.by_name(&asked).cloned() else { return Ok(None) };
-        let Some(limit) = chosen(&account) else { return Ok(Some(Err(()))) };
-        let budget = budget(db, &mut seen, &account, limit)?;
+        let Some(limit) = chosen(&account, now_ns) else { return Ok(Some(Err(()))) };
+        let budget = budget(db, &mut seen, &account, &limit)?;
         let days = days(db, &seen, &account, (&budget, count), expired)?;
-        Ok(Some(Ok((account.clone(), limit.clone(), budget, days))))
+        Ok(Some(Ok((account, limit, budget, days))))
     });
     let (account, limit, budget, days) = answer.await?.ok_or_else(|| missing(&name))?.map_err(|()| {
         let message = "account: has no limit on everything, for its life or by a calendar, that could be spent; give it one";
@@ -196,11 +196,12 @@ pub(in crate::api) async fn health(
                 |name| account.spec.name == *name,
             )
         };
-        let limited =
-            seen.tree.accounts().filter(own).filter_map(|account| Some((account, chosen(account)?)));
-        let limited = limited.skip(offset).take(limit);
-        let limited: Vec<(Account, Limit)> =
-            limited.map(|(account, limit)| (account.clone(), limit.clone())).collect();
+        let limited = seen
+            .tree
+            .accounts()
+            .filter(own)
+            .filter_map(|account| Some((account.clone(), chosen(account, now_ns)?)));
+        let limited: Vec<(Account, Limit)> = limited.skip(offset).take(limit).collect();
         let mut answers = Vec::new();
         for (account, limit) in limited {
             if expired() {
@@ -216,7 +217,8 @@ pub(in crate::api) async fn health(
 }
 
 /// The limit that a burn rate is about: of those on everything that for the account's life, else the first by a calendar.
-fn chosen(account: &Account) -> Option<&Limit> {
+/// With what has come to it.
+fn chosen(account: &Account, now_ns: i64) -> Option<Limit> {
     let mut general: Vec<&Limit> = account
         .spec
         .limits
@@ -225,7 +227,8 @@ fn chosen(account: &Account) -> Option<&Limit> {
         .filter(|limit| !matches!(limit.period, Period::Rolling { .. }))
         .collect();
     general.sort_by_key(|limit| limit.period != Period::Lifetime);
-    general.first().copied()
+    let limit = general.first().copied()?;
+    Some(Limit { amount_nanos: account.spec.amount_nanos(limit, now_ns), ..limit.clone() })
 }
 
 /// How a limit stands in its present period.

@@ -83,7 +83,8 @@ fn add(
     let limited = !account.spec.limits.is_empty();
     let limits = if limited { &account.spec.limits[..] } else { &life[..] };
     for limit in limits {
-        let span_ns = limit.period.span(spent.now_ns, account.spec.starts_ns);
+        let now_ns = spent.now_ns;
+        let span_ns = limit.period.span(now_ns, account.spec.starts_ns);
         let known = spent.sums.contains_key(&span_ns) || spent.sums.len() < PERIODS_MAX;
         if found.rows.len() >= LIMITS_MAX || !known {
             found.hidden += 1;
@@ -95,7 +96,7 @@ fn add(
             period: period(&limit.period),
             partition: limit.partition.clone().unwrap_or_default(),
             model: limit.model.clone().unwrap_or_default(),
-            limit_nanos: limited.then_some(limit.amount_nanos),
+            limit_nanos: limited.then(|| account.spec.amount_nanos(limit, now_ns)),
             charged_nanos: sums.of(account.id, |partition, model| limit.counts(partition, model)),
             held_nanos: reserved.of(account.id, |partition, model| limit.reserves(partition, model)),
         });

@@ -347,3 +347,59 @@ async fn a_burn_rate_is_that_of_whole_days_and_what_is_not_known_is_null() {
     assert_eq!(of("ml"), Some(json!("0.333333333")), "{usage}");
     assert_eq!(of("__unassigned__"), None);
 }
+
+#[tokio::test]
+async fn a_budget_comes_in_parts_under_the_names_that_clients_use() {
+    let site = site();
+    let schedule = json!({ "total_budget": 600, "allocation_amount": 100.00, "allocation_frequency": "monthly",
+        "start_date": "1970-01-01T00:00:00Z", "auto_allocate": true });
+    let mut body = json!({ "slurm_account": "physics", "name": "Physics", "budget_limit": 500,
+        "has_incremental_budget": true, "allocation_schedule": schedule });
+    assert_eq!(site.account(body.clone()).await.error().2.as_deref(), Some("budget_limit"));
+    body["budget_limit"] = json!(600);
+    let account: Value = site.account(body).await.json();
+    assert_eq!((&account["has_incremental_budget"], &account["budget_limit"]), (&json!(true), &json!(100.0)));
+    assert_eq!(account["next_allocation_date"], "1970-02-01T00:00:00Z");
+    site.account(json!({ "slurm_account": "chemistry" })).await;
+    let by_hand = json!({ "account": "chemistry", "total_budget": 90, "allocation_amount": 40, "allocation_frequency": "daily",
+        "start_date": "1969-12-31", "auto_allocate": false });
+    let send = async |path: &str, body: Value| site.call(&site.operator, "POST", path, body).await;
+    let wrong = send("/api/v1/allocations", by_hand.clone()).await;
+    assert_eq!(wrong.error().2.as_deref(), Some("start_date"));
+    let mut good = by_hand;
+    good["start_date"] = json!("1970-01-01");
+    let made: Value = send("/api/v1/allocations", good).await.json();
+    assert_eq!(
+        (&made["due_amount"], &made["allocated_to_date"], &made["status"]),
+        (&json!(40.0), &json!(0.0), &json!("active"))
+    );
+    let id = made["id"].as_i64().unwrap();
+
+    // Three months in which nobody asked for anything.
+    site.at(91 * 86_400);
+    let account: Value = site.get("/api/v1/accounts/physics").await.json();
+    assert_eq!((&account["budget_limit"], &account["total_allocated"]), (&json!(400.0), &json!(400.0)));
+    let process = async |body: Value| -> Value { send("/api/v1/allocations/process", body).await.json() };
+    let dry = process(json!({ "dry_run": true })).await;
+    assert_eq!(
+        (&dry["processed_count"], &dry["total_allocated"], &dry["dry_run"]),
+        (&json!(1), &json!(90.0), &json!(true))
+    );
+    let done = process(json!({ "schedule_id": id })).await;
+    assert_eq!(
+        (&done["allocations"][0]["allocated_amount"], &done["allocations"][0]["schedule_id"]),
+        (&json!(90.0), &json!(id))
+    );
+    assert_eq!(process(json!({})).await["processed_count"], 0, "once");
+    let shown: Value = site.get(&format!("/api/v1/allocations/{id}")).await.json();
+    assert_eq!((&shown["status"], shown["history"].as_array().unwrap().len()), (&json!("completed"), 3));
+
+    let all: Vec<Value> = site.get("/api/v1/allocations?account=physics").await.json();
+    let physics = format!("/api/v1/allocations/{}", all[0]["id"]);
+    let paused: Value = send(&format!("{physics}/pause"), Value::Null).await.json();
+    assert_eq!((&paused["status"], &paused["next_allocation_date"]), (&json!("paused"), &Value::Null));
+    assert_eq!(send(&format!("{physics}/pause"), Value::Null).await.status, StatusCode::CONFLICT);
+    assert_eq!(send("/api/v1/allocations/7/pause", Value::Null).await.status, StatusCode::NOT_FOUND);
+    let reader = site.call(&site.reader, "POST", &format!("{physics}/resume"), Value::Null).await;
+    assert_eq!(reader.status, StatusCode::FORBIDDEN);
+}

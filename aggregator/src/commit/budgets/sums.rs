@@ -34,7 +34,7 @@ impl Budgets {
         let shown = i64::try_from(available).unwrap_or(if available < 0 { i64::MIN } else { i64::MAX });
         let short = (available < i128::from(amount_nanos)).then(|| {
             let [left, wanted, limit] =
-                [available, i128::from(amount_nanos), i128::from(tightest.limit.amount_nanos)]
+                [available, i128::from(amount_nanos), i128::from(tightest.amount_nanos)]
                     .map(tonnage_proto::decimal::from_nanos);
             let name = &tightest.account.spec.name;
             let text =

@@ -7,6 +7,8 @@ use crate::budgets::period::Period;
 use crate::budgets::{Ask, Change, Hold, Selector, What};
 use crate::store::budgets as stored;
 
+/// Limits that come in parts.
+mod allocated;
 /// What is counted of it.
 mod counted;
 /// Random histories against a plain model.
