@@ -12,6 +12,8 @@ use harness::world::{DEADLINE, World};
 use postgres_server::Server;
 use serde_json::{Value, json};
 
+use crate::ledgers::orders::said;
+
 /// Checks that are on their way at once.
 const CLIENTS: usize = 32;
 const CHECKS: usize = 1000;
@@ -168,4 +170,56 @@ fn two_aggregators_over_one_database_hold_what_there_is_and_no_more() -> anyhow:
     }
     ensure!(left(&world.aggregator)? == "4.319999999" && left(&other)? == "4.319999999");
     conserved(&other)
+}
+
+/// Nobody runs anything in between: a part of a budget is there when its date is.
+#[test]
+fn a_budget_is_kept_from_its_first_part_to_its_forecast_by_the_command_line() -> anyhow::Result<()> {
+    const DAY_NS: i64 = 86_400_000_000_000;
+    let mut world = World::new(4)?;
+    begin(&mut world.aggregator)?;
+    let json_of = |world: &World, args: &[&str]| -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&said(world, &[args, &["-o", "json"]].concat())?)?)
+    };
+    let account = json_of(&world, &["account", "create", "physics", "--limit", "10"])?;
+    let start = account["created_at"].as_str().context("when it was made")?;
+    let create =
+        ["allocation", "create", "physics", "--total", "25", "--amount", "10", "--every", "daily", "--start"];
+    let made = json_of(&world, &[&create[..], &[start]].concat())?;
+    let id = made["id"].to_string();
+    ensure!(made["exact"]["allocated_to_date"] == "10.000000000", "the first date is over: {made}");
+
+    let check =
+        ["budget", "check", "--account", "physics", "--cluster", "c", "--gpus", "1", "--time", "1:00:00"];
+    let hold = json_of(&world, &check)?;
+    let transaction = hold["transaction_id"].as_str().context("a hold")?.to_owned();
+    let shown = said(&world, &["hold", "show", &transaction])?;
+    ensure!(shown.contains("state: open") && shown.contains("amount: 4.320000000"), "{shown}");
+    ensure!(left(&world.aggregator)? == "15.680000000", "{}", left(&world.aggregator)?);
+
+    // Down for three dates.
+    world.aggregator.kill9()?;
+    world.move_clock(3 * DAY_NS)?;
+    world.aggregator.start(DEADLINE)?;
+    let later = json_of(&world, &["allocation", "show", &id])?;
+    ensure!(later["history"].as_array().is_some_and(|parts| parts.len() == 3), "{later}");
+    ensure!(later["status"] == "completed", "{later}");
+    // Its lease is over by now, whether somebody recovers it or not.
+    let recovered = said(&world, &["hold", "recover", "--dry-run"])?;
+    ensure!(recovered.contains("would end"), "{recovered}");
+    said(&world, &["hold", "recover", "--yes"])?;
+    ensure!(said(&world, &["hold", "show", &transaction])?.contains("state: expired"), "it is still held");
+    ensure!(left(&world.aggregator)? == "35.000000000", "{}", left(&world.aggregator)?);
+
+    let rate = json_of(&world, &["burn-rate", "physics"])?;
+    ensure!(rate["historical_data"].as_array().is_some_and(|days| days.len() == 2), "{rate}");
+    let forecast = said(&world, &["forecast", "physics"])?;
+    ensure!(forecast.contains("risk_level: LOW"), "{forecast}");
+    for args in [&["account", "list"][..], &["account", "tree"]] {
+        let text = said(&world, args)?;
+        ensure!(text.contains("charged to nobody's budget this month (UTC): 0.000000000"), "{text}");
+    }
+    said(&world, &["usage", "summary"])?;
+    said(&world, &["usage", "show", "physics"])?;
+    conserved(&world.aggregator)
 }
