@@ -68,7 +68,7 @@ pub(in crate::api) struct AccountBody {
     fail: Option<Fail>,
     /// Its limit for life comes in parts, by `allocation_schedule`; of a new account.
     #[serde(default)]
-    has_incremental_budget: bool,
+    has_incremental_budget: Option<bool>,
     /// Of a new account; of one that is there, `POST /api/v1/allocations`.
     #[serde(default)]
     allocation_schedule: Option<ScheduleBody>,
@@ -286,7 +286,7 @@ impl AccountBody {
     /// The schedule of a new account. Its limit is what has come by then: so `budget_limit` is all of it, or nothing.
     fn incremental(&mut self) -> Result<Option<Schedule>, ApiError> {
         let wrong = |field, message: &str| Err(ApiError::invalid(field, format!("{field}: {message}")));
-        match (self.has_incremental_budget, self.allocation_schedule.take()) {
+        match (self.has_incremental_budget.unwrap_or(false), self.allocation_schedule.take()) {
             (false, None) => Ok(None),
             (false, Some(_)) => wrong("has_incremental_budget", "is not true beside an allocation_schedule"),
             (true, None) => {

@@ -43,15 +43,11 @@ pub(in crate::api) struct ScheduleBody {
     #[serde(default)]
     end_date: Option<String>,
     /// Parts come by themselves; true unless told.
-    #[serde(default = "yes")]
-    auto_allocate: bool,
+    #[serde(default)]
+    auto_allocate: Option<bool>,
     /// Of the IANA database, UTC unless told: parts come at midnight there.
     #[serde(default)]
     zone: Option<String>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// Which schedules are processed: all, those of an account, or one.
@@ -63,7 +59,7 @@ pub(in crate::api) struct ProcessBody {
     schedule_id: Option<i64>,
     /// Only says what would be done.
     #[serde(default)]
-    dry_run: bool,
+    dry_run: Option<bool>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -138,7 +134,7 @@ impl ScheduleBody {
             frequency: self.allocation_frequency,
             first: date("start_date", &self.start_date, &zone)?,
             end: self.end_date.map(|end| date("end_date", &end, &zone)).transpose()?,
-            automatic: self.auto_allocate,
+            automatic: self.auto_allocate.unwrap_or(true),
             zone,
             decisions: Vec::new(),
         })
@@ -229,6 +225,7 @@ pub(in crate::api) async fn process(
     Params::read(&uri, &[])?;
     let by = may(&identity, Role::Operator)?;
     let ProcessBody { account_id, schedule_id, dry_run } = read(body)?;
+    let dry_run = dry_run.unwrap_or(false);
     let (tree, now_ns) = (tree(&api).await?, api.state.clock.wall_ns());
     if let Some(id) = account_id.filter(|id| tree.by_id(*id).is_none()) {
         return Err(ApiError::missing(format!("account_id: there is no account {id}")));

@@ -24,21 +24,17 @@ const SILENT_SECONDS: u32 = 3600;
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(in crate::api) struct RecoverBody {
     /// For so long nobody renewed it, nor did its job use anything; 900 at least, 3600 unless told.
-    #[serde(default = "silent")]
-    silent_seconds: u32,
+    #[serde(default)]
+    silent_seconds: Option<u32>,
     /// Also of jobs and pods that were never seen to use anything: they may wait in a queue.
     #[serde(default)]
-    waiting: bool,
+    waiting: Option<bool>,
     /// Of this account and those below it alone.
     #[serde(default)]
     account: Option<String>,
     /// Only says what would be done.
     #[serde(default)]
-    dry_run: bool,
-}
-
-fn silent() -> u32 {
-    SILENT_SECONDS
+    dry_run: Option<bool>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -78,7 +74,9 @@ pub(in crate::api) async fn recover(
     Params::read(&uri, &[])?;
     let by = may(&identity, Role::Operator)?;
     let RecoverBody { silent_seconds, waiting, account, dry_run } = read(body)?;
-    let orphans = Orphans { silent_ns: i64::from(silent_seconds) * S, waiting, account, dry_run };
+    let dry_run = dry_run.unwrap_or(false);
+    let silent_ns = i64::from(silent_seconds.unwrap_or(SILENT_SECONDS)) * S;
+    let orphans = Orphans { silent_ns, waiting: waiting.unwrap_or(false), account, dry_run };
     let Acted::Recovered(holds, more) = act(&api, What::Recover(orphans), by).await? else {
         return Err(ApiError::internal());
     };
