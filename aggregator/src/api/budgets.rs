@@ -24,6 +24,7 @@ use crate::store::tokens::Role;
 
 pub(super) mod accounts;
 pub(super) mod allocations;
+pub(super) mod asba;
 pub(super) mod burn;
 pub(super) mod recover;
 mod request;

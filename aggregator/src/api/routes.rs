@@ -124,6 +124,7 @@ pub(super) fn all() -> Vec<Route> {
     routes.extend(holds());
     routes.extend(burn());
     routes.extend(allocations());
+    routes.extend(asba());
     routes.extend(open());
     routes
 }
@@ -348,6 +349,29 @@ fn burn() -> Vec<Route> {
         )
         .takes(&budgets::burn::HEALTH_PARAMETERS, budgets::accounts::LIMIT_MAX)
         .fails_with(&[404]),
+    ]
+}
+
+fn asba() -> Vec<Route> {
+    use budgets::asba::{
+        AffordabilityAnswer, AffordabilityBody, StatusAnswer, StatusBody, affordability, status,
+    };
+    let limited = |router: MethodRouter<Shared>| router.layer(DefaultBodyLimit::max(budgets::BODY_BYTES_MAX));
+    vec![
+        Route::json::<StatusAnswer>(
+            "/api/v1/asba/budget-status",
+            limited(post(status)),
+            "How an account stands, for whoever advises on where work runs",
+        )
+        .posted(&[404, 413])
+        .reads::<StatusBody>(),
+        Route::json::<AffordabilityAnswer>(
+            "/api/v1/asba/affordability-check",
+            limited(post(affordability)),
+            "Would there be enough for work of some cost? Holds nothing",
+        )
+        .posted(&[404, 413])
+        .reads::<AffordabilityBody>(),
     ]
 }
 

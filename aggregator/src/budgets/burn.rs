@@ -68,7 +68,7 @@ pub struct Forecast {
     pub risk: Risk,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Risk {
     /// It lasts, also at the upper end of the interval.
     Low,

@@ -218,7 +218,7 @@ pub(in crate::api) async fn health(
 
 /// The limit that a burn rate is about: of those on everything that for the account's life, else the first by a calendar.
 /// With what has come to it.
-fn chosen(account: &Account, now_ns: i64) -> Option<Limit> {
+pub(super) fn chosen(account: &Account, now_ns: i64) -> Option<Limit> {
     let mut general: Vec<&Limit> = account
         .spec
         .limits
@@ -232,23 +232,28 @@ fn chosen(account: &Account, now_ns: i64) -> Option<Limit> {
 }
 
 /// How a limit stands in its present period.
-struct Known {
+pub(super) struct Known {
     /// What counts from then on is spent of it.
     span_start_ns: i64,
-    start_ns: i64,
-    end_ns: Option<i64>,
-    spent_nanos: i128,
-    held_nanos: i128,
+    pub(super) start_ns: i64,
+    pub(super) end_ns: Option<i64>,
+    pub(super) spent_nanos: i128,
+    pub(super) held_nanos: i128,
 }
 
 impl Known {
-    fn burn(&self, limit: &Limit, days: &[i128], now_ns: i64) -> Burn {
+    pub(super) fn burn(&self, limit: &Limit, days: &[i128], now_ns: i64) -> Burn {
         let Self { start_ns, end_ns, spent_nanos, .. } = *self;
         Burn::of(&Facts { now_ns, limit_nanos: limit.amount_nanos, start_ns, end_ns, spent_nanos, days })
     }
 }
 
-fn budget(db: &Connection, seen: &mut Seen, account: &Account, limit: &Limit) -> Result<Known, StoreError> {
+pub(super) fn budget(
+    db: &Connection,
+    seen: &mut Seen,
+    account: &Account,
+    limit: &Limit,
+) -> Result<Known, StoreError> {
     let span_ns = limit.period.span(seen.now_ns, account.spec.starts_ns);
     let spent_nanos = seen.spent.of(db, &seen.tree, span_ns)?.of(account.id, |_, _| true);
     let held_nanos = seen.reserved.of(account.id, |_, _| true);
@@ -262,14 +267,14 @@ fn budget(db: &Connection, seen: &mut Seen, account: &Account, limit: &Limit) ->
 }
 
 /// What whole days cost, the last of them yesterday.
-struct Days {
-    list: Vec<(i64, i128)>,
+pub(super) struct Days {
+    pub(super) list: Vec<(i64, i128)>,
     /// What the limit's period had cost before the first of them that is in it.
     before_nanos: i128,
 }
 
 /// The last whole days, since the account began.
-fn days(
+pub(super) fn days(
     db: &Connection,
     seen: &Seen,
     account: &Account,
@@ -420,7 +425,7 @@ fn alerts(account: &Account, burn: &Burn) -> Vec<Alert> {
     if let Some(health) = burn.health.filter(|health| *health < 40 * PERCENT) {
         add("budget_threshold", "critical", 40 * PERCENT, health, "the health score is below 40");
     }
-    let gone = burn.forecast.as_ref().filter(|forecast| forecast.risk as u8 >= Risk::High as u8);
+    let gone = burn.forecast.as_ref().filter(|forecast| forecast.risk >= Risk::High);
     if let Some(forecast) = gone {
         let most = burn.remaining_nanos;
         add(

@@ -403,3 +403,46 @@ async fn a_budget_comes_in_parts_under_the_names_that_clients_use() {
     let reader = site.call(&site.reader, "POST", &format!("{physics}/resume"), Value::Null).await;
     assert_eq!(reader.status, StatusCode::FORBIDDEN);
 }
+
+#[tokio::test]
+async fn an_advisor_hears_how_a_budget_stands_under_the_names_of_its_client_and_its_server() {
+    let site = site();
+    site.account(physics()).await;
+    site.account(json!({ "slurm_account": "free" })).await;
+    let ask = async |path: &str, body: Value| {
+        site.call(&site.reader, "POST", &format!("/api/v1/asba/{path}"), body).await
+    };
+    site.check(submit()).await;
+    let body = json!({ "account": "physics", "grant_number": "", "user_id": "ada" });
+    let status: Value = ask("budget-status", body.clone()).await.json();
+    for (field, expected) in [
+        ("budget_limit", json!(100.0)),
+        ("budget_held", json!(9.6)),
+        ("budget_available", json!(90.4)),
+        ("budget_utilization", json!(0.0)),
+        ("health_score", json!(100)),
+        ("days_remaining", json!(364)),
+        ("risk_level", Value::Null),
+        ("can_afford_aws", json!(true)),
+        ("decision", json!("EITHER")),
+    ] {
+        assert_eq!(status[field], expected, "{field}: {status}");
+    }
+    let afford = async |cost: Value| -> Value {
+        ask("affordability-check", json!({ "account": "physics", "estimated_aws_cost": cost })).await.json()
+    };
+    let enough = afford(json!(45.2)).await;
+    assert_eq!((&enough["affordable"], &enough["budget_impact"]), (&json!(true), &json!(50.0)));
+    let much = afford(json!(90.41)).await;
+    assert_eq!((&much["affordable"], &much["recommended_decision"]), (&json!(false), &json!("LOCAL")));
+    site.call(&site.operator, "PUT", "/api/v1/accounts/physics", json!({ "status": "suspended" })).await;
+    let suspended: Value = ask("budget-status", body).await.json();
+    assert_eq!(suspended["decision"], "EMERGENCY_ONLY");
+    assert_eq!(afford(json!(1)).await["affordable"], false);
+    assert_eq!(
+        ask("budget-status", json!({ "account": "free" })).await.error().2.as_deref(),
+        Some("account")
+    );
+    let none = ask("affordability-check", json!({ "account": "physics" })).await;
+    assert_eq!(none.error().2.as_deref(), Some("estimated_aws_cost"));
+}

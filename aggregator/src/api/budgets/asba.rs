@@ -1,0 +1,242 @@
+//! `POST /api/v1/asba/budget-status` and `asba/affordability-check`: what advisors on where to run work ask of a budget, under the names
+//! of both of their client's and their server's documents. All of it is the ledger's; of what work costs elsewhere it only knows
+//! what the request says.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::Uri;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tonnage_proto::limits::DAY_NS;
+
+use super::accounts::missing;
+use super::burn::{Known, budget, chosen, days};
+use super::request::Money;
+use super::seen::Seen;
+use super::{Body, exact, read};
+use crate::api::Api;
+use crate::api::cost::plain::Number;
+use crate::api::error::ApiError;
+use crate::api::inventory::time;
+use crate::api::params::Params;
+use crate::budgets::available::{Stand, stands};
+use crate::budgets::burn::{self, Burn, Risk};
+use crate::budgets::{Account, Limit, Standing, Tree};
+use crate::store::StoreError;
+
+/// Whole days that a rate is of.
+const DAYS: i64 = 30;
+const PERCENT: i128 = 1_000_000_000;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(in crate::api) struct StatusBody {
+    account: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(in crate::api) struct AffordabilityBody {
+    account: String,
+    #[serde(default)]
+    estimated_aws_cost: Option<Money>,
+    /// The same under another name.
+    #[serde(default)]
+    estimated_cost: Option<Money>,
+}
+
+/// Percentages are 0 to 100, rates per day. What is not known is null.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::api) struct StatusAnswer {
+    account: String,
+    budget_limit: Number,
+    budget_used: Number,
+    budget_held: Number,
+    /// In the tightest of all limits on everything, those above with them.
+    budget_available: Number,
+    budget_utilization: Option<Number>,
+    grant_start_date: String,
+    grant_end_date: Option<String>,
+    days_remaining: Option<i64>,
+    grant_days_remaining: Option<i64>,
+    daily_burn_rate: Option<Number>,
+    burn_rate: Option<Number>,
+    expected_daily_rate: Option<Number>,
+    burn_rate_variance: Option<Number>,
+    budget_health_score: Option<Number>,
+    health_score: Option<i64>,
+    health_status: &'static str,
+    projected_depletion_date: Option<String>,
+    /// null before a whole day is over
+    risk_level: Option<&'static str>,
+    /// The account may spend, something is left, and its limit lasts.
+    can_afford_aws_burst: bool,
+    can_afford_aws: bool,
+    /// EITHER, PREFER_LOCAL, EMERGENCY_ONLY
+    recommended_decision: &'static str,
+    decision: &'static str,
+    decision_reasoning: Vec<String>,
+    last_updated: String,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::api) struct AffordabilityAnswer {
+    affordable: bool,
+    /// EITHER, LOCAL
+    recommended_decision: &'static str,
+    estimated_aws_cost: Number,
+    /// Percent of what is left; null if that is nothing.
+    budget_impact: Option<Number>,
+    /// LOW, MEDIUM, HIGH, CRITICAL; null before a whole day is over
+    budget_risk: Option<&'static str>,
+    overall_risk: Option<&'static str>,
+    reasoning: Vec<String>,
+    message: String,
+}
+
+/// An account as advisors ask about it.
+struct Status {
+    account: Account,
+    limit: Limit,
+    known: Known,
+    burn: Burn,
+    available_nanos: i128,
+    standing: Standing,
+    now_ns: i64,
+}
+
+pub(in crate::api) async fn status(
+    State(api): State<Arc<Api>>,
+    uri: Uri,
+    body: Body,
+) -> Result<Json<StatusAnswer>, ApiError> {
+    Params::read(&uri, &[])?;
+    let StatusBody { account } = read(body)?;
+    look(&api, account).await.map(|status| Json(status.answer()))
+}
+
+pub(in crate::api) async fn affordability(
+    State(api): State<Arc<Api>>,
+    uri: Uri,
+    body: Body,
+) -> Result<Json<AffordabilityAnswer>, ApiError> {
+    Params::read(&uri, &[])?;
+    let AffordabilityBody { account, estimated_aws_cost, estimated_cost } = read(body)?;
+    let Some(Money(cost)) = estimated_aws_cost.or(estimated_cost) else {
+        let message = "estimated_aws_cost: say what the work may cost";
+        return Err(ApiError::invalid("estimated_aws_cost", message));
+    };
+    if cost < 0 {
+        return Err(ApiError::invalid("estimated_aws_cost", "estimated_aws_cost: is less than 0"));
+    }
+    let status = look(&api, account).await?;
+    let left = status.available_nanos;
+    let affordable = status.standing == Standing::Active && i128::from(cost) <= left;
+    let risk = status.risk();
+    let mut reasoning = status.reasons();
+    reasoning.push(format!("{} of {} is asked for", exact(cost), exact(left)));
+    Ok(Json(AffordabilityAnswer {
+        affordable,
+        recommended_decision: if affordable && risk < Some(Risk::High) { "EITHER" } else { "LOCAL" },
+        estimated_aws_cost: Number(i128::from(cost)),
+        budget_impact: (left > 0).then(|| Number(i128::from(cost) * 100 * PERCENT / left)),
+        budget_risk: risk.map(Risk::name),
+        overall_risk: risk.map(Risk::name),
+        reasoning,
+        message: if affordable { "there is enough; nothing is held by this" } else { "there is not enough" }
+            .to_owned(),
+    }))
+}
+
+async fn look(api: &Api, name: String) -> Result<Status, ApiError> {
+    let now_ns = api.state.clock.wall_ns();
+    let asked = name.clone();
+    let found = api.queries.run(move |db, expired| {
+        let mut seen = Seen::read(db, now_ns)?;
+        let Some(account) = seen.tree.by_name(&asked).cloned() else { return Ok(None) };
+        let Some(limit) = chosen(&account, now_ns) else { return Ok(Some(None)) };
+        let known = budget(db, &mut seen, &account, &limit)?;
+        let days = days(db, &seen, &account, (&known, DAYS), expired)?;
+        let spent: Vec<i128> = days.list.iter().map(|(_, nanos)| *nanos).collect();
+        let burn = known.burn(&limit, &spent, now_ns);
+        let Seen { tree, reserved, spent, .. } = &mut seen;
+        let all = stands(tree, account.id, reserved, now_ns, |span_ns, of, limit| {
+            let sums = spent.of(db, tree, span_ns)?;
+            Ok::<_, StoreError>(sums.of(of, |partition, model| limit.counts(partition, model)))
+        })?;
+        let general =
+            all.iter().filter(|stand| stand.limit.partition.is_none() && stand.limit.model.is_none());
+        let available_nanos = general.map(Stand::available_nanos).min().unwrap_or(0);
+        let down = tree.path(account.id).map(|account| Tree::standing(account, now_ns));
+        let standing =
+            down.into_iter().find(|standing| *standing != Standing::Active).unwrap_or(Standing::Active);
+        Ok(Some(Some(Status { account, limit, known, burn, available_nanos, standing, now_ns })))
+    });
+    found.await?.ok_or_else(|| missing(&name))?.ok_or_else(|| {
+        let message = "account: has no limit on everything, for its life or by a calendar; give it one";
+        ApiError::invalid("account", message)
+    })
+}
+
+impl Status {
+    fn risk(&self) -> Option<Risk> {
+        self.burn.forecast.as_ref().map(|forecast| forecast.risk)
+    }
+
+    /// What speaks against spending more, in words.
+    fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.standing != Standing::Active {
+            reasons.push(format!("the account, or one above it, is {}", self.standing.name()));
+        }
+        if self.available_nanos <= 0 {
+            reasons.push("nothing is left".to_owned());
+        }
+        match self.risk() {
+            Some(risk) => reasons.push(format!("the risk that the limit does not last is {}", risk.name())),
+            None => reasons.push("no whole day is over yet to tell a rate by".to_owned()),
+        }
+        reasons
+    }
+
+    fn answer(self) -> StatusAnswer {
+        let Self { account, limit, known, burn, available_nanos, standing, now_ns } = &self;
+        let amount = i128::from(limit.amount_nanos);
+        let days_left = known.end_ns.map(|end_ns| (end_ns - now_ns).max(0) / DAY_NS);
+        let risk = self.risk();
+        let can = *standing == Standing::Active && *available_nanos > 0 && risk < Some(Risk::High);
+        let decision = match (can, risk) {
+            (true, None | Some(Risk::Low)) => "EITHER",
+            (true, _) => "PREFER_LOCAL",
+            (false, _) => "EMERGENCY_ONLY",
+        };
+        let rate = burn.month_nanos.map(Number);
+        StatusAnswer {
+            account: account.spec.name.clone(),
+            budget_limit: Number(amount),
+            budget_used: Number(known.spent_nanos),
+            budget_held: Number(known.held_nanos),
+            budget_available: Number(*available_nanos),
+            budget_utilization: (amount > 0).then(|| Number(known.spent_nanos * 100 * PERCENT / amount)),
+            grant_start_date: time(known.start_ns),
+            grant_end_date: known.end_ns.map(time),
+            days_remaining: days_left,
+            grant_days_remaining: days_left,
+            daily_burn_rate: rate,
+            burn_rate: rate,
+            expected_daily_rate: burn.expected_day_nanos.map(Number),
+            burn_rate_variance: burn.variance.map(Number),
+            budget_health_score: burn.health.map(Number),
+            health_score: burn.health.and_then(|health| i64::try_from(health / PERCENT).ok()),
+            health_status: burn::health_name(burn.health),
+            projected_depletion_date: burn.forecast.as_ref().and_then(|of| of.depletion_ns).map(time),
+            risk_level: risk.map(Risk::name),
+            can_afford_aws_burst: can,
+            can_afford_aws: can,
+            recommended_decision: decision,
+            decision,
+            decision_reasoning: self.reasons(),
+            last_updated: time(*now_ns),
+        }
+    }
+}
