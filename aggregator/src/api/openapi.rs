@@ -26,17 +26,22 @@ pub(super) async fn serve() -> Json<Value> {
 /// The whole document.
 #[must_use]
 pub fn document() -> Value {
-    let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
     });
-    let mut generator = SchemaGenerator::new(settings);
+    // An answer has all its fields; a request may leave out those with a default.
+    let mut answers = SchemaGenerator::new(settings.clone().for_serialize());
+    let mut requests = SchemaGenerator::new(settings.for_deserialize());
     let mut paths: Map<String, Value> = Map::new();
     for route in routes::all() {
-        let operation = operation(&route, &mut generator);
+        let operation = operation(&route, &mut answers, &mut requests);
         let method = route.method;
         paths.entry(route.path).or_insert_with(|| json!({}))[method] = operation;
     }
+    let mut schemas = answers.take_definitions(true);
+    // What is in both is as requests have it, which says less.
+    schemas.extend(requests.take_definitions(true));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -55,12 +60,12 @@ pub fn document() -> Value {
                 "scheme": "bearer",
                 "description": "Of the role reader or more: tonnage-aggregator token add",
             } },
-            "schemas": generator.take_definitions(true),
+            "schemas": schemas,
         },
     })
 }
 
-fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
+fn operation(route: &Route, answers: &mut SchemaGenerator, requests: &mut SchemaGenerator) -> Value {
     let mut parameters: Vec<Value> = route
         .path
         .split('/')
@@ -69,7 +74,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         .collect();
     parameters.extend(route.params.iter().map(|name| parameter(name, "query", route)));
     let good = match route.answer {
-        Answer::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
+        Answer::Json(schema) => json!({ "application/json": { "schema": schema(answers) } }),
         Answer::Other(media) => {
             media.iter().map(|media| ((*media).to_owned(), json!({}))).collect::<Map<_, _>>().into()
         }
@@ -77,7 +82,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let mut responses = Map::new();
     responses
         .insert(route.success.to_string(), json!({ "description": "What was asked for", "content": good }));
-    let error: Schema = generator.subschema_for::<ErrorAnswer>();
+    let error: Schema = answers.subschema_for::<ErrorAnswer>();
     let guarded = if route.guarded { &GUARDED[..] } else { &[] };
     for status in guarded.iter().chain(route.errors) {
         let content = json!({ "application/json": { "schema": error } });
@@ -85,7 +90,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     }
     // By what is below the routes, which says no more than that.
     responses.insert("414".to_owned(), json!({ "description": meaning(414) }));
-    let body = route.body.map(|body| body(generator));
+    let body = route.body.map(|body| body(requests));
     let mut operation = json!({
         "summary": route.summary,
         "operationId": operation_id(route),
