@@ -12,6 +12,7 @@ pub mod model;
 
 pub mod attribution;
 pub mod driver;
+pub mod gate;
 pub mod kubelet;
 pub mod ledger_clock;
 pub mod metering;

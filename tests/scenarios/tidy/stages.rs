@@ -23,6 +23,7 @@ const AGENT: &[Rule] = &[
     ("seal", &["model"], "pure"),
     ("spool", &["seal"], "sealing happens where it is made durable"),
     ("uplink", &["spool"], "it sends what the spool holds, and nothing else"),
+    ("gate", &[], "beside slurmctld, and not a stage of metering"),
     ("metrics", &["kubelet", "model", "mps", "uplink"], "shows how they do"),
     ("facts", &[], "words, and their precedence"),
     ("cloud", &["facts"], ""),

@@ -1,0 +1,12 @@
+//! The gate: says beside slurmctld whether a job may be submitted, by what is left of its account's budget.
+//!
+//! ```text
+//! job_submit.lua --line--> socket -> need -> client --check--> aggregator
+//!                                               sweep: squeue <-> holds --bind, renew, settle, void--> aggregator
+//! ```
+//!
+//! It needs no GPU and no driver, and shares nothing with metering.
+
+pub mod need;
+pub mod request;
+pub mod tres;
