@@ -204,6 +204,10 @@ fn said(hold: &Hold) -> String {
     match (&hold.refusal, hold.cost_nanos) {
         (Some((_, text)), _) => text.clone(),
         (None, None) => "the price is not known, so that nothing is held".to_owned(),
+        (None, Some(_)) if !hold.ask.overdraft.is_empty() => {
+            let (held, why) = (exact(hold.amount_nanos), &hold.ask.overdraft);
+            format!("{held} is held, whether there was enough or not: {why}")
+        }
         (None, Some(_)) => {
             format!("{} is held until {}", exact(hold.amount_nanos), super::inventory::time(hold.until_ns))
         }

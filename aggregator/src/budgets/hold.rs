@@ -55,6 +55,30 @@ pub struct Ask {
     /// What the caller wants to find again.
     #[serde(default)]
     pub details: BTreeMap<String, String>,
+    /// Why it is held whether there is enough or not, as for work that was let in while nobody could ask; empty: it is checked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub overdraft: String,
+    #[serde(default, skip_serializing_if = "Escrow::is_none")]
+    pub escrow: Escrow,
+}
+
+/// What a hold has to do with money that a gate spends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Escrow {
+    #[default]
+    None,
+    /// It is such money: a gate lets work in for it until its lease ends. So it neither expires nor is voided before that, and then only
+    /// by who has looked which work was let in.
+    Lease,
+    /// It is taken out of such a hold, and so much of it: its money is held already.
+    From { transaction: [u8; 16], amount_nanos: i64 },
+}
+
+impl Escrow {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// What a hold is for.
@@ -212,6 +236,11 @@ pub enum Event {
         until_ns: i64,
         by: String,
     },
+    /// A hold was taken out of it; what is left.
+    Drawn {
+        amount_nanos: i64,
+        by: String,
+    },
     /// With what its job had been charged by then, and whether its account is suspended for that.
     Ended {
         state: State,
@@ -305,6 +334,7 @@ impl Ask {
             ("namespace", &self.namespace),
             ("user_id", &self.user),
             ("gpu_model", &self.model),
+            ("overdraft", &self.overdraft),
         ] {
             if text.len() > NAME_BYTES_MAX {
                 return Err(invalid(field, format!("is longer than {NAME_BYTES_MAX} bytes")));
@@ -330,6 +360,21 @@ impl Ask {
         if self.details.len() > DETAILS_MAX || bytes > DETAILS_BYTES_MAX {
             let reason = format!("has more than {DETAILS_MAX} pairs or {DETAILS_BYTES_MAX} bytes");
             return Err(invalid("job_details", reason));
+        }
+        self.check_escrow()
+    }
+
+    fn check_escrow(&self) -> Result<(), BudgetError> {
+        if self.escrow == Escrow::Lease && (self.subject.is_some() || !self.overdraft.is_empty()) {
+            return Err(invalid(
+                "escrow",
+                "is for work that is not known yet; leave out job_id, pod_uid and overdraft",
+            ));
+        }
+        if let Escrow::From { amount_nanos, .. } = self.escrow
+            && (amount_nanos < 0 || !self.overdraft.is_empty())
+        {
+            return Err(invalid("escrow_amount", "has to be 0 or more, and no overdraft is needed for it"));
         }
         Ok(())
     }
@@ -374,6 +419,8 @@ mod tests {
             lease_ns: LEASE_NS,
             subject: None,
             details: BTreeMap::new(),
+            overdraft: String::new(),
+            escrow: Escrow::None,
         };
         Hold {
             id: 1,
@@ -466,7 +513,13 @@ mod tests {
             (Ask { partition: "a\0".into(), ..good.clone() }, "partition"),
             (Ask { subject: Some(Subject::Pod("\0".into())), ..good.clone() }, "job_id"),
             (Ask { subject: Some(Subject::Job(String::new())), ..good.clone() }, "job_id"),
-            (Ask { details: [("a".to_owned(), "x".repeat(9000))].into(), ..good }, "job_details"),
+            (Ask { details: [("a".to_owned(), "x".repeat(9000))].into(), ..good.clone() }, "job_details"),
+            (Ask { overdraft: "x".repeat(257), ..good.clone() }, "overdraft"),
+            (Ask { escrow: Escrow::Lease, overdraft: "x".into(), ..good.clone() }, "escrow"),
+            (
+                Ask { escrow: Escrow::From { transaction: [0; 16], amount_nanos: -1 }, ..good },
+                "escrow_amount",
+            ),
         ] {
             let error = ask.check().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{field}: ")), "{error}");

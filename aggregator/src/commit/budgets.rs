@@ -12,7 +12,7 @@ use tonnage_proto::limits::slot_start;
 use super::CommitError;
 use crate::budgets::account::{Fail, Overrun, Standing, Status};
 use crate::budgets::available::Sums;
-use crate::budgets::hold::{Code, Event, State, Subject, check_subject};
+use crate::budgets::hold::{Code, Escrow, Event, State, Subject, check_subject};
 use crate::budgets::{Account, Act, Acted, Ask, BudgetError, Change, Hold, Tree, What, invalid};
 use crate::metrics::budgets::Counts;
 use crate::prices::Book;
@@ -20,6 +20,7 @@ use crate::store::Connection;
 use crate::store::budgets::{self as stored, KnownGpu, Usages};
 use crate::store::write::{self, JournalEntry, JournalKind};
 
+mod escrow;
 mod recover;
 mod sums;
 
@@ -95,6 +96,9 @@ impl Budgets {
             What::Account(change) => self.change(context, change, by),
             What::Check(ask) => self.check(context, ask, by),
             What::Bind { transaction, subject } => self.with(context, transaction, |budgets, hold| {
+                if let Err(error) = escrow::may_not_bind(hold) {
+                    return Ok(Err(error));
+                }
                 let bound = budgets.bind(context, hold, subject, by)?;
                 Ok(bound.map(|_| ()))
             }),
@@ -186,6 +190,9 @@ impl Budgets {
             let text = format!("holds: {HOLDS_MAX} are open; settle or void those that have ended");
             return Ok(Err(BudgetError::Conflict(text)));
         }
+        if let Escrow::From { transaction, amount_nanos } = ask.escrow {
+            return self.draw(context, ask, &transaction, amount_nanos, by);
+        }
         let slot_ns = slot_start(context.now_ns);
         let Some(account) = self.tree.owner_of(&ask.usage(), slot_ns) else {
             self.counts.unassigned();
@@ -229,7 +236,8 @@ impl Budgets {
         }
         let amount_nanos = priced.map_or(0, |(_, amount)| amount);
         let (available_nanos, short) = self.room(context, account, ask, amount_nanos)?;
-        refusal = refusal.or(short);
+        // Work that was let in is held for, be it that nothing is left.
+        refusal = refusal.or(short).filter(|_| ask.overdraft.is_empty());
         Ok(Ok(Decided { cost_nanos: priced.map(|(cost, _)| cost), amount_nanos, available_nanos, refusal }))
     }
 
@@ -360,6 +368,9 @@ impl Budgets {
         state: State,
         by: &str,
     ) -> Result<Result<(), BudgetError>, CommitError> {
+        if let Err(error) = escrow::may_end(hold, context.now_ns) {
+            return Ok(Err(error));
+        }
         match hold.end(state, context.now_ns) {
             Err(error) => return Ok(Err(error)),
             Ok(false) => return Ok(Ok(())),
@@ -383,7 +394,9 @@ impl Budgets {
 
     /// Ends holds whose time is over. True if more may be.
     pub(super) fn expire(&mut self, context: Context<'_>) -> Result<bool, CommitError> {
-        let over = self.holds.values().filter(|hold| hold.until_ns <= context.now_ns);
+        // A gate that nobody hears of may have let work in: what is left of its escrow is not free before somebody has looked.
+        let over = self.holds.values().filter(|hold| hold.ask.escrow != Escrow::Lease);
+        let over = over.filter(|hold| hold.until_ns <= context.now_ns);
         let over: Vec<[u8; 16]> = over.map(|hold| hold.transaction).take(EXPIRED_MAX).collect();
         for transaction in &over {
             let _ = self.with(context, transaction, |budgets, hold| {
@@ -427,6 +440,9 @@ fn renew(context: Context<'_>, hold: &mut Hold, by: &str) -> Result<Result<(), B
     if hold.state != State::Open {
         let text = format!("transaction_id: {} is {} already", hold.transaction_id(), hold.state.name());
         return Ok(Err(BudgetError::Conflict(text)));
+    }
+    if let Err(error) = escrow::may_not_renew(hold) {
+        return Ok(Err(error));
     }
     hold.until_ns = hold.until_ns.max(context.now_ns.saturating_add(hold.ask.lease_ns));
     let event = Event::Renewed { until_ns: hold.until_ns, by: by.to_owned() };

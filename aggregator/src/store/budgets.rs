@@ -175,8 +175,8 @@ pub fn insert_hold(db: &Connection, hold: &Hold) -> Result<()> {
 pub fn update_hold(db: &Connection, hold: &Hold) -> Result<()> {
     let (kind, subject) = hold.subject.as_ref().map_or((0, ""), Subject::parts);
     db.prepare_cached(
-        "UPDATE hold SET subject_kind = ?2, subject = ?3, charged_nanos = ?4, until_ns = ?5, state = ?6, ended_ns = ?7
-         WHERE id = ?1",
+        "UPDATE hold SET subject_kind = ?2, subject = ?3, charged_nanos = ?4, until_ns = ?5, state = ?6, ended_ns = ?7,
+         amount_nanos = ?8 WHERE id = ?1",
     )?
     .execute(params![
         hold.id,
@@ -185,7 +185,8 @@ pub fn update_hold(db: &Connection, hold: &Hold) -> Result<()> {
         hold.charged_nanos,
         hold.until_ns,
         hold.state as u8,
-        hold.ended_ns
+        hold.ended_ns,
+        hold.amount_nanos
     ])?;
     Ok(())
 }

@@ -134,6 +134,7 @@ impl Replayed {
         match event {
             Event::Bound { subject, .. } => hold.subject = Some(subject),
             Event::Renewed { until_ns, .. } => hold.until_ns = until_ns,
+            Event::Drawn { amount_nanos, .. } => hold.amount_nanos = amount_nanos,
             Event::Ended { state, charged_nanos, suspends, .. } => {
                 (hold.state, hold.charged_nanos, hold.ended_ns) = (state, charged_nanos, entry.at_ns);
                 let id = hold.account;

@@ -7,10 +7,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tonnage_proto::decimal::to_nanos;
 
-use super::refused;
+use super::{refused, transaction_of};
 use crate::api::error::ApiError;
 use crate::budgets::amount::{self, NODES_MAX};
-use crate::budgets::hold::{Ask, LEASE_NS, Subject};
+use crate::budgets::hold::{Ask, Escrow, LEASE_NS, Subject};
 
 const S: i64 = 1_000_000_000;
 
@@ -51,6 +51,17 @@ pub(in crate::api) struct CheckBody {
     /// For how long it is held with nothing heard of it: a day unless told.
     #[serde(default)]
     lease_seconds: Option<u32>,
+    /// Why it is to be held whether there is enough or not: for work that was let in while nobody could be asked.
+    #[serde(default)]
+    overdraft: String,
+    /// It is for work that a gate will let in by itself until the lease ends.
+    #[serde(default)]
+    escrow: bool,
+    /// The escrow that it is taken out of, and how much.
+    #[serde(default)]
+    escrow_id: Option<String>,
+    #[serde(default)]
+    escrow_amount: Option<Money>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -149,6 +160,7 @@ impl CheckBody {
             Some(Gpus::Text(text)) => text,
         };
         let (gpus, of_type) = amount::gpus(&gpus, nodes).map_err(refused)?;
+        let escrow = escrow(self.escrow, self.escrow_id, self.escrow_amount)?;
         let lease_ns = self.lease_seconds.map_or(LEASE_NS, |seconds| i64::from(seconds) * S);
         Ok(Ask {
             key,
@@ -163,7 +175,23 @@ impl CheckBody {
             lease_ns,
             subject: subject(self.job_id, self.pod_uid)?,
             details: self.job_details,
+            overdraft: self.overdraft,
+            escrow,
         })
+    }
+}
+
+fn escrow(is_lease: bool, id: Option<String>, amount: Option<Money>) -> Result<Escrow, ApiError> {
+    match (is_lease, id, amount) {
+        (false, None, None) => Ok(Escrow::None),
+        (true, None, None) => Ok(Escrow::Lease),
+        (false, Some(id), Some(Money(amount_nanos))) => {
+            Ok(Escrow::From { transaction: transaction_of(&id)?, amount_nanos })
+        }
+        _ => {
+            let message = "escrow_id: give it with escrow_amount and without escrow";
+            Err(ApiError::invalid("escrow_id", message))
+        }
     }
 }
 

@@ -446,3 +446,36 @@ async fn an_advisor_hears_how_a_budget_stands_under_the_names_of_its_client_and_
     let none = ask("affordability-check", json!({ "account": "physics" })).await;
     assert_eq!(none.error().2.as_deref(), Some("estimated_aws_cost"));
 }
+
+#[tokio::test]
+async fn an_overdraft_is_held_without_asking_and_an_escrow_is_spent_by_its_id() {
+    let site = site();
+    site.account(physics()).await;
+    let with = |more: Value| {
+        let mut body = submit();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let escrow: Value = site.check(with(json!({ "escrow": true, "lease_seconds": 60 }))).await.json();
+    let id = escrow["transaction_id"].as_str().unwrap().to_owned();
+    let drawn = with(json!({ "escrow_id": id, "escrow_amount": "4.5", "job_id": "7" }));
+    let drawn: Value = site.check(drawn).await.json();
+    assert_eq!((&drawn["hold_amount"], &drawn["budget_remaining"]), (&json!(4.5), &json!(90.4)), "{drawn}");
+    let void = site.call(&site.gate, "POST", &format!("/api/v1/holds/{id}/void"), Value::Null).await;
+    assert_eq!(void.status, StatusCode::CONFLICT, "{}", void.body);
+    let overdraft =
+        with(json!({ "overdraft": "the gate could not ask", "wall_time": "100:00:00", "gpus": 8 }));
+    let overdraft: Value = site.check(overdraft).await.json();
+    assert_eq!((&overdraft["available"], &overdraft["hold_amount"]), (&json!(true), &json!(3840.0)));
+    assert!(overdraft["message"].as_str().unwrap().contains("the gate could not ask"), "{overdraft}");
+    for (more, field) in [
+        (json!({ "escrow_id": id }), "escrow_id"),
+        (json!({ "escrow_id": "txn_1", "escrow_amount": 1 }), "transaction_id"),
+        (json!({ "escrow": true, "job_id": "7" }), "escrow"),
+        (json!({ "escrow_id": id, "escrow_amount": -1 }), "escrow_amount"),
+    ] {
+        let answer = site.check(with(more)).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.body);
+        assert!(answer.body.contains(field), "{}", answer.body);
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::budgets::account::{Bound, Fail, Limit, Overrun, Spec, Status};
-use crate::budgets::hold::{Code, State, Subject};
+use crate::budgets::hold::{Code, Escrow, State, Subject};
 use crate::budgets::period::Period;
 use crate::budgets::{Ask, Change, Hold, Selector, What};
 use crate::store::budgets as stored;
@@ -11,6 +11,9 @@ use crate::store::budgets as stored;
 mod allocated;
 /// What is counted of it.
 mod counted;
+/// Work that was let in while nobody could be asked, and money that gates spend by themselves.
+mod escrow;
+
 /// Random histories against a plain model.
 mod model;
 /// Holds that are left behind.
@@ -41,6 +44,8 @@ fn ask(account: &str, seconds: i64) -> Ask {
         lease_ns: 3600 * S,
         subject: None,
         details: BTreeMap::new(),
+        overdraft: String::new(),
+        escrow: Escrow::None,
     }
 }
 
