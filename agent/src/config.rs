@@ -28,6 +28,7 @@ use crate::kubelet;
 use crate::uplink::tls::{self, is_loopback};
 
 mod control;
+mod gate;
 mod machine;
 mod mps;
 mod paths;
@@ -38,6 +39,7 @@ use paths::PathArgs;
 use slurm::SlurmArgs;
 
 pub use control::{ControlArgs, ReleaseArgs};
+pub use gate::{GateArgs, GateConfig};
 
 const DEFAULT_SPOOL: &str = "/var/lib/tonnage-agent/spool";
 
@@ -59,6 +61,8 @@ pub enum Command {
     Release(ReleaseArgs),
     /// Have it take the driver up again, before that time is over.
     Resume(ControlArgs),
+    /// Beside slurmctld: say whether a job may be submitted, by its account's budget.
+    Gate(Box<GateArgs>),
 }
 
 /// Every setting may stand in the file given by --config too, under its name with underscores for dashes and dots.
@@ -404,7 +408,7 @@ mod tests {
         let args = ["tonnage-agent", "run"].iter().chain(args);
         match Cli::try_parse_from(args).unwrap().command {
             Command::Run(args) | Command::Check(args) => args.resolve(),
-            Command::Release(_) | Command::Resume(_) => panic!("no settings of a run"),
+            Command::Release(_) | Command::Resume(_) | Command::Gate(_) => panic!("no settings of a run"),
         }
     }
 

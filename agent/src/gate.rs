@@ -7,6 +7,16 @@
 //!
 //! It needs no GPU and no driver, and shares nothing with metering.
 
+pub mod admission;
+pub mod client;
+pub mod ledger;
+pub mod mark;
 pub mod need;
+pub mod owed;
+pub mod plan;
 pub mod request;
+pub mod settings;
+pub mod slurm;
+pub mod socket;
+pub mod sweep;
 pub mod tres;

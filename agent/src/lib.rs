@@ -32,4 +32,5 @@ pub mod facts;
 
 pub mod check;
 pub mod config;
+pub mod gate_node;
 pub mod node;

@@ -6,8 +6,7 @@ use clap::Parser;
 use tonnage_agent::config::{Cli, Command};
 use tonnage_agent::{check, node};
 use tonnage_proto::token::{self, masked};
-use tonnage_runtime::heap;
-use tonnage_runtime::telemetry::{self, chain};
+use tonnage_runtime::{heap, telemetry};
 
 mod orders;
 
@@ -22,13 +21,14 @@ fn main() -> ExitCode {
         Command::Check(args) => (args, true),
         Command::Release(args) => return orders::release(args),
         Command::Resume(args) => return orders::resume(args),
+        Command::Gate(args) => return orders::gate(*args),
     };
     // Before anything large is allocated.
     heap::keep_large_buffers_apart();
     let config = match args.resolve() {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("tonnage-agent: {}", masked(&chain(&error)));
+            eprintln!("tonnage-agent: {}", masked(&telemetry::chain(&error)));
             return ExitCode::from(orders::USAGE);
         }
     };
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         match runtime.block_on(node::run(config)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                tracing::error!(error = chain(&error), "The agent ended.");
+                tracing::error!(error = telemetry::chain(&error), "The agent ended.");
                 ExitCode::FAILURE
             }
         }

@@ -20,6 +20,7 @@ use crate::mps;
 use crate::uplink;
 
 mod families;
+pub mod gate;
 mod process;
 mod signals;
 

@@ -15,7 +15,7 @@ use crate::tidy;
 mod systemd;
 
 /// Exposure by `systemd-analyze security`, in tenths, above which a unit is to be looked at again.
-const EXPOSURE_MAX: [(&str, &str); 2] = [("agent", "25"), ("aggregator", "15")];
+const EXPOSURE_MAX: [(&str, &str); 3] = [("agent", "25"), ("aggregator", "15"), ("gate", "20")];
 
 fn file(path: &str) -> anyhow::Result<String> {
     let path = tidy::root().join(path);
@@ -144,13 +144,15 @@ fn a_manifest_that_asks_for_more_or_names_what_is_not_there_is_found() -> anyhow
 /// A unit with the built program in place of the installed one, which need not be there.
 fn unit(name: &str) -> anyhow::Result<(tempfile::TempDir, PathBuf)> {
     let binaries = Binaries::find()?;
-    let program = if name == "agent" { binaries.agent } else { binaries.aggregator };
+    let (program, installed) = match name {
+        "aggregator" => (binaries.aggregator, "/usr/bin/tonnage-aggregator"),
+        _ => (binaries.agent, "/usr/bin/tonnage-agent"),
+    };
     let text = file(&format!("packaging/systemd/tonnage-{name}.service"))?;
-    let installed = format!("/usr/bin/tonnage-{name}");
-    assert!(text.contains(&installed), "{text}");
+    assert!(text.contains(installed), "{text}");
     let folder = tempfile::tempdir()?;
     let path = folder.path().join(format!("tonnage-{name}.service"));
-    std::fs::write(&path, text.replace(&installed, &program.to_string_lossy()))?;
+    std::fs::write(&path, text.replace(installed, &program.to_string_lossy()))?;
     Ok((folder, path))
 }
 
@@ -178,9 +180,11 @@ fn systemd_understands_every_line_of_the_units() -> anyhow::Result<()> {
 #[test]
 fn the_units_wait_to_be_told_and_let_the_agent_see_what_it_meters() -> anyhow::Result<()> {
     let binaries = Binaries::find()?;
-    for (name, program, command) in
-        [("agent", &binaries.agent, "run"), ("aggregator", &binaries.aggregator, "serve")]
-    {
+    for (name, program, command) in [
+        ("agent", &binaries.agent, "run"),
+        ("aggregator", &binaries.aggregator, "serve"),
+        ("gate", &binaries.agent, "gate"),
+    ] {
         let text = file(&format!("packaging/systemd/tonnage-{name}.service"))?;
         let lines: BTreeSet<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let environment = format!("EnvironmentFile=-/etc/tonnage/{name}.env");
@@ -188,7 +192,8 @@ fn the_units_wait_to_be_told_and_let_the_agent_see_what_it_meters() -> anyhow::R
             assert!(lines.contains(line), "{name}: {line}");
         }
         let start = lines.iter().find_map(|line| line.strip_prefix("ExecStart=")).context("no ExecStart")?;
-        assert!(start.contains(&format!("/usr/bin/tonnage-{name} {command}")), "{start}");
+        let file_name = program.file_name().unwrap_or_default().to_string_lossy();
+        assert!(start.contains(&format!("/usr/bin/{file_name} {command}")), "{start}");
         assert!(flags(start).is_subset(&flags(&help(program, command)?)), "{start}");
         // Its folder is where the program looks without being told.
         assert!(help(program, command)?.contains(&format!("[default: /var/lib/tonnage-{name}")));

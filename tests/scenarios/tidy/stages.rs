@@ -23,19 +23,19 @@ const AGENT: &[Rule] = &[
     ("seal", &["model"], "pure"),
     ("spool", &["seal"], "sealing happens where it is made durable"),
     ("uplink", &["spool"], "it sends what the spool holds, and nothing else"),
-    ("gate", &[], "beside slurmctld, and not a stage of metering"),
+    ("gate", &["metrics"], "beside slurmctld, and not a stage of metering; counts what it does"),
     ("metrics", &["kubelet", "model", "mps", "uplink"], "shows how they do"),
     ("facts", &[], "words, and their precedence"),
     ("cloud", &["facts"], ""),
     ("dmi", &["facts"], ""),
     (
         "config",
-        &["driver", "attribution", "kubelet", "mps", "release", "uplink", "cloud", "facts"],
+        &["driver", "attribution", "gate", "kubelet", "mps", "release", "uplink", "cloud", "facts"],
         "knows the default library and socket, and fills in paths and files",
     ),
 ];
 /// The wiring may name every stage; so may what looks at all of them.
-const AGENT_WIRING: [&str; 6] = ["lib", "main", "node", "pump", "check", "orders"];
+const AGENT_WIRING: [&str; 7] = ["lib", "main", "node", "gate_node", "pump", "check", "orders"];
 
 const AGGREGATOR: &[Rule] = &[
     ("model", &[], "words have no behaviour to share"),

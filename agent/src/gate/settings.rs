@@ -1,0 +1,41 @@
+//! What the gate is told, validated.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::client::Target;
+use super::need::Site;
+use super::plan::Waits;
+use super::slurm::Slurm;
+
+/// What is answered where nobody can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Work is let in.
+    Open,
+    /// It is refused.
+    Closed,
+}
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub target: Target,
+    pub cluster: String,
+    pub socket: PathBuf,
+    /// What a crash must not forget.
+    pub state: PathBuf,
+    /// Whose process may ask, besides root's and the gate's own user's.
+    pub slurm_uid: Option<u32>,
+    pub listen: SocketAddr,
+    /// The aggregator does not answer in time.
+    pub policy: Policy,
+    /// The account is of no budget.
+    pub unbudgeted: Policy,
+    /// For the aggregator's answer to a submission.
+    pub deadline: Duration,
+    pub site: Site,
+    pub slurm: Slurm,
+    pub sweep_every: Duration,
+    pub waits: Waits,
+}
