@@ -9,6 +9,7 @@
 
 pub mod admission;
 pub mod client;
+pub mod escrow;
 pub mod ledger;
 pub mod mark;
 pub mod need;

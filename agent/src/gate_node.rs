@@ -11,6 +11,7 @@ use tonnage_runtime::shutdown::Shutdown;
 
 use crate::gate::admission::Admission;
 use crate::gate::client::Client;
+use crate::gate::escrow::Purse;
 use crate::gate::ledger::Ledger;
 use crate::gate::owed::Owed;
 use crate::gate::settings::Settings;
@@ -60,9 +61,9 @@ pub async fn run(settings: Settings, supervisor: Supervisor) -> Result<(), RunEr
     let admin_port = TcpListener::bind(settings.listen)
         .await
         .map_err(|source| RunError::Listen { address: settings.listen, source })?;
-    let owed = Owed::open(&settings.state)
-        .map_err(|source| RunError::State { path: settings.state.clone(), source })?;
-    let owed = Arc::new(owed);
+    let unusable = |source| RunError::State { path: settings.state.clone(), source };
+    let purse = Purse::open(&settings.state, settings.escrow, clock.clone()).map_err(unusable)?;
+    let (owed, purse) = (Arc::new(Owed::open(&settings.state).map_err(unusable)?), Arc::new(purse));
     let counts = Arc::new(Counts::new(env!("CARGO_PKG_VERSION"), &cluster).map_err(|_| RunError::Metrics)?);
     let listener = socket::bind(&settings.socket, slurm_uid)
         .map_err(|source| RunError::Socket { path: settings.socket.clone(), source })?;
@@ -71,6 +72,8 @@ pub async fn run(settings: Settings, supervisor: Supervisor) -> Result<(), RunEr
         |deadline| Ledger::new(Client::new(target.clone(), clock.clone()), cluster.clone(), deadline);
     let admission = Admission {
         ledger: ledger(settings.deadline),
+        leasing: Arc::new(ledger(SWEEP_DEADLINE)),
+        purse: Arc::clone(&purse),
         site: settings.site,
         policy: settings.policy,
         unbudgeted: settings.unbudgeted,
@@ -85,6 +88,7 @@ pub async fn run(settings: Settings, supervisor: Supervisor) -> Result<(), RunEr
         waits: settings.waits,
         every: settings.sweep_every,
         owed,
+        purse,
         counts: Arc::clone(&counts),
         clock,
     };

@@ -15,6 +15,7 @@ pub mod books;
 pub mod certificates;
 pub mod comparison;
 pub mod forged;
+pub mod gate;
 pub mod http;
 pub mod kubelet;
 pub mod kubernetes;

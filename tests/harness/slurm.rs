@@ -22,6 +22,7 @@ use crate::wait::wait_until;
 mod accounting;
 mod cgroups;
 mod config;
+mod controller;
 
 pub use accounting::Accounted;
 

@@ -18,6 +18,9 @@ mod databases;
 /// Drivers that hang, refuse, talk nonsense or are let go of.
 mod faults;
 
+/// Slurm jobs that are let in by their account's budget.
+mod gate;
+
 /// A kubelet that says who has which GPUs.
 mod kubelet;
 

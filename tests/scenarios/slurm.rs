@@ -13,7 +13,7 @@ use tonnage_agent::model::SharedBy;
 use tonnage_runtime::clock::Clock;
 
 /// What the ledger says of jobs.
-mod bill;
+pub(crate) mod bill;
 
 /// The hooks alone.
 mod hooks;
@@ -112,7 +112,7 @@ fn minors(job: &Job) -> Vec<u32> {
 }
 
 /// Four GPUs whose files are not in order.
-fn four() -> GresNode {
+pub(crate) fn four() -> GresNode {
     GresNode { minors: vec![3, 1, 5, 0], ..GresNode::default() }
 }
 

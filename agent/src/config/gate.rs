@@ -15,6 +15,7 @@ use tracing::level_filters::LevelFilter;
 use super::machine::SupervisorArgs;
 use super::{name, within};
 use crate::gate::client::{Address, Target};
+use crate::gate::escrow::Terms;
 use crate::gate::need::Site;
 use crate::gate::plan::Waits;
 use crate::gate::settings::{Policy, Settings};
@@ -72,6 +73,13 @@ pub struct GateArgs {
     /// Shards that a GPU is cut into, 1 to 1024; parts count as whole GPUs, rounded up [default: 1]
     #[arg(long, value_name = "COUNT", env = "TONNAGE_GATE_SHARDS_PER_GPU")]
     shards_per_gpu: Option<u32>,
+    /// GPU-hours of an account, a user, a partition and a model that are leased at once, so that submissions need no answer
+    /// of the aggregator's, 0 to 9600 [default: 0]
+    #[arg(long, value_name = "HOURS", env = "TONNAGE_GATE_ESCROW_GPU_HOURS")]
+    escrow_gpu_hours: Option<u32>,
+    /// Seconds of a lease, 60 to 3600 [default: 600]
+    #[arg(long, value_name = "SECONDS", env = "TONNAGE_GATE_ESCROW_SECONDS")]
+    escrow_seconds: Option<u32>,
     /// Health and metrics [default: 127.0.0.1:9789]
     #[arg(long, value_name = "ADDRESS", env = "TONNAGE_LISTEN")]
     listen: Option<SocketAddr>,
@@ -118,6 +126,8 @@ struct File {
     unbudgeted: Option<String>,
     deadline_ms: Option<u32>,
     shards_per_gpu: Option<u32>,
+    escrow_gpu_hours: Option<u32>,
+    escrow_seconds: Option<u32>,
     listen: Option<SocketAddr>,
     slurm_squeue: Option<PathBuf>,
     slurm_conf: Option<PathBuf>,
@@ -160,6 +170,8 @@ impl GateArgs {
         let settle = seconds("settle_seconds", self.settle_seconds, file.settle_seconds, 60, 0, 3600)?;
         let deadline = seconds("deadline_ms", self.deadline_ms, file.deadline_ms, 400, 1, 5000)?;
         let shards = seconds("shards_per_gpu", self.shards_per_gpu, file.shards_per_gpu, 1, 1, 1024)?;
+        let hours = seconds("escrow_gpu_hours", self.escrow_gpu_hours, file.escrow_gpu_hours, 0, 0, 9600)?;
+        let lease = seconds("escrow_seconds", self.escrow_seconds, file.escrow_seconds, 600, 60, 3600)?;
         let settings = Settings {
             target,
             cluster: name("cluster", self.cluster.or(file.cluster).unwrap_or_else(|| "default".into()))?,
@@ -171,6 +183,7 @@ impl GateArgs {
             unbudgeted: policy("unbudgeted", self.unbudgeted.or(file.unbudgeted))?,
             deadline: Duration::from_millis(deadline.into()),
             site: Site { shards_per_gpu: shards.into() },
+            escrow: Terms { gpu_seconds: u64::from(hours) * 3600, seconds: lease },
             slurm: Slurm {
                 squeue: path(self.slurm_squeue, file.slurm_squeue, "/usr/bin/squeue"),
                 conf: self.slurm_conf.or(file.slurm_conf),

@@ -1,9 +1,10 @@
 //! One ask, one answer: what the job needs, whether there is enough, and what to tell the user.
 //!
 //! ```text
-//! ok held TEXT     it is held under the token          ok none     it needs no GPU
-//! ok open TEXT     nobody could say, and the policy lets it in
-//! no TEXT          it is refused
+//! ok held TEXT               it is held under the token           ok none     it needs no GPU
+//! ok escrow=ID=AMOUNT TEXT   it is let in for leased money
+//! ok open TEXT               nobody could say, and the policy lets it in
+//! no TEXT                    it is refused
 //! ```
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 
+use super::escrow::{Key, Purse, Spent};
 use super::ledger::{Ask, Checked, EXTENDS, Escrow, GATE, Granted, Ledger, TOKEN};
 use super::mark::{Kind, word};
 use super::need::{Need, Site};
@@ -23,6 +25,9 @@ use crate::metrics::gate::{Counts, Outcome};
 /// See the module.
 pub struct Admission {
     pub ledger: Ledger,
+    /// For leases, that no submission waits for.
+    pub leasing: Arc<Ledger>,
+    pub purse: Arc<Purse>,
     pub site: Site,
     pub policy: Policy,
     pub unbudgeted: Policy,
@@ -62,8 +67,20 @@ impl Admission {
         };
         let whose = whose(&ask);
         let what = said(&ask.need);
+        let key = Key::of(&ask);
+        // A change of a job has no mark to say what it was let in for.
+        let spent = if request.verb == Verb::Submit { self.purse.spend(&key, &ask.need) } else { None };
+        if let Some(spent) = spent {
+            self.lease(key);
+            let Spent { transaction, amount, left } = spent;
+            let left = left
+                .map_or_else(|| "without a limit".to_owned(), |left| format!("about {} left", short(&left)));
+            let text = format!("{whose}: {what}, {} held, {left}", short(&amount));
+            return (Outcome::Escrow, Answer::Let(Kind::Escrow { transaction, amount }, text));
+        }
         match self.ledger.check(&ask).await {
             Ok(Checked::Granted(granted)) => {
+                self.lease(key);
                 (Outcome::Held, Answer::Let(Kind::Held, format!("{whose}: {what}{}", amounts(&granted))))
             }
             Ok(Checked::Refused(why)) => {
@@ -95,6 +112,27 @@ impl Admission {
                 }
             }
         }
+    }
+
+    /// Has money leased for more of the same, if that is due.
+    fn lease(&self, key: Key) {
+        let Some(ask) = self.purse.wanted(&key, &self.ledger.cluster) else { return };
+        let (ledger, purse, began) = (Arc::clone(&self.leasing), Arc::clone(&self.purse), self.clock.read());
+        tokio::spawn(async move {
+            let mut random = [0_u8; 16];
+            let granted = match getrandom::fill(&mut random) {
+                Ok(()) => {
+                    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+                    ledger.check(&Ask { key: format!("lease-{digits}"), ..ask }).await
+                }
+                Err(_) => return purse.leased(&key, began, None),
+            };
+            match granted {
+                Ok(Checked::Granted(granted)) => purse.leased(&key, began, Some(&granted)),
+                // It may have been leased all the same: then nobody spends it, and a sweep gives it back.
+                Ok(_) | Err(_) => purse.leased(&key, began, None),
+            }
+        });
     }
 
     /// Lets it in. A submission's mark says so; a change has none, and is noted here before it is answered.

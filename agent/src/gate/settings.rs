@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::client::Target;
+use super::escrow::Terms;
 use super::need::Site;
 use super::plan::Waits;
 use super::slurm::Slurm;
@@ -35,6 +36,7 @@ pub struct Settings {
     /// For the aggregator's answer to a submission.
     pub deadline: Duration,
     pub site: Site,
+    pub escrow: Terms,
     pub slurm: Slurm,
     pub sweep_every: Duration,
     pub waits: Waits,

@@ -15,8 +15,11 @@ use super::plan::Job;
 
 /// Bytes of an answer: some 100,000 jobs.
 const ANSWER_BYTES_MAX: u64 = 128 << 20;
-/// Wide enough for a comment, which Slurm limits itself; its last character is never used.
-const FORMAT: &str = "JobID:20,ArrayJobID:20,State:24,AdminComment:2048";
+/// What is asked of each job, the comment at the end, wide enough for any: releases of Slurm write that field's name in one of these ways.
+const FORMATS: [&str; 2] = [
+    "JobID:20,ArrayJobID:20,State:24,admin_comment:2048",
+    "JobID:20,ArrayJobID:20,State:24,AdminComment:2048",
+];
 /// In any other state it may still run, or run again.
 const ENDED: [&str; 10] = [
     "BOOT_FAIL",
@@ -65,8 +68,16 @@ impl Slurm {
     /// # Errors
     /// If there is no whole answer.
     pub async fn jobs(&self) -> Result<Vec<Job>, SlurmError> {
+        let [first, second] = FORMATS;
+        match self.ask(first).await {
+            Err(SlurmError::Failed { said, .. }) if said.contains("format") => self.ask(second).await,
+            answer => answer,
+        }
+    }
+
+    async fn ask(&self, format: &str) -> Result<Vec<Job>, SlurmError> {
         let mut command = Command::new(&self.squeue);
-        command.args(["--noheader", "--all", "--states=all", "--local", &format!("--Format={FORMAT}")]);
+        command.args(["--noheader", "--all", "--states=all", "--local", &format!("--Format={format}")]);
         if let Some(conf) = &self.conf {
             command.env("SLURM_CONF", conf);
         }
@@ -94,7 +105,8 @@ impl Slurm {
             return Err(SlurmError::TooLarge);
         }
         let status = child.wait().await.map_err(run)?;
-        if !status.success() {
+        // It leaves out a column that it does not know, says so, and ends well.
+        if !status.success() || !said.is_empty() {
             let said = String::from_utf8_lossy(&said).trim().chars().take(300).collect();
             return Err(SlurmError::Failed { status, said });
         }
@@ -180,6 +192,11 @@ mod tests {
         assert_eq!(good.jobs().await.unwrap().len(), 1);
         let (_folder, failed) = slurm("echo 7 7 RUNNING; echo no >&2; exit 1", long);
         assert!(failed.jobs().await.unwrap_err().to_string().contains("no"));
+        let (_folder, half) = slurm("echo 7 7 RUNNING; echo unknown column >&2", long);
+        assert!(half.jobs().await.unwrap_err().to_string().contains("unknown column"));
+        let other = r#"case "$5" in *admin_comment*) echo Invalid job format >&2 ;; esac; echo 7 7 RUNNING"#;
+        let (_folder, other) = slurm(other, long);
+        assert_eq!(other.jobs().await.unwrap().len(), 1, "a release that has the other name");
         let (_folder, hangs) = slurm("exec sleep 60", Duration::from_millis(50));
         assert!(matches!(hangs.jobs().await, Err(SlurmError::Slow(_))));
     }

@@ -3,7 +3,6 @@
 //! Every step may come twice, or be cut off at any point: what is left is done the next time. Without a whole answer of both nothing is
 //! done.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
 
 use super::admission::ask;
+use super::escrow::Purse;
 use super::ledger::{Ask, Change, Checked, EXTENDS, Escrow, Ledger, LedgerError};
 use super::mark::{Kind, Mark};
 use super::need::Site;
@@ -29,6 +29,7 @@ pub struct Sweep {
     pub waits: Waits,
     pub every: Duration,
     pub owed: Arc<Owed>,
+    pub purse: Arc<Purse>,
     pub counts: Arc<Counts>,
     pub clock: Clock,
 }
@@ -68,7 +69,8 @@ impl Sweep {
         // In this order: see the plan.
         let holds = self.ledger.open().await?;
         let jobs = self.slurm.jobs().await?;
-        let actions = plan(self.clock.monotonic_ns(), self.waits, &holds, &jobs, &BTreeSet::new(), memory);
+        let own = self.purse.own();
+        let actions = plan(self.clock.monotonic_ns(), self.waits, &holds, &jobs, &own, memory);
         for action in actions {
             self.act(action, memory).await?;
         }

@@ -12,6 +12,8 @@ const BUCKETS: [f64; 10] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.05, 0.1
 pub enum Outcome {
     NoGpus,
     Held,
+    /// Let in for leased money.
+    Escrow,
     Refused,
     Unbudgeted,
     /// The ask could not be read.
@@ -22,9 +24,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::NoGpus, "no_gpus"),
         (Self::Held, "held"),
+        (Self::Escrow, "escrow"),
         (Self::Refused, "refused"),
         (Self::Unbudgeted, "unbudgeted"),
         (Self::Invalid, "invalid"),

@@ -30,7 +30,7 @@ fn seconds(text: &str) -> f64 {
 }
 
 /// Four GPUs with the minor numbers of Slurm's nodes, and no process on them.
-fn world(slurm: &Slurm) -> anyhow::Result<World> {
+pub(crate) fn world(slurm: &Slurm) -> anyhow::Result<World> {
     let mut world = World::in_real_time(1)?;
     let mut node = scenario::node(4);
     let minors = [0, 1, 3, 5];
