@@ -82,13 +82,17 @@ fn a_requeued_job_keeps_its_hold_and_one_of_an_array_lasts_as_long_as_its_tasks(
     site.wait_hold(array, "settled")?;
 
     // A heterogeneous job is held for part by part.
-    let leader = site.job(&["--gres=gpu:1", "--time=1", ":", "--gres=gpu:2", "--time=1"], "sleep 1")?;
+    let parts = ["--gres=gpu:1", "--time=1", "--hold", ":", "--gres=gpu:2", "--time=1"];
+    let leader = site.job(&parts, "sleep 1")?;
     for (job, amount) in [(leader, "0.072000000"), (leader + 1, "0.144000000")] {
-        let held = site.wait_hold(job, "open").or_else(|_| site.wait_hold(job, "settled"))?;
+        let held = site.wait_hold(job, "open")?;
         ensure!(held["exact"]["amount"] == amount, "{held}");
     }
+    site.slurm.run("scancel", &[&leader.to_string()])?;
     site.slurm.run("scancel", &[&again.to_string()])?;
-    site.wait_hold(again, "settled")?;
+    for job in [leader, leader + 1, again] {
+        site.wait_hold(job, "settled")?;
+    }
 
     // Slurm ends it, and it is settled like any other.
     let timed_out = site.job(&["--gres=gpu:1", "--time=1"], "sleep 300")?;
