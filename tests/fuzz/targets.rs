@@ -4,6 +4,7 @@ mod batch;
 mod book;
 mod cgroup;
 mod filter;
+mod gate;
 mod query;
 mod seal;
 mod settings;
@@ -23,5 +24,6 @@ pub(crate) fn all() -> Vec<Target> {
         settings::aggregator(),
         slurm::job_file(),
         slurm::gres_conf(),
+        gate::target(),
     ]
 }
