@@ -155,7 +155,7 @@ pub fn token(command: TokenCommand, clock: &Clock) -> Result<()> {
             let grant =
                 match (role, node, cluster) {
                     (Some(role), None, None) => Grant::Role(Role::from_name(&role).ok_or_else(|| {
-                        format!("role: {role:?} is not a role; use reader, operator or admin")
+                        format!("role: {role:?} is not a role; use reader, gate, operator or admin")
                     })?),
                     (None, Some(node), Some(cluster)) => Grant::Node(NodeName { cluster, node }),
                     _ => return Err("use either --role, or --node with --cluster".into()),

@@ -103,7 +103,7 @@ pub enum TokenCommand {
         /// Its name in lists and logs.
         #[arg(long)]
         name: String,
-        /// reader, operator or admin: for people and scripts.
+        /// reader, gate, operator or admin: for people and scripts.
         #[arg(long, conflicts_with_all = ["node", "cluster"], required_unless_present = "node")]
         role: Option<String>,
         /// For the agent of this node: good for its usage and nothing else.
