@@ -10,6 +10,7 @@
 pub mod admission;
 pub mod client;
 pub mod escrow;
+pub mod guard;
 pub mod ledger;
 pub mod mark;
 pub mod need;

@@ -12,6 +12,7 @@ use tonnage_runtime::shutdown::Shutdown;
 use crate::gate::admission::Admission;
 use crate::gate::client::Client;
 use crate::gate::escrow::Purse;
+use crate::gate::guard::Guard;
 use crate::gate::ledger::Ledger;
 use crate::gate::owed::Owed;
 use crate::gate::settings::Settings;
@@ -87,6 +88,7 @@ pub async fn run(settings: Settings, supervisor: Supervisor) -> Result<(), RunEr
         site: settings.site,
         waits: settings.waits,
         every: settings.sweep_every,
+        guard: settings.guard.map(|(sacctmgr, cluster)| Guard::new(sacctmgr, cluster, &settings.state)),
         owed,
         purse,
         counts: Arc::clone(&counts),

@@ -152,14 +152,13 @@ pub fn check_prices(file: Option<PathBuf>, nodes_file: Option<PathBuf>) -> Resul
 pub fn token(command: TokenCommand, clock: &Clock) -> Result<()> {
     match command {
         TokenCommand::Add { store, name, role, node, cluster } => {
-            let grant =
-                match (role, node, cluster) {
-                    (Some(role), None, None) => Grant::Role(Role::from_name(&role).ok_or_else(|| {
-                        format!("role: {role:?} is not a role; use reader, gate, operator or admin")
-                    })?),
-                    (None, Some(node), Some(cluster)) => Grant::Node(NodeName { cluster, node }),
-                    _ => return Err("use either --role, or --node with --cluster".into()),
-                };
+            let grant = match (role, node, cluster) {
+                (Some(role), None, None) => Grant::Role(Role::from_name(&role).ok_or_else(|| {
+                    format!("role: {role:?} is not a role; use reader, gate, operator or admin")
+                })?),
+                (None, Some(node), Some(cluster)) => Grant::Node(NodeName { cluster, node }),
+                _ => return Err("use either --role, or --node with --cluster".into()),
+            };
             let connection = store.resolve()?.open()?.writer()?;
             println!("{}", tokens::add(&connection, &name, &grant, clock.wall_ns())?);
         }

@@ -22,6 +22,9 @@ mod absent;
 /// Money that gates spend by themselves.
 mod escrow;
 
+/// Limits that the gate sets in Slurm.
+mod guard;
+
 /// The guide in docs/operations.md.
 mod guide;
 

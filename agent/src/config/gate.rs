@@ -89,6 +89,13 @@ pub struct GateArgs {
     /// Slurm's configuration [default: where Slurm looks by itself]
     #[arg(long = "slurm.conf", value_name = "FILE", env = "TONNAGE_SLURM_CONF")]
     slurm_conf: Option<PathBuf>,
+    /// Set GrpSubmitJobs=0 in Slurm, too, for accounts that have nothing left or may not spend, of the cluster that Slurm calls so;
+    /// the gate's user has to be an operator of Slurm's
+    #[arg(long, value_name = "CLUSTER", env = "TONNAGE_GATE_PUSH_LIMITS")]
+    push_limits: Option<String>,
+    /// Slurm's sacctmgr [default: /usr/bin/sacctmgr]
+    #[arg(long = "slurm.sacctmgr", value_name = "FILE", env = "TONNAGE_SLURM_SACCTMGR")]
+    slurm_sacctmgr: Option<PathBuf>,
     /// Seconds between two looks at Slurm's jobs, 1 to 600 [default: 15]
     #[arg(long, value_name = "SECONDS", env = "TONNAGE_GATE_SWEEP_SECONDS")]
     sweep_seconds: Option<u32>,
@@ -131,6 +138,8 @@ struct File {
     listen: Option<SocketAddr>,
     slurm_squeue: Option<PathBuf>,
     slurm_conf: Option<PathBuf>,
+    push_limits: Option<String>,
+    slurm_sacctmgr: Option<PathBuf>,
     sweep_seconds: Option<u32>,
     token_seconds: Option<u32>,
     settle_seconds: Option<u32>,
@@ -170,6 +179,9 @@ impl GateArgs {
         let settle = seconds("settle_seconds", self.settle_seconds, file.settle_seconds, 60, 0, 3600)?;
         let deadline = seconds("deadline_ms", self.deadline_ms, file.deadline_ms, 400, 1, 5000)?;
         let shards = seconds("shards_per_gpu", self.shards_per_gpu, file.shards_per_gpu, 1, 1, 1024)?;
+        let sacctmgr = path(self.slurm_sacctmgr, file.slurm_sacctmgr, "/usr/bin/sacctmgr");
+        let pushed = self.push_limits.or(file.push_limits).map(|cluster| name("push_limits", cluster));
+        let guard = pushed.transpose()?.map(|cluster| (sacctmgr, cluster));
         let hours = seconds("escrow_gpu_hours", self.escrow_gpu_hours, file.escrow_gpu_hours, 0, 0, 9600)?;
         let lease = seconds("escrow_seconds", self.escrow_seconds, file.escrow_seconds, 600, 60, 3600)?;
         let settings = Settings {
@@ -189,6 +201,7 @@ impl GateArgs {
                 conf: self.slurm_conf.or(file.slurm_conf),
                 within: Duration::from_secs(60),
             },
+            guard,
             sweep_every: Duration::from_secs(sweep.into()),
             waits: Waits { token_ns: i64::from(token) * S, settle_ns: i64::from(settle) * S },
         };

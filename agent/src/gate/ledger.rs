@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 use tonnage_proto::rest::ErrorAnswer;
 
 use super::client::{Answered, CallError, Client};
+use super::guard::Account;
 use super::need::Need;
 
 /// Open holds that one answer lists,
 const PAGE: usize = 1000;
+/// accounts,
+const ACCOUNTS: usize = 100;
 /// and pages: as many holds as a ledger has.
 const PAGES_MAX: usize = 101;
 /// In the details of each hold of a gate: its cluster, the token, and the job that it is an addition to.
@@ -150,7 +153,7 @@ pub enum LedgerError {
     Status { status: StatusCode, message: String },
     #[error("the aggregator's answer cannot be read")]
     Answer(#[from] serde_json::Error),
-    #[error("the aggregator lists over {0} open holds")]
+    #[error("the aggregator lists over {0} of them")]
     TooMany(usize),
 }
 
@@ -267,6 +270,28 @@ impl Ledger {
             }
         }
         Err(LedgerError::TooMany(PAGES_MAX * PAGE))
+    }
+
+    /// All accounts, as far as they matter to the guard.
+    ///
+    /// # Errors
+    /// If they cannot be listed whole.
+    pub async fn accounts(&self) -> Result<Vec<Account>, LedgerError> {
+        let mut all = Vec::new();
+        for page in 0..PAGES_MAX {
+            let path = format!("/api/v1/accounts?limit={ACCOUNTS}&offset={}", page * ACCOUNTS);
+            let answered = self.client.call(Method::GET, &path, Bytes::new(), self.deadline).await?;
+            if answered.status != StatusCode::OK {
+                return Err(status(&answered));
+            }
+            let accounts: Vec<Account> = serde_json::from_slice(&answered.body)?;
+            let last = accounts.len() < ACCOUNTS;
+            all.extend(accounts);
+            if last {
+                return Ok(all);
+            }
+        }
+        Err(LedgerError::TooMany(PAGES_MAX * ACCOUNTS))
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Settings {
     pub site: Site,
     pub escrow: Terms,
     pub slurm: Slurm,
+    /// Slurm's sacctmgr and cluster, where limits are to be set in Slurm too.
+    pub guard: Option<(PathBuf, String)>,
     pub sweep_every: Duration,
     pub waits: Waits,
 }

@@ -3,7 +3,7 @@
 //! An answer counts whole or not at all: what fails, is late, or has a line that cannot be read, is no answer.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -52,13 +52,13 @@ pub enum SlurmError {
         #[source]
         source: std::io::Error,
     },
-    #[error("squeue did not end within {0:?}")]
+    #[error("it did not end within {0:?}")]
     Slow(Duration),
-    #[error("squeue ended with {status}: {said}")]
+    #[error("it ended with {status}: {said}")]
     Failed { status: std::process::ExitStatus, said: String },
-    #[error("squeue said {line:?}, which is no line of a job")]
+    #[error("it said {line:?}, which is no such line")]
     Line { line: String },
-    #[error("squeue's answer has over {ANSWER_BYTES_MAX} bytes")]
+    #[error("its answer has over {ANSWER_BYTES_MAX} bytes")]
     TooLarge,
 }
 
@@ -76,42 +76,51 @@ impl Slurm {
     }
 
     async fn ask(&self, format: &str) -> Result<Vec<Job>, SlurmError> {
-        let mut command = Command::new(&self.squeue);
-        command.args(["--noheader", "--all", "--states=all", "--local", &format!("--Format={format}")]);
+        let format = format!("--Format={format}");
+        jobs(&self.run(&self.squeue, &["--noheader", "--all", "--states=all", "--local", &format]).await?)
+    }
+
+    /// What one of Slurm's programs says.
+    ///
+    /// # Errors
+    /// If it does not end well, in time, or complains.
+    pub async fn run(&self, program: &Path, args: &[&str]) -> Result<String, SlurmError> {
+        let mut command = Command::new(program);
+        command.args(args);
         if let Some(conf) = &self.conf {
             command.env("SLURM_CONF", conf);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let answer = tokio::time::timeout(self.within, self.read(command));
-        jobs(&answer.await.unwrap_or(Err(SlurmError::Slow(self.within)))?)
+        let answer = tokio::time::timeout(self.within, read(program, command));
+        answer.await.unwrap_or(Err(SlurmError::Slow(self.within)))
     }
+}
 
-    async fn read(&self, mut command: Command) -> Result<String, SlurmError> {
-        let run = |source| SlurmError::Run { program: self.squeue.clone(), source };
-        let mut child = command.spawn().map_err(run)?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (mut text, mut said) = (Vec::new(), Vec::new());
-        let read = async {
-            if let Some(stdout) = stdout {
-                stdout.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut text).await?;
-            }
-            if let Some(stderr) = stderr {
-                stderr.take(4096).read_to_end(&mut said).await?;
-            }
-            Ok(())
-        };
-        read.await.map_err(run)?;
-        if text.len() as u64 > ANSWER_BYTES_MAX {
-            return Err(SlurmError::TooLarge);
+async fn read(program: &Path, mut command: Command) -> Result<String, SlurmError> {
+    let run = |source| SlurmError::Run { program: program.to_owned(), source };
+    let mut child = command.spawn().map_err(run)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (mut text, mut said) = (Vec::new(), Vec::new());
+    let read = async {
+        if let Some(stdout) = stdout {
+            stdout.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut text).await?;
         }
-        let status = child.wait().await.map_err(run)?;
-        // It leaves out a column that it does not know, says so, and ends well.
-        if !status.success() || !said.is_empty() {
-            let said = String::from_utf8_lossy(&said).trim().chars().take(300).collect();
-            return Err(SlurmError::Failed { status, said });
+        if let Some(stderr) = stderr {
+            stderr.take(4096).read_to_end(&mut said).await?;
         }
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        Ok(())
+    };
+    read.await.map_err(run)?;
+    if text.len() as u64 > ANSWER_BYTES_MAX {
+        return Err(SlurmError::TooLarge);
     }
+    let status = child.wait().await.map_err(run)?;
+    // It leaves out a column that it does not know, says so, and ends well.
+    if !status.success() || !said.is_empty() {
+        let said = String::from_utf8_lossy(&said).trim().chars().take(300).collect();
+        return Err(SlurmError::Failed { status, said });
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Lines of `squeue`; tasks of an array are one job, that lives as long as one of them does.

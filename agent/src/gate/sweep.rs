@@ -12,6 +12,7 @@ use tonnage_runtime::telemetry::chain;
 
 use super::admission::ask;
 use super::escrow::Purse;
+use super::guard::Guard;
 use super::ledger::{Ask, Change, Checked, EXTENDS, Escrow, Ledger, LedgerError};
 use super::mark::{Kind, Mark};
 use super::need::Site;
@@ -28,6 +29,7 @@ pub struct Sweep {
     pub site: Site,
     pub waits: Waits,
     pub every: Duration,
+    pub guard: Option<Guard>,
     pub owed: Arc<Owed>,
     pub purse: Arc<Purse>,
     pub counts: Arc<Counts>,
@@ -57,6 +59,9 @@ impl Sweep {
                     tracing::warn!(%error, "A sweep ended early; what is left is done with the next.");
                     self.counts.swept(Err(error));
                 }
+            }
+            if let Some(guard) = &self.guard {
+                guard.tend(&self.ledger, &self.slurm).await;
             }
             tokio::select! {
                 () = tokio::time::sleep(self.every) => {}

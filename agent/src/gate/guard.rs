@@ -1,0 +1,242 @@
+//! A coarse second guard, in Slurm itself: accounts that may not spend, or have nothing left, may not submit (`GrpSubmitJobs=0`), also while
+//! neither gate nor plugin is there. Off unless told: it goes for jobs without GPUs too.
+//!
+//! Only accounts of Slurm that an account here is bound to whole. What a limit was before is noted, flushed, before it is set, and
+//! set again once there is money; limits that are not noted are a person's, and stay.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tonnage_proto::decimal::to_nanos;
+use tonnage_runtime::telemetry::chain;
+
+use super::ledger::{Ledger, LedgerError};
+use super::slurm::{Slurm, SlurmError};
+
+/// Slurm's words for no limit.
+const NONE: &str = "-1";
+
+/// An account, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Account {
+    status: String,
+    bindings: Vec<Binding>,
+    exact: Left,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Left {
+    /// `None`: it has no limit.
+    budget_available: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Binding {
+    #[serde(default)]
+    cluster: Option<String>,
+    #[serde(default)]
+    account: Option<String>,
+    #[serde(default)]
+    partition: Option<String>,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    user: Option<String>,
+    /// `None` while it is in force.
+    to: Option<String>,
+}
+
+/// Accounts of Slurm, and whether each is to be stopped.
+fn stopped(accounts: &[Account], cluster: &str) -> BTreeMap<String, bool> {
+    let mut all = BTreeMap::new();
+    for account in accounts {
+        let left = account.exact.budget_available.as_deref().and_then(to_nanos);
+        let is_over =
+            !matches!(account.status.as_str(), "active" | "pending") || left.is_some_and(|left| left <= 0);
+        for binding in &account.bindings {
+            let whole = binding.to.is_none()
+                && [&binding.partition, &binding.namespace, &binding.user]
+                    .iter()
+                    .all(|field| field.is_none())
+                && binding.cluster.as_deref().is_none_or(|own| own == cluster);
+            if let Some(name) = binding.account.as_ref().filter(|_| whole) {
+                all.insert(name.clone(), is_over);
+            }
+        }
+    }
+    all
+}
+
+/// Limits to be set, with what each was before: `None` where it is set back.
+fn changes(
+    stopped: &BTreeMap<String, bool>,
+    now: &BTreeMap<String, String>,
+    noted: &BTreeMap<String, String>,
+) -> Vec<(String, String, Option<String>)> {
+    let change = |(name, is_over): (&String, &bool)| {
+        let current = now.get(name)?;
+        match (is_over, noted.get(name)) {
+            (true, None) if current != "0" => Some((name.clone(), "0".to_owned(), Some(current.clone()))),
+            // It was cut off between the note and the limit.
+            (true, Some(before)) if current == before => {
+                Some((name.clone(), "0".to_owned(), Some(before.clone())))
+            }
+            (false, Some(before)) => Some((name.clone(), before.clone(), None)),
+            _ => None,
+        }
+    };
+    stopped.iter().filter_map(change).collect()
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Guard {
+    sacctmgr: PathBuf,
+    /// As Slurm has it.
+    slurm_cluster: String,
+    path: PathBuf,
+}
+
+/// The guard could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("sacctmgr")]
+    Slurm(#[from] SlurmError),
+    #[error("what limits were before cannot be noted")]
+    Noted(#[from] io::Error),
+}
+
+impl Guard {
+    #[must_use]
+    pub fn new(sacctmgr: PathBuf, slurm_cluster: String, state: &Path) -> Self {
+        Self { sacctmgr, slurm_cluster, path: state.join("limits.json") }
+    }
+
+    /// Says what it could not do; the next time it tries again.
+    pub async fn tend(&self, ledger: &Ledger, slurm: &Slurm) {
+        if let Err(error) = self.once(ledger, slurm).await {
+            let error = chain(&error);
+            tracing::warn!(%error, "The limits in Slurm could not be brought up to date.");
+        }
+    }
+
+    async fn once(&self, ledger: &Ledger, slurm: &Slurm) -> Result<(), GuardError> {
+        let stopped = stopped(&ledger.accounts().await?, &ledger.cluster);
+        let of = format!("cluster={}", self.slurm_cluster);
+        let show =
+            ["--noheader", "--parsable2", "show", "associations", &of, "format=Account,User,GrpSubmitJobs"];
+        let now = limits(&slurm.run(&self.sacctmgr, &show).await?)?;
+        let mut noted = self.noted()?;
+        for (name, limit, before) in changes(&stopped, &now, &noted) {
+            if let Some(before) = &before {
+                noted.insert(name.clone(), before.clone());
+                self.note(&noted)?;
+            }
+            let set = format!("GrpSubmitJobs={}", if limit.is_empty() { NONE } else { &limit });
+            let who = format!("name={name}");
+            slurm
+                .run(&self.sacctmgr, &["--immediate", "modify", "account", "where", &who, &of, "set", &set])
+                .await?;
+            tracing::info!(
+                account = name,
+                limit = set,
+                "A limit is set in Slurm, by what is left of the account's budget."
+            );
+            if before.is_none() {
+                noted.remove(&name);
+                self.note(&noted)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn noted(&self) -> io::Result<BTreeMap<String, String>> {
+        match fs::read(&self.path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn note(&self, noted: &BTreeMap<String, String>) -> io::Result<()> {
+        let begun = self.path.with_extension("new");
+        let mut file = File::create(&begun)?;
+        file.write_all(&serde_json::to_vec(noted)?)?;
+        file.sync_all()?;
+        fs::rename(&begun, &self.path)?;
+        File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    }
+}
+
+/// Limits of accounts themselves, empty without one.
+fn limits(text: &str) -> Result<BTreeMap<String, String>, SlurmError> {
+    let mut limits = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        match line.split('|').collect::<Vec<_>>().as_slice() {
+            [account, "", limit] => drop(limits.insert((*account).to_owned(), (*limit).to_owned())),
+            [_, _, _] => {}
+            _ => return Err(SlurmError::Line { line: line.chars().take(120).collect() }),
+        }
+    }
+    Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn an_account_without_money_or_leave_is_stopped_where_it_is_bound_whole() {
+        let account = |status: &str, left: Option<&str>, binding: serde_json::Value| -> Account {
+            let json = serde_json::json!({ "status": status, "bindings": [binding], "exact": { "budget_available": left } });
+            serde_json::from_value(json).unwrap()
+        };
+        let of = |name: &str| serde_json::json!({ "account": name, "from": "x", "to": null });
+        let accounts = [
+            account("active", Some("0.000000001"), of("rich")),
+            account("active", Some("0.000000000"), of("poor")),
+            account("active", None, of("free")),
+            account("suspended", Some("5"), of("bad")),
+            account(
+                "active",
+                Some("-1"),
+                serde_json::json!({ "account": "part", "partition": "gpu", "to": null }),
+            ),
+            account(
+                "active",
+                Some("-1"),
+                serde_json::json!({ "account": "elsewhere", "cluster": "d", "to": null }),
+            ),
+            account("active", Some("-1"), serde_json::json!({ "account": "former", "to": "x" })),
+        ];
+        let expected = [("bad", true), ("free", false), ("poor", true), ("rich", false)];
+        let expected: BTreeMap<String, bool> = expected.map(|(name, is)| (name.to_owned(), is)).into();
+        assert_eq!(stopped(&accounts, "c"), expected);
+    }
+
+    #[test]
+    fn a_limit_is_set_back_to_what_it_was_and_a_persons_own_stays() {
+        let stop = |is_over| BTreeMap::from([("a".to_owned(), is_over)]);
+        let set = |limit: &str, before: Option<&str>| {
+            vec![("a".to_owned(), limit.to_owned(), before.map(str::to_owned))]
+        };
+        let (none, seven) = (map(&[]), map(&[("a", "7")]));
+        assert_eq!(changes(&stop(true), &seven, &none), set("0", Some("7")));
+        assert_eq!(changes(&stop(true), &map(&[("a", "0")]), &seven), []);
+        assert_eq!(changes(&stop(true), &seven, &seven), set("0", Some("7")), "noted, and not set yet");
+        assert_eq!(changes(&stop(false), &map(&[("a", "0")]), &seven), set("7", None));
+        assert_eq!(changes(&stop(false), &map(&[("a", "0")]), &none), [], "somebody else's");
+        assert_eq!(changes(&stop(true), &none, &none), [], "Slurm has no such account");
+        assert_eq!(limits("a||7\na|ada|3\nb||\n").unwrap(), map(&[("a", "7"), ("b", "")]));
+        assert!(limits("a||7|x").is_err());
+    }
+}
