@@ -1,6 +1,6 @@
 //! REST to the aggregator: HTTP/1.1 over a connection that is kept, plain or by TLS, to the first of several addresses that answers.
 //!
-//! One request at a time. Limits: a deadline from the first connection to the last byte, [`BODY_BYTES_MAX`] of body. What is asked has a
+//! One request at a time. Limits: a deadline from the first connection to the last byte, 4 MiB of body. What is asked has a
 //! key, so that asking again, and another address, is no second ask.
 
 use std::path::{Path, PathBuf};

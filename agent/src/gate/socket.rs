@@ -1,7 +1,7 @@
 //! The socket that Slurm's submit plugin asks at: for Slurm's user, root and the gate's own user. One line is asked and one answered on
 //! each connection.
 //!
-//! Limits: [`CONNECTIONS_MAX`] at once, further ones wait in the listen queue; a line of [`LINE_BYTES_MAX`] bytes, within [`LINE_WAIT`].
+//! Limits: [`CONNECTIONS_MAX`] at once, further ones wait in the listen queue; a line of [`LINE_BYTES_MAX`] bytes, within two seconds.
 
 use std::fs::{self, Permissions};
 use std::io;

@@ -23,6 +23,7 @@ pub(super) fn timed(
     Ok(taken)
 }
 
+#[allow(clippy::print_stdout, reason = "whoever runs it wants to see it")]
 pub(super) fn say(what: &str, taken: &[f64]) {
     let at = |permille: usize| taken[(taken.len() * permille / 1000).min(taken.len() - 1)];
     println!("{what}: p50 {:.2} ms, p99 {:.2} ms, of {}", at(500), at(990), taken.len());
