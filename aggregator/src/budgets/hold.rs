@@ -268,10 +268,12 @@ impl Hold {
     }
 
     /// How it ends if it is left behind: its job was charged something and is over, or nobody knows that it ever ran. `None` if
-    /// it is not, by what was heard of it; `waiting`: nor does it count that its job may wait in a queue.
+    /// it is not, by what was heard of it; `waiting`: nor does it count that its job may wait in a queue. Escrow never is: what a gate
+    /// let in for it is known only to who looks.
     #[must_use]
     pub fn orphaned(&self, now_ns: i64, silent_ns: i64, waiting: bool) -> Option<State> {
-        if self.state != State::Open || self.heard_ns() > now_ns.saturating_sub(silent_ns) {
+        let leased = self.ask.escrow == Escrow::Lease;
+        if leased || self.state != State::Open || self.heard_ns() > now_ns.saturating_sub(silent_ns) {
             return None;
         }
         match (&self.subject, self.charged_nanos) {

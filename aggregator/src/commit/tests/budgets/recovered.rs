@@ -54,6 +54,16 @@ fn a_hold_left_behind_is_ended_at_once_and_those_that_wait_run_or_were_renewed_a
 }
 
 #[test]
+fn money_that_a_gate_spends_by_itself_is_never_recovered_unseen() {
+    let mut ledger = Ledger::new(BOOK, 0);
+    ledger.create(spec("physics", 1000)).unwrap();
+    let lease = Ask { escrow: Escrow::Lease, lease_ns: 60 * S, ..ask("physics", 10) };
+    let escrow = ledger.check(lease);
+    assert_eq!(ledger.at(86_400).recover(Orphans { waiting: true, ..SILENT }), []);
+    assert_eq!(ledger.stored(&escrow).state, State::Open, "nobody has looked what was let in for it");
+}
+
+#[test]
 fn what_is_recovered_is_of_one_account_and_those_below_it_where_that_is_said() {
     let mut ledger = Ledger::new(BOOK, 0);
     ledger.create(Spec { bindings: Vec::new(), ..spec("org", 1000) }).unwrap();
