@@ -19,10 +19,11 @@ use crate::budgets::{Act, Acted, BudgetError};
 use crate::export::Parties;
 use crate::live::Live;
 use crate::metrics::Metrics;
-use crate::model::{Order, OrderError};
+use crate::model::{AlertAct, AlertActed, Order, OrderError};
 use crate::prices::watch::Prices;
 use crate::store::{Identity as LedgerIdentity, Readers, StoreError};
 
+mod alerts;
 mod audit;
 pub mod auth;
 mod budgets;
@@ -46,6 +47,8 @@ mod totals;
 mod unobserved;
 pub mod window;
 
+pub use budgets::seen::balances;
+
 use auth::Authenticator;
 use error::ApiError;
 
@@ -60,6 +63,10 @@ pub type Carried = Pin<Box<dyn Future<Output = Result<String, OrderError>> + Sen
 pub type Acts = Arc<dyn Fn(Act) -> Acting + Send + Sync>;
 /// The same on its way.
 pub type Acting = Pin<Box<dyn Future<Output = Option<Result<Acted, BudgetError>>> + Send>>;
+/// Hands what is to be done to alerts to whoever may write; `None` if that cannot be done now.
+pub type AlertActs = Arc<dyn Fn(AlertAct) -> AlertActing + Send + Sync>;
+/// The same on its way.
+pub type AlertActing = Pin<Box<dyn Future<Output = Option<AlertActed>> + Send>>;
 /// Verifies the whole ledger. Blocks for as long as that takes.
 pub type Verify = Arc<dyn Fn() -> Result<VerifyAnswer, StoreError> + Send + Sync>;
 
@@ -75,6 +82,7 @@ pub struct ApiState {
     pub metrics: Arc<Metrics>,
     pub orders: Orders,
     pub acts: Acts,
+    pub alert_acts: AlertActs,
     pub verify: Verify,
     /// Who is who in exports.
     pub parties: Parties,

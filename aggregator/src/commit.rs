@@ -17,13 +17,14 @@ use crate::budgets::{Act, Acted, BudgetError};
 use crate::ledger::settle::NotConserved;
 use crate::live::Live;
 use crate::metrics::{Metrics, Operation};
-use crate::model::{Id, NodeName, Order, OrderError, Told, UsageBatch};
+use crate::model::{AlertAct, AlertActed, Id, NodeName, Order, OrderError, Told, UsageBatch};
 use crate::prices::Book;
 use crate::store::pen;
 use crate::store::sql::{self, Connection};
 use crate::store::write;
 use crate::store::{Store, StoreError};
 
+mod alerts;
 mod budgets;
 mod close;
 mod describe;
@@ -76,6 +77,11 @@ pub enum Submission {
     Budget {
         act: Box<Act>,
         answer: oneshot::Sender<Result<Result<Acted, BudgetError>, Unavailable>>,
+    },
+    /// What is to be done to alerts.
+    Alerts {
+        act: AlertAct,
+        answer: oneshot::Sender<Result<AlertActed, Unavailable>>,
     },
     /// Time has passed: silent devices go on existing, slots close. Carries nothing, so one more or less is no harm.
     Tick,
@@ -180,6 +186,7 @@ enum Done {
     Order(Result<String, OrderError>),
     Told(Taken),
     Budget(Box<Result<Acted, BudgetError>>),
+    Alerts(AlertActed),
     Tick,
     Nothing,
 }
@@ -292,6 +299,7 @@ impl Committer {
                         Submission::Order { answer, .. } => drop(answer.send(Err(OrderError::Unavailable))),
                         Submission::Told { answer, .. } => drop(answer.send(Err(Unavailable))),
                         Submission::Budget { answer, .. } => drop(answer.send(Err(Unavailable))),
+                        Submission::Alerts { answer, .. } => drop(answer.send(Err(Unavailable))),
                         Submission::Tick => {}
                         // Comes again with the next submission.
                         Submission::Book(book) => self.untaken_book = Some(book),
@@ -343,6 +351,9 @@ impl Committer {
                 Submission::Budget { act, .. } => {
                     Done::Budget(Box::new(take::budget(&db, &mut self.working, &self.book, act, now_ns)?))
                 }
+                Submission::Alerts { act, .. } => {
+                    Done::Alerts(alerts::act(&db, &self.turn.holder, act, now_ns)?)
+                }
                 Submission::Tick => Done::Tick,
             });
         }
@@ -370,6 +381,7 @@ impl Committer {
             (Submission::Order { answer, .. }, Done::Order(result)) => drop(answer.send(result)),
             (Submission::Told { answer, .. }, Done::Told(taken)) => drop(answer.send(Ok(taken))),
             (Submission::Budget { answer, .. }, Done::Budget(result)) => drop(answer.send(Ok(*result))),
+            (Submission::Alerts { answer, .. }, Done::Alerts(acted)) => drop(answer.send(Ok(acted))),
             _ => {}
         }
     }

@@ -161,6 +161,9 @@ pub struct ServeArgs {
     /// How teams are told (TOML: labels, namespaces, Slurm accounts) [default: by the label team]
     #[arg(long, value_name = "FILE", env = "TONNAGE_TEAMS_FILE")]
     teams_file: Option<PathBuf>,
+    /// Who is told of what (TOML: channels and rules) [default: nobody of anything]
+    #[arg(long, value_name = "FILE", env = "TONNAGE_ALERTS_FILE")]
+    alerts_file: Option<PathBuf>,
     /// Days for which slots and the journal's batches are kept; 0 = for ever [default: 0]
     #[arg(long, value_name = "DAYS", env = "TONNAGE_KEEP_DETAIL_DAYS")]
     keep_detail_days: Option<u32>,
@@ -228,6 +231,7 @@ struct File {
     prices: Option<PathBuf>,
     nodes_file: Option<PathBuf>,
     teams_file: Option<PathBuf>,
+    alerts_file: Option<PathBuf>,
     keep_detail_days: Option<u32>,
     keep_hours_days: Option<u32>,
     keep_days_days: Option<u32>,
@@ -259,6 +263,8 @@ pub struct Config {
     pub prices: Option<PathBuf>,
     pub nodes_file: Option<PathBuf>,
     pub teams_file: Option<PathBuf>,
+    /// `None` = nobody is told of anything.
+    pub alerts_file: Option<PathBuf>,
     /// Days; 0 = for ever.
     pub keep_detail_days: u32,
     pub keep_hours_days: u32,
@@ -306,6 +312,7 @@ impl ServeArgs {
             prices: self.prices.or(file.prices),
             nodes_file: self.nodes_file.or(file.nodes_file),
             teams_file: self.teams_file.or(file.teams_file),
+            alerts_file: self.alerts_file.or(file.alerts_file),
             keep_detail_days: self.keep_detail_days.or(file.keep_detail_days).unwrap_or(0),
             keep_hours_days: self.keep_hours_days.or(file.keep_hours_days).unwrap_or(0),
             keep_days_days: self.keep_days_days.or(file.keep_days_days).unwrap_or(0),

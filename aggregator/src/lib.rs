@@ -10,6 +10,7 @@
 
 pub mod budgets;
 pub mod filter;
+pub mod http;
 pub mod model;
 
 pub mod wire;
@@ -27,6 +28,7 @@ pub mod metrics;
 pub mod opencost;
 pub mod verify;
 
+pub mod alerts;
 pub mod commit;
 pub mod follow;
 pub mod kubernetes;

@@ -18,11 +18,13 @@ use tonnage_proto::rest::sentinel;
 
 use crate::model::{GpuTime, UsageBatch};
 
+mod alerts;
 pub mod budgets;
 mod kubernetes;
 pub mod opencost;
 pub mod scrape;
 
+use alerts::Alerts;
 use kubernetes::Kubernetes;
 
 /// Sub-second work.
@@ -49,10 +51,12 @@ pub enum Operation {
     Scrape,
     /// To learn what other aggregators took in.
     Follow,
+    /// To look after alerts.
+    Alert,
 }
 
 impl Operation {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Commit, "commit"),
         (Self::Close, "close"),
         (Self::Reprice, "reprice"),
@@ -62,6 +66,7 @@ impl Operation {
         (Self::Token, "token"),
         (Self::Scrape, "scrape"),
         (Self::Follow, "follow"),
+        (Self::Alert, "alert"),
     ];
 }
 
@@ -82,6 +87,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     pub(crate) kubernetes: Kubernetes,
+    pub(crate) alerts: Alerts,
     pub(crate) budgets: budgets::Counters,
     /// In the order of [`Operation::ALL`].
     store_errors: [IntCounter; Operation::ALL.len()],
@@ -143,6 +149,7 @@ impl Metrics {
                 .buckets(SECONDS.to_vec());
         let request_seconds = kept(&registry, HistogramVec::new(options, &["route"]));
         let kubernetes = Kubernetes::new(&registry);
+        let alerts = Alerts::new(&registry);
         let budgets = budgets::Counters::new(&registry);
         let store_errors = counters(
             "tonnage_store_errors_total",
@@ -154,6 +161,7 @@ impl Metrics {
         Self {
             registry,
             kubernetes,
+            alerts,
             budgets,
             batches,
             windows,

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::{GPU_NS_PARTS, SLICES_MAX};
 
+mod alert;
 mod subject;
 mod team;
 
+pub use alert::{Alert, AlertAct, AlertActed, AlertState, Delivery, Event, Finding, Sent, Severity};
 pub use subject::{Described, Description, LABEL_KEY_BYTES_MAX, Seen, Subject, SubjectKind, Told};
 pub use team::{TeamSource, Teams};
 

@@ -1,6 +1,7 @@
 //! Wiring of `serve`: opens the store, starts the commit thread, the listeners and the price book's watcher, and
 //! stops them in the order in which data flows: streams, commits, then the API. The only file that names every part.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -16,8 +17,11 @@ use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
 use tonnage_runtime::tls::TlsError;
 
+use crate::alerts;
+use crate::alerts::rules::Rules;
+use crate::alerts::view::view;
 use crate::api::auth::{AuthError, Authenticator, Identity};
-use crate::api::{self, Acts, ApiState, Check, Orders, Verify};
+use crate::api::{self, Acts, AlertActs, ApiState, Check, Orders, Verify};
 use crate::commit::{Committer, QUEUE_MAX, Retention, Submission};
 use crate::config::{self, Config};
 use crate::follow::follow;
@@ -62,6 +66,8 @@ pub enum RunError {
     },
     #[error("prices, nodes_file: cannot be used, and the ledger has no earlier ones")]
     Prices(#[from] LoadError),
+    #[error("alerts_file: cannot be used")]
+    Alerts(#[from] alerts::LoadError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("simulated_clock cannot be used")]
@@ -91,6 +97,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let readers = store.readers_within(Some(READ));
     let identity = store.identity()?;
     let (watcher, prices) = prices(&config, &store)?;
+    let rules = config.alerts_file.clone().map(|path| alerts::load(&path).map(|rules| (path, rules)));
+    let rules = rules.transpose()?;
     let (live, metrics) = (Arc::new(Live::default()), Arc::new(Metrics::new()));
     let authenticator = Arc::new(Authenticator::new(&store, clock.clone(), config.insecure_loopback));
 
@@ -128,6 +136,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         metrics,
         orders: orders(queue.downgrade(), Arc::clone(&ready)),
         acts: acts(queue.downgrade(), Arc::clone(&ready)),
+        alert_acts: alert_acts(queue.downgrade(), Arc::clone(&ready)),
         verify: verified(store.clone()),
         parties: config.focus.clone(),
         health: Arc::clone(&healthy),
@@ -135,6 +144,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
     watch_clusters(config.kubernetes, &state, &queue, &stop);
+    if let Some((path, rules)) = rules {
+        tokio::spawn(alerts_watcher((path, rules), &state, &queue, &stop).run());
+    }
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
     let uplinks = tokio::spawn(serve_grpc(grpc, acceptor, ingest, stop.clone()));
     let api_stop = Shutdown::new();
@@ -199,6 +211,30 @@ fn watch_clusters(
         let (clock, metrics, stop) = (state.clock.clone(), Arc::clone(&state.metrics), stop.clone());
         let queue = queue.downgrade();
         tokio::spawn(kubernetes::Watcher { settings, queue, clock, metrics, stop }.run());
+    }
+}
+
+/// Looks after alerts, by the sums that the API and the metrics show.
+fn alerts_watcher(
+    (path, rules): (PathBuf, Rules),
+    state: &ApiState,
+    queue: &mpsc::Sender<Submission>,
+    stop: &Shutdown,
+) -> alerts::Watcher {
+    let prices = state.prices.clone();
+    alerts::Watcher {
+        path,
+        rules,
+        ledger_id: state.ledger.ledger_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        look: Arc::new(move |db, now_ns| {
+            let currency = prices.books.borrow().currency().to_owned();
+            view(db, api::balances(db, now_ns)?, currency, now_ns)
+        }),
+        clock: state.clock.clone(),
+        readers: state.readers.clone(),
+        queue: queue.downgrade(),
+        metrics: Arc::clone(&state.metrics),
+        stop: stop.clone(),
     }
 }
 
@@ -273,6 +309,21 @@ fn acts(queue: mpsc::WeakSender<Submission>, ready: Check) -> Acts {
             let (answer, answered) = oneshot::channel();
             let queue = queue.upgrade()?;
             queue.send(Submission::Budget { act: Box::new(act), answer }).await.ok()?;
+            drop(queue);
+            answered.await.ok()?.ok()
+        })
+    })
+}
+
+/// The same for alerts.
+fn alert_acts(queue: mpsc::WeakSender<Submission>, ready: Check) -> AlertActs {
+    Arc::new(move |act| {
+        let (queue, ready) = (queue.clone(), ready());
+        Box::pin(async move {
+            ready.ok()?;
+            let (answer, answered) = oneshot::channel();
+            let queue = queue.upgrade()?;
+            queue.send(Submission::Alerts { act, answer }).await.ok()?;
             drop(queue);
             answered.await.ok()?.ok()
         })

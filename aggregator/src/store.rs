@@ -12,6 +12,7 @@ use server::{Access, Presence, TlsFiles};
 pub use sql::Connection;
 use tonnage_runtime::shutdown::Shutdown;
 
+pub mod alerts;
 pub mod audit;
 pub mod backup;
 pub mod budgets;

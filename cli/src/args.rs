@@ -78,6 +78,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: budgets::Accounts,
     },
+    /// What somebody is to know of budgets and of the ledger, and who knows
+    Alert {
+        #[command(subcommand)]
+        command: Alerts,
+    },
     /// What is held for work that may run
     Hold {
         #[command(subcommand)]
@@ -173,6 +178,27 @@ pub(crate) struct Cost {
     /// The rows behind those of the answer that named this page
     #[arg(long)]
     pub(crate) page: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alerts {
+    /// Newest first
+    List {
+        /// Of this budget alone
+        #[arg(long)]
+        account: Option<String>,
+        #[arg(long, value_parser = ["active", "acknowledged", "resolved"])]
+        status: Option<String>,
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: Option<u32>,
+    },
+    /// Say that you know of it
+    Acknowledge {
+        id: i64,
+        /// What others should know
+        #[arg(long)]
+        notes: Option<String>,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::output::{self, Grid};
 use crate::top;
 
+mod alerts;
 mod allocations;
 mod audit;
 mod budgets;
@@ -81,6 +82,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         Command::Audit { command } => audit::audit(&show, command, &mut out)?,
         Command::Export { command: Export::Focus(focus) } => export::focus(&client, focus, &mut out)?,
         Command::Account { command } => budgets::accounts(&show, command, &mut out)?,
+        Command::Alert { command } => alerts::alerts(&show, command, &mut out)?,
         Command::Hold { command } => budgets::holds(&show, command, &mut out)?,
         Command::Budget { command } => budgets::budget(&show, command, &mut out)?,
         Command::Allocation { command } => allocations::allocations(&show, command, &mut out)?,

@@ -7,6 +7,7 @@ use harness::books;
 mod agent;
 
 /// Budgets over HTTP: many checks at once, kills in the middle of them, several aggregators.
+mod alerts;
 mod budgets;
 
 /// Processes in real cgroups, as the kernel shows them.

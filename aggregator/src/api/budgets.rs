@@ -40,7 +40,7 @@ pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 /// Names one request, so that the same sent again is the same.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 /// Is there enough? Then it is held.
 pub(super) async fn check(
@@ -155,7 +155,7 @@ fn refused(error: BudgetError) -> ApiError {
 }
 
 /// Who asks, if they may do what `role` may.
-fn may(identity: &Identity, role: Role) -> Result<String, ApiError> {
+pub(super) fn may(identity: &Identity, role: Role) -> Result<String, ApiError> {
     if identity.may(role) {
         return Ok(identity.to_string());
     }
@@ -163,7 +163,7 @@ fn may(identity: &Identity, role: Role) -> Result<String, ApiError> {
     Err(ApiError::forbidden(format!("{identity} may not do this; use a token with the role {name}")))
 }
 
-fn read<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
     let body = body.map_err(|error| {
         if error.into_response().status() == StatusCode::PAYLOAD_TOO_LARGE {
             return ApiError::too_large(BODY_BYTES_MAX);

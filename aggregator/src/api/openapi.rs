@@ -198,6 +198,7 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
         "job_id" => (text(), "A job's id, or a pod's UID"),
         "version" => (one_of(&["1.2", "1.3"]), "Of FOCUS; 1.2 unless told otherwise"),
         "format" => (one_of(&["csv", "parquet"]), "csv unless told otherwise"),
+        "alert_id" => (json!({ "type": "integer", "format": "int64" }), "Of an alert"),
         "id" => (json!({ "type": "integer", "format": "int64" }), "Its id, as lists have it"),
         "uuid" => (text(), "Of a GPU"),
         "owner" => (text(), "A pod, a job, a user or a unit, by its name"),

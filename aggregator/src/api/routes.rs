@@ -14,7 +14,7 @@ use super::budgets::burn::{BurnAnswer, HealthAnswer};
 use super::cost::months::{ClusterAnswer, MonthsAnswer};
 use super::cost::plain::PlainAnswer;
 use super::{
-    Shared, audit, budgets, cost, explain, export, idle, inventory, openapi, orders, prices, process,
+    Shared, alerts, audit, budgets, cost, explain, export, idle, inventory, openapi, orders, prices, process,
     quarantine, unobserved,
 };
 use crate::budgets::allocation::Step;
@@ -125,6 +125,7 @@ pub(super) fn all() -> Vec<Route> {
     routes.extend(burn());
     routes.extend(allocations());
     routes.extend(asba());
+    routes.extend(alerts());
     routes.extend(open());
     routes
 }
@@ -408,6 +409,33 @@ fn allocations() -> Vec<Route> {
         about("pause", Step::Pause, "From now on its dates bring nothing; wants the role operator"),
         about("resume", Step::Resume, "Its dates bring parts again; wants the role operator"),
         about("cancel", Step::Cancel, "It brings no part any more, for good; wants the role operator"),
+    ]
+}
+
+fn alerts() -> Vec<Route> {
+    let limited = |router: MethodRouter<Shared>| router.layer(DefaultBodyLimit::max(budgets::BODY_BYTES_MAX));
+    let knows = "Says that a person knows of an alert; wants the role operator";
+    vec![
+        Route::json::<Vec<alerts::AlertAnswer>>(
+            "/api/v1/alerts",
+            get(alerts::list),
+            "What somebody is to know of budgets and of the ledger, newest first",
+        )
+        .takes(&alerts::PARAMETERS, alerts::LIMIT_MAX),
+        Route::json::<alerts::AlertAnswer>(
+            "/api/v1/alerts/acknowledge",
+            limited(post(alerts::acknowledge)),
+            knows,
+        )
+        .posted(&[404, 409, 413])
+        .reads::<alerts::AcknowledgeBody>(),
+        Route::json::<alerts::AlertAnswer>(
+            "/api/v1/alerts/{alert_id}/acknowledge",
+            limited(post(alerts::acknowledge_one)),
+            knows,
+        )
+        .posted(&[404, 409, 413])
+        .reads::<alerts::AcknowledgeBody>(),
     ]
 }
 

@@ -96,11 +96,17 @@ fn site_of(fill: impl FnOnce(&Store, &Clock)) -> Site {
     let node = tokens::add(&db, "n1", &Grant::Node(bound), 0).unwrap();
     let book = Arc::new(Book::parse(BOOK).unwrap());
     let committer = Committer::new(&store, clock.clone(), book, Arc::default(), Arc::default()).unwrap();
-    let committer = Mutex::new(committer);
+    let committer = Arc::new(Mutex::new(committer));
+    let own = Arc::clone(&committer);
     let acts: Acts = Arc::new(move |act| {
         let (answer, mut answered) = oneshot::channel();
         let submission = Submission::Budget { act: Box::new(act), answer };
-        committer.lock().unwrap().commit_now(vec![submission]);
+        own.lock().unwrap().commit_now(vec![submission]);
+        Box::pin(async move { answered.try_recv().unwrap().ok() })
+    });
+    let alert_acts: AlertActs = Arc::new(move |act| {
+        let (answer, mut answered) = oneshot::channel();
+        committer.lock().unwrap().commit_now(vec![Submission::Alerts { act, answer }]);
         Box::pin(async move { answered.try_recv().unwrap().ok() })
     });
     let state = ApiState {
@@ -113,6 +119,7 @@ fn site_of(fill: impl FnOnce(&Store, &Clock)) -> Site {
         metrics: Arc::default(),
         orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
         acts,
+        alert_acts,
         parties: Parties::default(),
         verify: Arc::new(|| Ok(VerifyAnswer::default())),
         health: Arc::new(|| Ok(())),
@@ -406,6 +413,7 @@ async fn a_panic_is_an_answer() {
         metrics: Arc::default(),
         orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
         acts: Arc::new(|_| Box::pin(async { None })),
+        alert_acts: Arc::new(|_| Box::pin(async { None })),
         parties: Parties::default(),
         verify: Arc::new(|| Ok(VerifyAnswer::default())),
         health: Arc::new(|| panic!("broken")),

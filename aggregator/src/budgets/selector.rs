@@ -123,8 +123,8 @@ impl std::fmt::Display for Selector {
     }
 }
 
-/// A glob of `*` and `?` against a name that is there. Goes back to the last star alone, so that no pattern is slow.
-fn is_match(glob: &str, name: &str) -> bool {
+/// A glob of `*` and `?` against a name. Goes back to the last star alone, so that no pattern is slow.
+pub fn is_match(glob: &str, name: &str) -> bool {
     if name.is_empty() {
         return false;
     }

@@ -22,6 +22,8 @@ const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gp
 const ABSENT: &str =
     "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\nsilence = \"absent\"\n";
 
+/// What somebody is to know.
+mod alerts;
 /// Accounts and holds.
 mod budgets;
 /// Pods that come and go by the tens of thousands.

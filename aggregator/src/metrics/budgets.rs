@@ -97,6 +97,8 @@ pub struct Balances {
 pub struct Balance {
     pub account: String,
     pub period: String,
+    /// When it began; `None` of one that moves on, or has no end.
+    pub start_ns: Option<i64>,
     pub partition: String,
     pub model: String,
     pub limit_nanos: Option<i64>,
@@ -169,6 +171,7 @@ mod tests {
         Balance {
             account: account.into(),
             period: "month".into(),
+            start_ns: None,
             partition: String::new(),
             model: String::new(),
             limit_nanos,

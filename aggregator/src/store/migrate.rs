@@ -260,6 +260,38 @@ pub(super) fn facts_from_7(db: &Connection) -> Result<(), StoreError> {
     Ok(db.execute_batch("DROP TABLE facts; ALTER TABLE facts_8 RENAME TO facts;")?)
 }
 
+/// Alerts came to be.
+pub(super) const FROM_8: &str = "
+CREATE TABLE alert (
+    id              INTEGER PRIMARY KEY,
+    key             TEXT NOT NULL,
+    account         TEXT NOT NULL,
+    json            TEXT NOT NULL,
+    state           INTEGER NOT NULL,
+    triggered_ns    INTEGER NOT NULL,
+    missing_ns      INTEGER NOT NULL,
+    acknowledged_ns INTEGER NOT NULL,
+    acknowledged_by TEXT NOT NULL,
+    notes           TEXT NOT NULL,
+    resolved_ns     INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX alert_key ON alert (key) WHERE state <> 2;
+
+CREATE TABLE delivery (
+    id         INTEGER PRIMARY KEY,
+    alert      INTEGER NOT NULL,
+    event      INTEGER NOT NULL,
+    channel    TEXT NOT NULL,
+    attempts   INTEGER NOT NULL,
+    created_ns INTEGER NOT NULL,
+    next_ns    INTEGER NOT NULL,
+    done_ns    INTEGER NOT NULL,
+    error      TEXT NOT NULL
+);
+CREATE INDEX delivery_due ON delivery (next_ns) WHERE done_ns = 0;
+CREATE INDEX delivery_alert ON delivery (alert, channel, id);
+";
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
@@ -289,6 +321,9 @@ pub(super) fn up(db: &Connection) -> Result<(), StoreError> {
     if found <= 7 {
         transaction.execute_batch(FROM_7)?;
         facts_from_7(&transaction)?;
+    }
+    if found <= 8 {
+        transaction.execute_batch(FROM_8)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
     Ok(transaction.commit()?)

@@ -1,11 +1,11 @@
-//! The schema of the ledger's store, version 8.
+//! The schema of the ledger's store, version 9.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 8;
+pub(super) const VERSION: i64 = 9;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -438,6 +438,44 @@ CREATE UNIQUE INDEX hold_key ON hold (key) WHERE key <> '';
 CREATE UNIQUE INDEX hold_subject ON hold (cluster, subject_kind, subject) WHERE state = 0 AND subject_kind <> 0;
 CREATE INDEX hold_of ON hold (subject, id);
 CREATE INDEX hold_state ON hold (state, id);
+
+-- What somebody is to know; no part of the ledger.
+CREATE TABLE alert (
+    id              INTEGER PRIMARY KEY,
+    -- of the finding, and of its period
+    key             TEXT NOT NULL,
+    account         TEXT NOT NULL,
+    -- model::Finding
+    json            TEXT NOT NULL,
+    -- model::AlertState
+    state           INTEGER NOT NULL,
+    triggered_ns    INTEGER NOT NULL,
+    -- since when it has not been found; these are 0 where it is not so
+    missing_ns      INTEGER NOT NULL,
+    acknowledged_ns INTEGER NOT NULL,
+    acknowledged_by TEXT NOT NULL,
+    notes           TEXT NOT NULL,
+    resolved_ns     INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX alert_key ON alert (key) WHERE state <> 2;
+
+-- Who is to be told of it.
+CREATE TABLE delivery (
+    id         INTEGER PRIMARY KEY,
+    alert      INTEGER NOT NULL,
+    -- model::Event
+    event      INTEGER NOT NULL,
+    channel    TEXT NOT NULL,
+    attempts   INTEGER NOT NULL,
+    created_ns INTEGER NOT NULL,
+    next_ns    INTEGER NOT NULL,
+    -- 0 while it waits
+    done_ns    INTEGER NOT NULL,
+    -- of the last try; empty if it was told at once
+    error      TEXT NOT NULL
+);
+CREATE INDEX delivery_due ON delivery (next_ns) WHERE done_ns = 0;
+CREATE INDEX delivery_alert ON delivery (alert, channel, id);
 
 -- Only hashes: a token is shown once, when it is made.
 CREATE TABLE token (

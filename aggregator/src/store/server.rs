@@ -50,9 +50,12 @@ pub(super) fn open(access: &Access) -> Result<Connection, StoreError> {
             if found <= 6 {
                 transaction.execute_batch(&translated(migrate::FROM_6))?;
             }
-            transaction.execute_batch(&translated(migrate::FROM_7))?;
-            migrate::facts_from_7(&transaction)?;
-            transfer::count_on(&transaction, "facts")?;
+            if found <= 7 {
+                transaction.execute_batch(&translated(migrate::FROM_7))?;
+                migrate::facts_from_7(&transaction)?;
+                transfer::count_on(&transaction, "facts")?;
+            }
+            transaction.execute_batch(&translated(migrate::FROM_8))?;
             transaction.execute_batch(&format!("UPDATE schema_version SET version = {}", schema::VERSION))?;
             tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
         }

@@ -62,6 +62,12 @@ const AGGREGATOR: &[Rule] = &[
         "brings what other aggregators took in into the live view",
     ),
     ("kubernetes", &["commit", "metrics", "model"], "tells the commit thread what it sees"),
+    ("http", &[], "asks others, whatever it is about"),
+    (
+        "alerts",
+        &["budgets", "commit", "http", "metrics", "model", "store"],
+        "finds by the sums that are shown, and tells the commit thread",
+    ),
     ("ingest", &["commit", "live", "metrics", "model", "wire"], "hands over to the commit thread"),
     ("export", &["model", "store"], "makes files of what the store gives, pure"),
     (
@@ -71,7 +77,7 @@ const AGGREGATOR: &[Rule] = &[
     ),
     (
         "opencost",
-        &["api", "filter", "live", "metrics", "model", "prices", "store"],
+        &["api", "filter", "http", "live", "metrics", "model", "prices", "store"],
         "another face of what the API reads, by the same tokens, windows and limits",
     ),
     (

@@ -56,7 +56,10 @@ impl Spent {
 }
 
 /// Balances for the metrics, of accounts in the order in which they were made.
-pub(in crate::api) fn balances(db: &Connection, now_ns: i64) -> Result<Balances, StoreError> {
+///
+/// # Errors
+/// If the store fails.
+pub fn balances(db: &Connection, now_ns: i64) -> Result<Balances, StoreError> {
     let (mut seen, open_holds) = Seen::with(db, now_ns, stored::tree(db)?)?;
     let mut found = Balances { open_holds, ..Balances::default() };
     let Seen { tree, reserved, spent, .. } = &mut seen;
@@ -94,6 +97,7 @@ fn add(
         found.rows.push(Balance {
             account: account.spec.name.clone(),
             period: period(&limit.period),
+            start_ns: matches!(limit.period, Period::Calendar { .. }).then_some(span_ns.0),
             partition: limit.partition.clone().unwrap_or_default(),
             model: limit.model.clone().unwrap_or_default(),
             limit_nanos: limited.then(|| account.spec.amount_nanos(limit, now_ns)),

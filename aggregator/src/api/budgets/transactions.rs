@@ -136,7 +136,7 @@ impl Kind {
 }
 
 /// How many come before what is asked for.
-pub(super) fn offset(params: &mut Params) -> Result<usize, ApiError> {
+pub(in crate::api) fn offset(params: &mut Params) -> Result<usize, ApiError> {
     let Some(text) = params.take("offset") else { return Ok(0) };
     text.parse().ok().filter(|offset| *offset <= OFFSET_MAX).ok_or_else(|| {
         let message = format!("offset {:?} is not a whole number up to {OFFSET_MAX}", quoted(&text));

@@ -82,6 +82,7 @@ fn api(ledger: &Ledger) -> axum::Router {
         metrics: Arc::clone(&ledger.committer.metrics),
         orders: Arc::new(|_| Box::pin(async { Err(OrderError::Unavailable) })),
         acts: Arc::new(|_| Box::pin(async { None })),
+        alert_acts: Arc::new(|_| Box::pin(async { None })),
         parties: crate::export::Parties::default(),
         verify: Arc::new(|| Ok(tonnage_proto::rest::VerifyAnswer::default())),
         health: Arc::new(|| Ok(())),

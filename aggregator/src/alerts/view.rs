@@ -1,0 +1,44 @@
+//! The ledger as the rules see it, read of one moment.
+
+use tonnage_proto::limits::{DAY_NS, SLOT_NS, slot_start};
+
+use super::judge::{LimitView, View};
+use crate::metrics::budgets::Balances;
+use crate::store::query::{self, CostQuery, QueryError, cost};
+use crate::store::{Connection, StoreError, budgets, quarantine};
+
+/// `balances`: as they are shown everywhere.
+///
+/// # Errors
+/// If the store fails.
+pub fn view(db: &Connection, balances: Balances, currency: String, now_ns: i64) -> Result<View, StoreError> {
+    let slots = (slot_start(now_ns) + SLOT_NS - DAY_NS, slot_start(now_ns) + SLOT_NS);
+    let tree = budgets::tree(db)?;
+    let unassigned = budgets::unassigned(db, &tree, &mut budgets::Usages::new(), slots, now_ns)?;
+    let all = CostQuery { ranges: query::ranges(slots.0, slots.1), ..CostQuery::default() };
+    let totals = match cost(db, &all, || false) {
+        Ok(found) => found.totals,
+        Err(QueryError::Store(error)) => return Err(error),
+        Err(QueryError::Expired | QueryError::TooManyGroups) => return Err(StoreError::Interrupted),
+    };
+    let held: i64 = quarantine::held_counts(db)?.iter().map(|(_, windows)| windows).sum();
+    let limits = balances.rows.into_iter().filter_map(|balance| {
+        Some(LimitView {
+            account: balance.account,
+            period: balance.period,
+            partition: balance.partition,
+            model: balance.model,
+            start_ns: balance.start_ns.unwrap_or_default(),
+            limit_nanos: balance.limit_nanos?,
+            charged_nanos: balance.charged_nanos,
+            held_nanos: balance.held_nanos,
+        })
+    });
+    Ok(View {
+        limits: limits.collect(),
+        unassigned_nanos: unassigned.values().sum(),
+        unpriced: totals.unpriced,
+        quarantined_windows: held,
+        currency,
+    })
+}
