@@ -219,7 +219,7 @@ fn an_alert_is_told_to_each_channel_once_through_an_outage_and_a_kill() -> anyho
         taken[4..].iter().all(|asked| asked.path == "/pager" || asked.path.starts_with("/hook")),
         "{taken:?}"
     );
-    ensure!(site.metric("tonnage_alerts_open", &[("status", "acknowledged")])? <= 1.0);
+    ensure!(site.metric("tonnage_alerts_open", &[("state", "acknowledged")])? <= 1.0);
 
     // What is no longer so is over, five minutes later, and told to all.
     site.posted(&format!("/api/v1/holds/{hold}/void"), &json!({}), 200)?;

@@ -34,7 +34,7 @@ impl Alerts {
             "0 while the alerts file is wrong and the last good one is kept.",
         );
         Self {
-            open: kept(registry, IntGaugeVec::new(open, &["severity", "status"])),
+            open: kept(registry, IntGaugeVec::new(open, &["severity", "state"])),
             waiting: kept(registry, IntGaugeVec::new(waiting, &[])),
             deliveries: kept(registry, IntCounterVec::new(deliveries, &["channel", "result"])),
             file_good: kept(registry, good),
