@@ -97,8 +97,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let readers = store.readers_within(Some(READ));
     let identity = store.identity()?;
     let (watcher, prices) = prices(&config, &store)?;
-    let rules = config.alerts_file.clone().map(|path| alerts::load(&path).map(|rules| (path, rules)));
-    let rules = rules.transpose()?;
+    let rules = rules(&config)?;
     let (live, metrics) = (Arc::new(Live::default()), Arc::new(Metrics::new()));
     let authenticator = Arc::new(Authenticator::new(&store, clock.clone(), config.insecure_loopback));
 
@@ -143,10 +142,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         ready,
     };
     tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
-    watch_clusters(config.kubernetes, &state, &queue, &stop);
-    if let Some((path, rules)) = rules {
-        tokio::spawn(alerts_watcher((path, rules), &state, &queue, &stop).run());
-    }
+    watch((config.kubernetes, rules), &state, &queue, &stop);
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
     let uplinks = tokio::spawn(serve_grpc(grpc, acceptor, ingest, stop.clone()));
     let api_stop = Shutdown::new();
@@ -200,9 +196,9 @@ fn look_after(
     }
 }
 
-/// Has the ledger know the labels of clusters.
-fn watch_clusters(
-    clusters: Vec<kubernetes::Settings>,
+/// Has the ledger know the labels of clusters, and people know of the ledger.
+fn watch(
+    (clusters, rules): (Vec<kubernetes::Settings>, Option<(PathBuf, Rules)>),
     state: &ApiState,
     queue: &mpsc::Sender<Submission>,
     stop: &Shutdown,
@@ -212,17 +208,26 @@ fn watch_clusters(
         let queue = queue.downgrade();
         tokio::spawn(kubernetes::Watcher { settings, queue, clock, metrics, stop }.run());
     }
+    watch_alerts(rules, state, queue, stop);
+}
+
+/// Who is told of what, if anybody is.
+fn rules(config: &Config) -> Result<Option<(PathBuf, Rules)>, RunError> {
+    let Some(path) = config.alerts_file.clone() else { return Ok(None) };
+    let rules = alerts::load(&path)?;
+    Ok(Some((path, rules)))
 }
 
 /// Looks after alerts, by the sums that the API and the metrics show.
-fn alerts_watcher(
-    (path, rules): (PathBuf, Rules),
+fn watch_alerts(
+    rules: Option<(PathBuf, Rules)>,
     state: &ApiState,
     queue: &mpsc::Sender<Submission>,
     stop: &Shutdown,
-) -> alerts::Watcher {
+) {
+    let Some((path, rules)) = rules else { return };
     let prices = state.prices.clone();
-    alerts::Watcher {
+    let watcher = alerts::Watcher {
         path,
         rules,
         ledger_id: state.ledger.ledger_id.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -235,7 +240,8 @@ fn alerts_watcher(
         queue: queue.downgrade(),
         metrics: Arc::clone(&state.metrics),
         stop: stop.clone(),
-    }
+    };
+    tokio::spawn(watcher.run());
 }
 
 /// Starts the commit thread: its queue, and who hears when it has ended.

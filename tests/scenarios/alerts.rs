@@ -229,7 +229,7 @@ fn an_alert_is_told_to_each_channel_once_through_an_outage_and_a_kill() -> anyho
     let again = json!({ "alert_id": id, "acknowledged_by": "ada" });
     site.posted("/api/v1/alerts/acknowledge", &again, 409)?;
     site.posted("/api/v1/alerts/acknowledge", &json!({ "alert_id": id + 1000 }), 404)?;
-    ensure!(site.metric("tonnage_alert_deliveries_total", &[("result", "refused")])? == 0.0);
+    ensure!(site.metric("tonnage_alert_deliveries_total", &[("result", "refused")])? < 0.5);
     Ok(())
 }
 

@@ -171,11 +171,12 @@ mod tests {
     #[test]
     fn a_new_period_is_another_finding_and_a_limit_of_nothing_is_spent_with_the_first_charge() {
         let rule = rule(When::Spent { percent: 100, accounts: "*".into(), held: true });
-        let key =
-            |start_ns| judge(&[rule.clone()], &view(vec![limit("a", start_ns, 1, 1, 0)]))[0].key.clone();
+        let key = |start_ns| {
+            judge(std::slice::from_ref(&rule), &view(vec![limit("a", start_ns, 1, 1, 0)]))[0].key.clone()
+        };
         assert_eq!(key(1), key(1));
         assert_ne!(key(1), key(2));
-        assert!(judge(&[rule.clone()], &view(vec![limit("a", 1, 0, 0, 0)])).is_empty());
+        assert!(judge(std::slice::from_ref(&rule), &view(vec![limit("a", 1, 0, 0, 0)])).is_empty());
         assert_eq!(judge(&[rule], &view(vec![limit("a", 1, 0, 1, 0)])).len(), 1);
     }
 

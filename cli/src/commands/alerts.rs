@@ -31,14 +31,15 @@ pub(super) fn alerts(show: &Show<'_>, command: Alerts, out: &mut dyn Write) -> R
         Alerts::List { account, status, limit } => {
             let limit = limit.map(|limit| limit.to_string());
             let query = query([("account", account), ("status", status), ("limit", limit)]);
-            show.write(&show.client.get("/api/v1/alerts", &query)?, grid, csv, out)
+            let text = show.client.get("/api/v1/alerts", &query)?;
+            show.write(&text, |all: &Vec<Value>| grid(all), |all| csv(all), out)
         }
         Alerts::Acknowledge { id, notes } => {
             let body = json!({ "notes": notes.unwrap_or_default() });
             let path = format!("/api/v1/alerts/{id}/acknowledge");
             let text = show.client.send("POST", &path, &body.to_string())?;
-            let one = |alert: &Value| vec![alert.clone()];
-            show.write(&text, |alert| grid(&one(alert)), |alert| csv(&one(alert)), out)
+            let one = std::slice::from_ref::<Value>;
+            show.write(&text, |alert| grid(one(alert)), |alert| csv(one(alert)), out)
         }
     }
 }
@@ -51,7 +52,7 @@ fn text(alert: &Value, field: &str) -> String {
     }
 }
 
-fn grid(alerts: &Vec<Value>) -> Grid {
+fn grid(alerts: &[Value]) -> Grid {
     let row = |alert: &Value| {
         let knows = text(alert, "acknowledged_by");
         let status = match text(alert, "status") {
@@ -72,7 +73,7 @@ fn grid(alerts: &Vec<Value>) -> Grid {
     Grid { columns, rows: alerts.iter().map(row).collect(), notes: Vec::new() }
 }
 
-fn csv(alerts: &Vec<Value>) -> Vec<Vec<String>> {
+fn csv(alerts: &[Value]) -> Vec<Vec<String>> {
     let rows = alerts.iter().map(|alert| FIELDS.map(|field| text(alert, field)).to_vec());
     std::iter::once(FIELDS.map(str::to_owned).to_vec()).chain(rows).collect()
 }
@@ -87,12 +88,12 @@ mod tests {
             "id": 7, "status": "acknowledged", "severity": "warning", "acknowledged_by": "ada", "rule": "nearly spent",
             "message": "physics: 83.2 %", "triggered_at": "2026-03-01T00:00:00Z", "account_id": "physics",
         });
-        let lines = grid(&vec![alert.clone()]).lines();
+        let lines = grid(std::slice::from_ref(&alert)).lines();
         assert!(
             lines[1].contains("acknowledged (ada)") && lines[1].ends_with("physics: 83.2 %"),
             "{lines:?}"
         );
-        let rows = csv(&vec![alert]);
+        let rows = csv(&[alert]);
         assert_eq!((rows[0].len(), rows[1][0].as_str(), rows[1][11].as_str()), (rows[1].len(), "7", ""));
     }
 }
