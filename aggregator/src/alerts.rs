@@ -7,7 +7,7 @@
 //!
 //! Constraints: of several aggregators over one database one looks after alerts, by a lease. What is to be told is stored in the
 //! transaction in which it is found, and is told at least once: whoever is told twice knows it by its number. Nobody waits for it.
-//! Limits: [`SENDS_MAX`] tries at once, each ten seconds long.
+//! Limits: sixteen tries at once, each ten seconds long.
 
 use std::path::PathBuf;
 use std::sync::Arc;
