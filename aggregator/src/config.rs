@@ -271,7 +271,7 @@ pub struct Config {
     pub keep_days_days: u32,
     /// `None` = not served.
     pub opencost: Option<OpenCost>,
-    /// `None` = no cluster is watched.
+    /// Clusters that are watched.
     pub kubernetes: Vec<Settings>,
     /// Who is who in exports.
     pub focus: Parties,

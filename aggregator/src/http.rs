@@ -49,7 +49,8 @@ impl Server {
             host: authority.host().to_owned(),
             port: authority.port_u16().unwrap_or(if plain { port } else { TLS_PORT }),
             tls: (!plain).then_some(tls),
-            path: uri.path_and_query().map_or("", |path| path.as_str()).trim_end_matches('/').to_owned(),
+            // As it was given, a slash at its end too: to some servers that is another place.
+            path: uri.path_and_query().map_or("", |path| path.as_str()).to_owned(),
         })
     }
 
@@ -153,7 +154,13 @@ async fn over(
     // Ends with this call, whatever the peer does.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    let path = format!("{}{}", server.path, question.path_and_query);
+    // Behind a root's slash there is no second one.
+    let prefix = if question.path_and_query.is_empty() {
+        server.path.as_str()
+    } else {
+        server.path.trim_end_matches('/')
+    };
+    let path = format!("{prefix}{}", question.path_and_query);
     let mut request = Request::builder()
         .method(question.method)
         .uri(if path.starts_with('/') { path } else { format!("/{path}") })
@@ -172,4 +179,16 @@ async fn over(
         Err(error) => HttpError::Connection(error),
     })?;
     Ok(body.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_stays_as_it_was_given() {
+        for url in ["https://hooks.example:443/a/", "https://hooks.example:443/a/?b=c/", "http://x:80/"] {
+            assert_eq!(Server::parse(url, 80, "ca").unwrap().to_string(), url);
+        }
+    }
 }

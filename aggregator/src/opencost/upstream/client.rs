@@ -24,7 +24,8 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const RIGHT: &str =
             "use http://HOST[:PORT][/PREFIX] or https://..., as http://opencost.opencost:9003";
-        let server = Server::parse(text, PORT, "opencost_upstream_ca_file");
+        // A prefix, behind which paths begin with a slash.
+        let server = Server::parse(text.trim_end_matches('/'), PORT, "opencost_upstream_ca_file");
         server.filter(|server| !server.has_query()).map(Self).ok_or(RIGHT)
     }
 }
@@ -39,7 +40,8 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        // Without a path it has the root's.
+        f.write_str(self.0.to_string().trim_end_matches('/'))
     }
 }
 
