@@ -36,21 +36,17 @@ pub fn free_port() -> anyhow::Result<u16> {
 mod tests {
     use super::*;
 
+    // One test: two of them, side by side, would take each other's ports.
     #[test]
-    fn ports_are_different_free_and_no_clients() {
+    fn ports_are_different_free_no_clients_and_those_that_are_taken_are_passed_over() {
         let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
         let clients_from: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
         let (a, b) = (free_port().unwrap(), free_port().unwrap());
         assert_ne!(a, b);
         assert!(a < clients_from && b < clients_from, "{a} and {b}, clients have {range}");
         TcpListener::bind(("127.0.0.1", a)).unwrap();
-    }
 
-    #[test]
-    fn a_port_that_is_taken_is_passed_over() {
-        let port = free_port().unwrap();
-        let next =
-            (port + 1..PORTS.end).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).unwrap();
-        assert_ne!(free_port().unwrap(), next.local_addr().unwrap().port());
+        let taken = (b + 1..PORTS.end).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).unwrap();
+        assert_ne!(free_port().unwrap(), taken.local_addr().unwrap().port());
     }
 }
