@@ -13,9 +13,10 @@ use tonnage_proto::limits::{DAY_NS, SLOT_NS, WINDOW_NS, slot_start};
 use tonnage_runtime::clock::Clock;
 
 use crate::report::{figure, median, note, percentile};
-use crate::{cores, usage};
+use crate::{Which, cores, usage};
 
 mod batches;
+mod checks;
 mod crowd;
 mod deliver;
 mod engine;
@@ -45,35 +46,46 @@ const FSYNCS: usize = 200;
 ///
 /// # Errors
 /// If a process does not do what it should.
-pub(crate) fn measure_queries(gpus: Option<i64>) -> anyhow::Result<()> {
-    on_each(|engine, runtime| queries::measure(engine, runtime, gpus.unwrap_or(engine.fleet_gpus())))
+pub(crate) fn measure_queries(only: Option<Which>, gpus: Option<i64>) -> anyhow::Result<()> {
+    on_each(only, |engine, runtime| queries::measure(engine, runtime, gpus.unwrap_or(engine.fleet_gpus())))
 }
 
 /// A crowd of agents alone.
 ///
 /// # Errors
 /// If a process does not do what it should.
-pub(crate) fn measure_crowd(agents: u32) -> anyhow::Result<()> {
-    on_each(|engine, runtime| crowd::measure(engine, runtime, agents))
+pub(crate) fn measure_crowd(only: Option<Which>, agents: u32) -> anyhow::Result<()> {
+    on_each(only, |engine, runtime| crowd::measure(engine, runtime, agents))
 }
 
-/// All but those two.
+/// Checks of a budget alone.
 ///
 /// # Errors
 /// If a process does not do what it should.
-pub(crate) fn measure() -> anyhow::Result<()> {
+pub(crate) fn measure_checks(only: Option<Which>) -> anyhow::Result<()> {
+    on_each(only, |engine, _| checks::measure(engine))
+}
+
+/// All but those three.
+///
+/// # Errors
+/// If a process does not do what it should.
+pub(crate) fn measure(only: Option<Which>) -> anyhow::Result<()> {
     let binaries = harness::binaries::Binaries::find()?;
     let size = std::fs::metadata(&binaries.aggregator)?.len() as f64 / 1e6;
     figure("aggregator_binary_size", format!("{size:.1}"), "MB", "stripped");
-    on_each(|engine, runtime| {
+    on_each(only, |engine, runtime| {
         measure_on(engine, runtime)?;
         if matches!(engine, Engine::Postgres(_)) { replicas(engine, runtime) } else { Ok(()) }
     })
 }
 
-/// Measures on every engine, what is measured on the first core and the senders on the second.
-fn on_each(each: impl Fn(&Engine, &Runtime) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let engines = cores::on_first(Engine::all)?;
+/// Measures on every engine, or `only` that one; what is measured on the first core and the senders on the second.
+fn on_each(
+    only: Option<Which>,
+    each: impl Fn(&Engine, &Runtime) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let engines = cores::on_first(|| Engine::all(only))?;
     cores::keep_to_second()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     engines.iter().try_for_each(|engine| each(engine, &runtime))
@@ -93,8 +105,10 @@ fn measure_on(engine: &Engine, runtime: &Runtime) -> anyhow::Result<()> {
     throughput(engine, &mut world, runtime)?;
     show_memory(&mut world, &name("aggregator_fresh_anonymous_memory"), "after that")?;
     build_ledger(engine, &world, runtime, 0..LEDGER_NODES / 10)?;
+    settle(engine, &world)?;
     let tenth = ingest(&mut world, runtime, 3_000)?.per_second;
     build_ledger(engine, &world, runtime, LEDGER_NODES / 10..LEDGER_NODES)?;
+    settle(engine, &world)?;
     let whole = ingest(&mut world, runtime, 4_000)?.per_second;
     figure(
         &name("aggregator_slowdown_at_ten_times"),
@@ -121,6 +135,20 @@ fn measure_on(engine: &Engine, runtime: &Runtime) -> anyhow::Result<()> {
         &name("aggregator_started_anonymous_memory"),
         "right after that start, aim 50 of both",
     )
+}
+
+/// Waits until the usage of days that came within a minute is posted, and lets a server tidy up behind it: else both go on beside
+/// what is measured next, for minutes and on the same core.
+fn settle(engine: &Engine, world: &World) -> anyhow::Result<()> {
+    while counter(world, "tonnage_unposted_slots")? > 0 {
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    if let (Engine::Postgres(server), Some(url)) = (engine, &world.aggregator.database) {
+        for statement in ["VACUUM ANALYZE", "CHECKPOINT"] {
+            cores::on_first(|| server.sql(url, statement))?;
+        }
+    }
+    Ok(())
 }
 
 fn show_memory(world: &mut World, name: &str, note: &str) -> anyhow::Result<()> {

@@ -36,6 +36,15 @@ struct Cli {
     /// Agents of the crowd, each with 8 GPUs and a connection of its own: two file descriptors apiece here and one there
     #[arg(long, default_value_t = 10_000, global = true, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     agents: u32,
+    /// One engine alone [default: all that are installed]
+    #[arg(long, global = true)]
+    engine: Option<Which>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Which {
+    Sqlite,
+    Postgres,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -48,6 +57,8 @@ enum Part {
     Queries,
     /// Many connected agents at real time, on both engines
     Crowd,
+    /// Checks of a budget by 64 clients, beside bare transactions, on both engines
+    Checks,
     /// Reads a simulated driver once a second until it is killed, and does nothing else
     #[command(hide = true)]
     DriverAlone { library: PathBuf },
@@ -66,13 +77,16 @@ fn main() -> anyhow::Result<()> {
         agent::measure(cli.seconds)?;
     }
     if matches!(cli.part, None | Some(Part::Aggregator)) {
-        aggregator::measure()?;
+        aggregator::measure(cli.engine)?;
     }
     if matches!(cli.part, None | Some(Part::Queries)) {
-        aggregator::measure_queries(cli.gpus)?;
+        aggregator::measure_queries(cli.engine, cli.gpus)?;
     }
     if matches!(cli.part, None | Some(Part::Crowd)) {
-        aggregator::measure_crowd(cli.agents)?;
+        aggregator::measure_crowd(cli.engine, cli.agents)?;
+    }
+    if matches!(cli.part, None | Some(Part::Checks)) {
+        aggregator::measure_checks(cli.engine)?;
     }
     Ok(())
 }

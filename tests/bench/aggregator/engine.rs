@@ -3,6 +3,7 @@
 use harness::world::World;
 use postgres_server::Server;
 
+use crate::Which;
 use crate::report::note;
 
 /// A folder with a file of SQLite, or a database on a server of its own.
@@ -12,12 +13,18 @@ pub(super) enum Engine {
 }
 
 impl Engine {
-    /// All that are installed; of the other it is said.
+    /// All that are installed, or `only` that one; of one that is not it is said.
     ///
     /// # Errors
     /// If a server does not start.
-    pub(super) fn all() -> anyhow::Result<Vec<Self>> {
-        let mut engines = vec![Self::Sqlite];
+    pub(super) fn all(only: Option<Which>) -> anyhow::Result<Vec<Self>> {
+        let mut engines = Vec::new();
+        if only != Some(Which::Postgres) {
+            engines.push(Self::Sqlite);
+        }
+        if only == Some(Which::Sqlite) {
+            return Ok(engines);
+        }
         if postgres_server::programs().is_some() {
             // Its defaults: every commit is on disk.
             engines.push(Self::Postgres(Server::start(&["shared_buffers=512MB", "max_wal_size=4GB"])?));
