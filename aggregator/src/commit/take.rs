@@ -51,7 +51,7 @@ pub(super) fn batch(
     sealed: &Sealed,
     now_ns: i64,
 ) -> Result<Verdict, CommitError> {
-    let node = write::node(db, &sealed.node)?;
+    let node = working.nodes.id(db, &sealed.node)?;
     let cursor = write::cursor(db, node, &sealed.epoch)?;
     let committed = |outcome, detail, quarantined| {
         let backed_up_seq = cursor.backed_up_seq;
@@ -84,7 +84,7 @@ pub(super) fn batch(
         Err(reason) => {
             (entry.outcome, entry.detail) = (Outcome::Refused as i32, reason);
             write::journal(db, &entry)?;
-            write::node_count(db, node, BatchCount::Refused)?;
+            working.nodes.count(node, BatchCount::Refused);
             return Ok(committed(Outcome::Refused, reason.clone(), Vec::new()));
         }
     };
@@ -94,13 +94,13 @@ pub(super) fn batch(
     let context = Context { node_id: node, cursor: cursor.id, journal, skew_ns: entry.skew_ns, now_ns };
     let quarantined = working.fold(db, book, context, &batch)?;
     let Some(first) = quarantined.first() else {
-        write::node_count(db, node, BatchCount::Accepted)?;
+        working.nodes.count(node, BatchCount::Accepted);
         return Ok(committed(Outcome::Accepted, String::new(), Vec::new()));
     };
     let (count, of) = (quarantined.len(), batch.windows.len());
     let detail = format!("{count} of {of} windows; the first of {}: {}", first.device, first.reason.text);
     write::set_outcome(db, journal, Outcome::Quarantined as i32, &detail)?;
-    write::node_count(db, node, BatchCount::Quarantined)?;
+    working.nodes.count(node, BatchCount::Quarantined);
     let kinds = quarantined.iter().map(|quarantined| quarantined.reason.kind).collect();
     Ok(committed(Outcome::Quarantined, detail, kinds))
 }

@@ -12,6 +12,7 @@ use tonnage_proto::limits::{SLOT_NS, slot_start};
 
 use super::CommitError;
 use super::budgets::Budgets;
+use super::nodes::Nodes;
 use super::written::Written;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::rows::{Key, NOBODY, Row, Rows, WHOLE};
@@ -22,7 +23,7 @@ use crate::model::{Device, Instance, NodeFacts, Owner, RowKind, UsageBatch, Wind
 use crate::prices::{Book, PriceFacts};
 use crate::store::Connection;
 use crate::store::closing;
-use crate::store::existence::{self, TenureRecord};
+use crate::store::existence::{self, Stayed, TenureRecord};
 use crate::store::facts;
 use crate::store::rollup::Keys;
 use crate::store::write::{self, Mark, SlotState};
@@ -92,6 +93,7 @@ pub(super) struct Working {
     tenure_ids: HashMap<(i64, i64, String, u32), i64>,
     /// (tenure, cursor) that have claimed.
     claims: HashSet<(i64, i64)>,
+    pub(super) nodes: Nodes,
     owners: HashMap<Owner, i64>,
     instances: HashMap<Instance, i64>,
     facts: HashMap<i64, NodeFacts>,
@@ -345,18 +347,21 @@ impl Working {
             .coverage
             .iter_mut()
             .filter(|((device, _), (_, dirty))| *dirty && only.is_none_or(|only| only == *device));
+        let mut written = Vec::new();
         for ((device, slot), (coverage, dirty)) in dirty {
-            existence::put_coverage(db, *device, *slot, *slot + SLOT_NS, coverage)?;
+            written.push(([*device, *slot, *slot + SLOT_NS], &*coverage));
             *dirty = false;
         }
-        Ok(())
+        // In the order of the table's key, which is the least work for either engine.
+        written.sort_unstable_by_key(|(span, _)| *span);
+        Ok(existence::put_coverage(db, &written)?)
     }
 
     /// Prices and writes all that changed: slots, hours, days, coverage, stays. The last step before the commit.
     pub(super) fn write(&mut self, db: &Connection, book: &Book) -> Result<(), CommitError> {
         let Marks { closed_until_ns, rolled_until_ns, .. } = self.marks(db)?;
         let mut written = Written::default();
-        let mut dirty = Vec::new();
+        let (mut dirty, mut unposted) = (Vec::new(), Vec::new());
         for ((start_ns, tenure), slot) in self.slots.iter_mut().filter(|(_, slot)| slot.dirty) {
             let facts = PriceFacts {
                 cluster: &slot.tenure.node.cluster,
@@ -372,11 +377,13 @@ impl Working {
             slot.state.price_nanos = settle(slot.rows(), extent, charge)?;
             let changed = written.take(db, &mut self.rollup_keys, (*start_ns, *tenure), slot)?;
             if changed && *start_ns < closed_until_ns {
-                closing::mark_unposted(db, *start_ns, *tenure)?;
+                unposted.push([*start_ns, *tenure]);
             }
             slot.dirty = false;
             dirty.push((*start_ns, *tenure));
         }
+        closing::mark_unposted(db, &unposted)?;
+        dirty.sort_unstable();
         let state = |key: &(i64, i64)| self.slots.get(key).map(|slot| (key.0, key.1, &slot.state));
         write::put_slot_states(db, dirty.iter().filter_map(state))?;
         written.write(db, rolled_until_ns)?;
@@ -387,8 +394,18 @@ impl Working {
         };
         budgets.fold(db, &written.figures, &written.held, cluster_of)?;
         self.write_coverage(db, None)?;
-        for (device, stays) in self.stays.iter_mut().filter(|(_, stays)| stays.now != stays.stored) {
-            existence::put_stays(db, *device, &stays.stored, &stays.now)?;
+        self.write_stays(db)?;
+        self.nodes.write(db)
+    }
+
+    fn write_stays(&mut self, db: &Connection) -> Result<(), CommitError> {
+        let changed = || self.stays.iter().filter(|(_, stays)| stays.now != stays.stored);
+        let mut devices: Vec<Stayed<'_>> = changed()
+            .map(|(device, Stays { now, stored, .. })| Stayed { device: *device, stored, new: now })
+            .collect();
+        devices.sort_unstable_by_key(|stayed| stayed.device);
+        existence::put_stays(db, &devices)?;
+        for stays in self.stays.values_mut().filter(|stays| stays.now != stays.stored) {
             stays.stored.clone_from(&stays.now);
         }
         Ok(())
@@ -432,6 +449,7 @@ impl Working {
             self.tenures.len(),
             self.tenure_ids.len(),
             self.claims.len(),
+            self.nodes.len(),
             self.owners.len(),
             self.instances.len(),
             self.devices.len(),

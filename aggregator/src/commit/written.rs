@@ -65,13 +65,16 @@ impl Written {
         Ok(changed)
     }
 
-    pub(super) fn write(&self, db: &Connection, rolled_until_ns: i64) -> Result<(), CommitError> {
+    /// Rows go in the order of their tables' key: neighbours lie on one page, which is then looked up and changed once.
+    pub(super) fn write(&mut self, db: &Connection, rolled_until_ns: i64) -> Result<(), CommitError> {
+        self.rows.sort_unstable();
         write::put_rows(db, &self.rows)?;
         for rollup in [Rollup::Hour, Rollup::Day] {
             let of_it = self.rollups.iter().filter(|((which, ..), _)| *which == rollup);
-            let rows: Vec<TableRow> = of_it
+            let mut rows: Vec<TableRow> = of_it
                 .map(|((_, start_ns, tenure, key), row)| table_row(*start_ns, *tenure, *key, row))
                 .collect();
+            rows.sort_unstable();
             write::add_to_rollup(db, rollup, &rows)?;
         }
         rollup::add(db, rolled_until_ns, &self.figures)?;

@@ -82,11 +82,10 @@ pub fn checkpoint_hash(before: &[u8], checkpoint: &Checkpoint, entries: &[Posted
     hash.finalize().to_vec()
 }
 
-/// Notes that the rows of a closed (slot, tenure) may not be what is posted.
-pub fn mark_unposted(db: &Connection, start_ns: i64, tenure: i64) -> Result<()> {
-    db.prepare_cached("INSERT INTO unposted VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-        .execute([start_ns, tenure])?;
-    Ok(())
+/// Notes that the rows of closed (slot, tenure)s may not be what is posted.
+pub fn mark_unposted(db: &Connection, slots: &[[i64; 2]]) -> Result<()> {
+    let rows: Vec<_> = slots.iter().map(|slot| slot.map(Some)).collect();
+    Ok(db.insert_all("unposted", "ON CONFLICT DO NOTHING", &rows)?)
 }
 
 /// Notes the same for every tenure in the slots of `[from_ns, to_ns)`, which close.

@@ -124,37 +124,41 @@ pub fn stays(db: &Connection, device: i64) -> Result<Vec<Stay>> {
     Ok(rows.collect::<sql::Result<_>>()?)
 }
 
-/// Replaces the stays of a device, where they differ, and brings its tenures up to date.
-pub fn put_stays(db: &Connection, device: i64, stored: &[Stay], new: &[Stay]) -> Result<()> {
-    let mut touched = Vec::new();
-    for old in stored.iter().filter(|old| !new.contains(old)) {
-        db.prepare_cached("DELETE FROM stay WHERE device = ?1 AND from_ns = ?2")?
-            .execute([device, old.from_ns])?;
-        touched.push(old.tenure);
-    }
-    for stay in new.iter().filter(|stay| !stored.contains(stay)) {
-        db.prepare_cached("INSERT INTO stay VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([
-            device,
-            stay.from_ns,
-            stay.covered_ns,
-            stay.to_ns,
-            stay.tenure,
-        ])?;
-        touched.push(stay.tenure);
-    }
-    touched.sort_unstable();
-    touched.dedup();
-    for tenure in touched {
-        let own = || new.iter().filter(|stay| stay.tenure == tenure);
-        db.prepare_cached("UPDATE tenure SET from_ns = ?2, to_ns = ?3, covered_until_ns = ?4 WHERE id = ?1")?
-            .execute(params![
+/// The stays of a device, as they are stored and as they are to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Stayed<'a> {
+    pub device: i64,
+    pub stored: &'a [Stay],
+    pub new: &'a [Stay],
+}
+
+/// Replaces the stays of devices, each once, where they differ, and brings their tenures up to date.
+pub fn put_stays(db: &Connection, devices: &[Stayed<'_>]) -> Result<()> {
+    let (mut gone, mut rows, mut tenures) = (Vec::new(), Vec::new(), Vec::new());
+    for Stayed { device, stored, new } in devices {
+        let old = stored.iter().filter(|old| !new.contains(old));
+        let now = new.iter().filter(|stay| !stored.contains(stay));
+        let mut touched: Vec<i64> = old.clone().chain(now.clone()).map(|stay| stay.tenure).collect();
+        gone.extend(old.map(|old| [*device, old.from_ns]));
+        rows.extend(
+            now.map(|stay| [*device, stay.from_ns, stay.covered_ns, stay.to_ns, stay.tenure].map(Some)),
+        );
+        touched.sort_unstable();
+        touched.dedup();
+        tenures.extend(touched.into_iter().map(|tenure| {
+            let own = || new.iter().filter(|stay| stay.tenure == tenure);
+            [
                 tenure,
                 own().map(|stay| stay.from_ns).min().unwrap_or(0),
                 own().map(|stay| stay.to_ns).max().unwrap_or(0),
-                own().map(|stay| stay.covered_ns).max().unwrap_or(0)
-            ])?;
+                own().map(|stay| stay.covered_ns).max().unwrap_or(0),
+            ]
+        }));
     }
-    Ok(())
+    db.execute_all("DELETE FROM stay WHERE device = ?1 AND from_ns = ?2", &gone)?;
+    db.insert_all("stay", "", &rows)?;
+    let sql = "UPDATE tenure SET from_ns = ?2, to_ns = ?3, covered_until_ns = ?4 WHERE id = ?1";
+    Ok(db.execute_all(sql, &tenures)?)
 }
 
 /// Devices whose existence ends before `until_ns`.
@@ -201,14 +205,18 @@ pub fn coverage(db: &Connection, device: i64, from_ns: i64, to_ns: i64) -> Resul
     Ok(Coverage::from_sorted(rows.collect::<sql::Result<_>>()?))
 }
 
-/// Replaces the covered intervals of a device that start within `[from_ns, to_ns)`.
-pub fn put_coverage(db: &Connection, device: i64, from_ns: i64, to_ns: i64, new: &Coverage) -> Result<()> {
-    db.prepare_cached("DELETE FROM covered WHERE device = ?1 AND start_ns >= ?2 AND start_ns < ?3")?
-        .execute([device, from_ns, to_ns])?;
-    let row = |Covered { span, cursor, tenure }: &Covered| {
-        [device, span.start_ns, span.end_ns, *cursor, *tenure].map(Some)
+/// Replaces the covered intervals of devices, each of a device and from and until when they start.
+pub fn put_coverage(db: &Connection, devices: &[([i64; 3], &Coverage)]) -> Result<()> {
+    let spans: Vec<[i64; 3]> = devices.iter().map(|(span, _)| *span).collect();
+    db.execute_all("DELETE FROM covered WHERE device = ?1 AND start_ns >= ?2 AND start_ns < ?3", &spans)?;
+    let of_device = |([device, ..], new): &([i64; 3], &Coverage)| {
+        let device = *device;
+        let row = move |Covered { span, cursor, tenure }: &Covered| {
+            [device, span.start_ns, span.end_ns, *cursor, *tenure].map(Some)
+        };
+        new.intervals().iter().map(row).collect::<Vec<_>>()
     };
-    let rows: Vec<_> = new.intervals().iter().map(row).collect();
+    let rows: Vec<_> = devices.iter().flat_map(of_device).collect();
     Ok(db.insert_all("covered", "", &rows)?)
 }
 

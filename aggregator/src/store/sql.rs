@@ -221,6 +221,17 @@ impl Connection {
         }
     }
 
+    /// The same statement for each of many rows of parameters, of which none is waited for before the next is sent.
+    ///
+    /// # Errors
+    /// If SQL fails.
+    pub fn execute_all<const N: usize>(&self, sql: &str, rows: &[[i64; N]]) -> Result<()> {
+        match &self.0 {
+            Engine::Sqlite(db) => sqlite::execute_all(db, sql, rows),
+            Engine::Postgres(session) => session.execute_all(sql, rows),
+        }
+    }
+
     /// Begins to write: nobody else writes until the end of the transaction.
     ///
     /// # Errors

@@ -128,3 +128,28 @@ fn a_query_without_end_is_given_up_in_the_middle_of_a_statement() {
     let next = readers.with(|db| Ok(db.query_row("SELECT COUNT(*) FROM node", [], |row| row.get::<i64>(0))?));
     assert_eq!(next.unwrap(), 0, "the connection is as good as before");
 }
+
+#[test]
+fn one_row_of_many_that_fails_fails_them_all_and_the_next_transaction_is_as_good_as_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Store::open(folder.path()).unwrap().writer().unwrap();
+    let stays = || -> Vec<i64> {
+        let mut statement = db.prepare_cached("SELECT device FROM stay ORDER BY device").unwrap();
+        let rows = statement.query_map([], |row| row.get(0)).unwrap();
+        rows.map(Result::unwrap).collect()
+    };
+    let insert = "INSERT INTO stay VALUES (?1, ?2, 0, 0, 1)";
+    let rows: Vec<[i64; 2]> = (0..3_000).map(|device| [device, 0]).collect();
+    let twice: Vec<[i64; 2]> = rows.iter().chain([&[1_500, 0]]).copied().collect();
+    let transaction = db.begin().unwrap();
+    assert!(transaction.execute_all(insert, &twice).unwrap_err().is_conflict());
+    assert!(db.is_server() == transaction.commit().is_err(), "a server has given it up already");
+    db.execute("DELETE FROM stay", []).unwrap();
+
+    let transaction = db.begin().unwrap();
+    transaction.execute_all(insert, &rows).unwrap();
+    transaction.execute_all("DELETE FROM stay WHERE device = ?1 AND from_ns = ?2", &rows[1..]).unwrap();
+    transaction.execute_all::<2>(insert, &[]).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(stays(), [0]);
+}

@@ -118,7 +118,7 @@ pub struct SlotState {
 }
 
 /// Counters of a node's batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BatchCount {
     Accepted,
     Refused,
@@ -169,15 +169,14 @@ pub fn node_hello(db: &Connection, node: i64, agent_version: &str, skew_ns: i64)
     Ok(())
 }
 
-/// Counts a batch of a node.
-pub fn node_count(db: &Connection, node: i64, count: BatchCount) -> Result<()> {
+/// Counts batches of nodes: a node and how many, each.
+pub fn node_counts(db: &Connection, count: BatchCount, nodes: &[[i64; 2]]) -> Result<()> {
     let sql = match count {
-        BatchCount::Accepted => "UPDATE node SET accepted = accepted + 1 WHERE id = ?1",
-        BatchCount::Refused => "UPDATE node SET refused = refused + 1 WHERE id = ?1",
-        BatchCount::Quarantined => "UPDATE node SET quarantined = quarantined + 1 WHERE id = ?1",
+        BatchCount::Accepted => "UPDATE node SET accepted = accepted + ?2 WHERE id = ?1",
+        BatchCount::Refused => "UPDATE node SET refused = refused + ?2 WHERE id = ?1",
+        BatchCount::Quarantined => "UPDATE node SET quarantined = quarantined + ?2 WHERE id = ?1",
     };
-    db.prepare_cached(sql)?.execute([node])?;
-    Ok(())
+    Ok(db.execute_all(sql, nodes)?)
 }
 
 /// A cursor as it stands.

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::runtime::Runtime;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::private::BytesMut;
@@ -24,6 +25,8 @@ const STATEMENTS_MAX: usize = 256;
 const FETCHED: usize = 2_048;
 /// Rows of numbers in one statement.
 const INSERTED: usize = 8_192;
+/// Statements that are on their way at once.
+const PIPELINED: usize = 1_024;
 /// What a query with a deadline may take.
 const LIMITED_MS: u32 = 30_000;
 /// A writer that says nothing for so long loses its transaction, and the lock with it: a process that hangs, or whose
@@ -247,6 +250,18 @@ impl Session {
                 columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
             let prepared = self.prepare(&sql)?;
             self.wait(self.client.borrow().execute(&prepared.statement, &values))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn execute_all<const N: usize>(&self, sql: &str, rows: &[[i64; N]]) -> Result<()> {
+        let prepared = self.prepare(sql)?;
+        for rows in rows.chunks(PIPELINED) {
+            let values: Vec<[&(dyn ToSql + Sync); N]> =
+                rows.iter().map(|row| row.each_ref().map(|value| value as &(dyn ToSql + Sync))).collect();
+            let client = self.client.borrow();
+            let all = values.iter().map(|values| client.execute(&prepared.statement, values));
+            self.wait(try_join_all(all))?;
         }
         Ok(())
     }

@@ -64,3 +64,11 @@ pub(super) fn insert_bytes(
     }
     Ok(())
 }
+
+pub(super) fn execute_all<const N: usize>(db: &Connection, sql: &str, rows: &[[i64; N]]) -> Result<()> {
+    let mut statement = db.prepare_cached(sql)?;
+    for row in rows {
+        statement.execute(rusqlite::params_from_iter(row))?;
+    }
+    Ok(())
+}
