@@ -24,12 +24,14 @@ use crate::metrics::{Metrics, Operation};
 use crate::model::{AlertAct, AlertActed, Delivery, Sent};
 use crate::store::{Connection, Readers, StoreError, alerts};
 
+mod email;
 pub mod judge;
 mod message;
 pub mod rules;
 mod send;
 pub mod view;
 
+use judge::pace::Wanted;
 use judge::{View, judge};
 use rules::{Rules, RulesError};
 
@@ -68,8 +70,8 @@ pub fn load(path: &PathBuf) -> Result<Rules, LoadError> {
     Rules::parse(&text).map_err(|source| LoadError::Wrong { path: path.clone(), source })
 }
 
-/// Reads the ledger as the rules see it.
-pub type Look = Arc<dyn Fn(&Connection, i64) -> Result<View, StoreError> + Send + Sync>;
+/// Reads the ledger as the rules see it, with what they ask for.
+pub type Look = Arc<dyn Fn(&Connection, &Wanted, i64) -> Result<View, StoreError> + Send + Sync>;
 
 /// Looks after alerts until `stop`.
 pub struct Watcher {
@@ -140,7 +142,8 @@ impl Watcher {
     /// Whether it is this process's to tell; `None` if nothing could be found out.
     async fn judge(&self) -> Result<Option<bool>, Gone> {
         let (look, now_ns) = (Arc::clone(&self.look), self.clock.wall_ns());
-        let Some(view) = self.read(move |db| look(db, now_ns)).await else { return Ok(None) };
+        let wanted = Wanted::by(&self.rules.rules);
+        let Some(view) = self.read(move |db| look(db, &wanted, now_ns)).await else { return Ok(None) };
         let findings = judge(&self.rules.rules, &view);
         let ours = match self.act(AlertAct::Judged(findings)).await? {
             None => return Ok(None),

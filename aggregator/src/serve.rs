@@ -231,9 +231,9 @@ fn watch_alerts(
         path,
         rules,
         ledger_id: state.ledger.ledger_id.iter().map(|byte| format!("{byte:02x}")).collect(),
-        look: Arc::new(move |db, now_ns| {
+        look: Arc::new(move |db, wanted, now_ns| {
             let currency = prices.books.borrow().currency().to_owned();
-            view(db, api::balances(db, now_ns)?, currency, now_ns)
+            view(db, api::balances(db, now_ns)?, currency, (wanted, now_ns))
         }),
         clock: state.clock.clone(),
         readers: state.readers.clone(),

@@ -14,6 +14,11 @@ use serde_json::{Value, json};
 
 use super::ledgers::orders::said;
 
+/// By a real mail server.
+mod email;
+/// How fast limits are spent.
+mod pace;
+
 const BOOK: &str = "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\n";
 
 /// What was asked of a server.
@@ -78,27 +83,29 @@ fn answer(stream: TcpStream, status: u16) -> anyhow::Result<Asked> {
     Ok(Asked { path, headers, body: serde_json::from_slice(&body)? })
 }
 
-struct Site {
+/// A ledger, and who is told.
+struct Site<S> {
     world: World,
-    server: Server,
+    server: S,
+}
+
+/// Writes a file of this world, and gives its path.
+fn file(world: &World, name: &str, text: &str) -> anyhow::Result<String> {
+    let path = world.dir().join(name);
+    std::fs::write(&path, text)?;
+    Ok(path.display().to_string())
 }
 
 /// An account with room for a hundred holds, a rule at one percent of it, and four channels at one server that is away.
-fn site() -> anyhow::Result<Site> {
-    let mut world = World::new(1)?;
+fn site() -> anyhow::Result<Site<Server>> {
+    let world = World::new(1)?;
     let server = Server::start()?;
-    let secret = |name: &str, text: &str| -> anyhow::Result<String> {
-        let path = world.dir().join(name);
-        std::fs::write(&path, text)?;
-        Ok(path.display().to_string())
-    };
+    let secret = |name: &str, text: &str| file(&world, name, text);
     let url = &server.url;
     let (slack, key, hook) =
         (secret("slack", &format!("{url}/slack\n"))?, secret("key", "k-1\n")?, secret("hook", "s3cret")?);
-    let file = secret(
-        "alerts.toml",
-        &format!(
-            r#"
+    let rules = format!(
+        r#"
             [[channel]]
             name = "slack"
             kind = "slack"
@@ -123,18 +130,23 @@ fn site() -> anyhow::Result<Site> {
             percent = 1
             channels = ["slack", "teams", "pager", "hook"]
             "#
-        ),
-    )?;
-    std::fs::write(world.aggregator.prices(), BOOK)?;
-    world.aggregator.extra_args = vec!["--alerts-file".to_owned(), file];
-    world.aggregator.start(DEADLINE)?;
-    let account = json!({ "slurm_account": "physics", "name": "Physics", "budget_limit": "432" });
-    let site = Site { world, server };
-    site.posted("/api/v1/accounts", &account, 201)?;
-    Ok(site)
+    );
+    Site::start(world, server, &rules)
 }
 
-impl Site {
+impl<S> Site<S> {
+    /// An account, and these rules.
+    fn start(mut world: World, server: S, rules: &str) -> anyhow::Result<Self> {
+        let path = file(&world, "alerts.toml", rules)?;
+        std::fs::write(world.aggregator.prices(), BOOK)?;
+        world.aggregator.extra_args = vec!["--alerts-file".to_owned(), path];
+        world.aggregator.start(DEADLINE)?;
+        let account = json!({ "slurm_account": "physics", "name": "Physics", "budget_limit": "432" });
+        let site = Self { world, server };
+        site.posted("/api/v1/accounts", &account, 201)?;
+        Ok(site)
+    }
+
     fn posted(&self, path: &str, body: &Value, expected: u16) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.world.aggregator.url());
         let (status, text) = post(&http(), &url, &body.to_string())?;
@@ -160,6 +172,17 @@ impl Site {
         Ok(scrape.series(name).iter().filter(has).map(|(_, value)| value).sum())
     }
 
+    /// Lets ledger time pass until deliveries came to so many such results.
+    fn until_result(&mut self, result: &str, count: f64) -> anyhow::Result<()> {
+        wait_until(DEADLINE, result, String::new, || {
+            self.world.advance(5_000_000_000)?;
+            let so_far = self.metric("tonnage_alert_deliveries_total", &[("result", result)])?;
+            Ok((so_far >= count).then_some(()))
+        })
+    }
+}
+
+impl Site<Server> {
     /// Lets ledger time pass until the server has taken so much.
     fn until_taken(&mut self, count: usize) -> anyhow::Result<Vec<Asked>> {
         let server = &self.server;

@@ -6,9 +6,14 @@ use super::rules::{Rule, When};
 use crate::budgets::selector::is_match;
 use crate::model::{Finding, GpuTime};
 
+pub mod pace;
+
+use pace::Pace;
+
 /// The ledger as the rules see it.
 #[derive(Debug, Clone, Default)]
 pub struct View {
+    pub now_ns: i64,
     pub limits: Vec<LimitView>,
     /// Of the last 24 hours.
     pub unassigned_nanos: i128,
@@ -30,6 +35,8 @@ pub struct LimitView {
     pub limit_nanos: i64,
     pub charged_nanos: i128,
     pub held_nanos: i128,
+    /// `None` if no rule asks.
+    pub pace: Option<Pace>,
 }
 
 /// All that the rules find; each once for each limit.
@@ -52,10 +59,18 @@ fn found(rule: &Rule, view: &View) -> Vec<Finding> {
         threshold,
         channels: rule.channels.clone(),
     };
+    let of = |accounts: &str, one: &dyn Fn(&LimitView) -> Option<Finding>| -> Vec<Finding> {
+        view.limits.iter().filter(|limit| is_match(accounts, &limit.account)).filter_map(one).collect()
+    };
     match &rule.when {
         When::Spent { percent, accounts, held } => {
-            let limits = view.limits.iter().filter(|limit| is_match(accounts, &limit.account));
-            limits.filter_map(|limit| spent(rule, limit, (*percent, *held), currency)).collect()
+            of(accounts, &|limit| spent(rule, limit, (*percent, *held), currency))
+        }
+        When::BurnRate { times_permille, accounts, long_hours, short_hours } => of(accounts, &|limit| {
+            pace::burning(rule, limit, (*times_permille, *long_hours, *short_hours), currency)
+        }),
+        When::Depletion { accounts, within_days } => {
+            of(accounts, &|limit| pace::depleted(rule, limit, *within_days, (view.now_ns, currency)))
         }
         When::Unassigned { nanos } if view.unassigned_nanos > *nanos => {
             let value = money(view.unassigned_nanos);
@@ -87,12 +102,6 @@ fn spent(rule: &Rule, limit: &LimitView, (percent, held): (i64, bool), currency:
     if !reached {
         return None;
     }
-    let LimitView { account, period, partition, model, start_ns, .. } = limit;
-    let of: Vec<String> = [("partition", partition), ("model", model)]
-        .into_iter()
-        .filter(|(_, name)| !name.is_empty())
-        .map(|(what, name)| format!(" for {what} {name}"))
-        .collect();
     let share = used.checked_mul(1_000).and_then(|used| used.checked_div(whole));
     let value = share.map_or_else(
         || format!("{} {currency}", decimal::from_nanos(used)),
@@ -104,12 +113,35 @@ fn spent(rule: &Rule, limit: &LimitView, (percent, held): (i64, bool), currency:
         format!(", {} of it held", decimal::from_nanos(held_nanos))
     };
     let message = format!(
-        "{account}: {value} of its limit ({period}{}) is spent: {} of {} {currency}{held_text}",
-        of.concat(),
+        "{}: {value} of its limit ({}) is spent: {} of {} {currency}{held_text}",
+        limit.account,
+        period(limit),
         decimal::from_nanos(used),
         decimal::from_nanos(whole),
     );
-    Some(Finding {
+    Some(of_limit(rule, limit, message, (value, format!("{percent} %"))))
+}
+
+/// Whose limit it is, and which.
+fn said(limit: &LimitView) -> String {
+    format!("{}: its limit ({})", limit.account, period(limit))
+}
+
+fn period(limit: &LimitView) -> String {
+    let of = [("partition", &limit.partition), ("model", &limit.model)];
+    let of = of.into_iter().filter(|(_, name)| !name.is_empty());
+    limit.period.clone() + &of.map(|(what, name)| format!(" for {what} {name}")).collect::<String>()
+}
+
+/// Another one in each period.
+fn of_limit(
+    rule: &Rule,
+    limit: &LimitView,
+    message: String,
+    (value, threshold): (String, String),
+) -> Finding {
+    let LimitView { account, period, partition, model, start_ns, .. } = limit;
+    Finding {
         key: [&rule.name, account, period, partition, model, &start_ns.to_string()]
             .map(String::as_str)
             .join("\n"),
@@ -119,21 +151,21 @@ fn spent(rule: &Rule, limit: &LimitView, (percent, held): (i64, bool), currency:
         account: account.clone(),
         message,
         value,
-        threshold: format!("{percent} %"),
+        threshold,
         channels: rule.channels.clone(),
-    })
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::Severity;
 
-    fn rule(when: When) -> Rule {
+    pub(super) fn rule(when: When) -> Rule {
         Rule { name: "r".into(), when, severity: Severity::Warning, channels: vec!["ops".into()] }
     }
 
-    fn limit(account: &str, start_ns: i64, limit: i64, charged: i128, held: i128) -> LimitView {
+    pub(super) fn limit(account: &str, start_ns: i64, limit: i64, charged: i128, held: i128) -> LimitView {
         LimitView {
             account: account.into(),
             period: "month".into(),
@@ -143,10 +175,11 @@ mod tests {
             limit_nanos: limit,
             charged_nanos: charged,
             held_nanos: held,
+            pace: None,
         }
     }
 
-    fn view(limits: Vec<LimitView>) -> View {
+    pub(super) fn view(limits: Vec<LimitView>) -> View {
         View { limits, currency: "USD".into(), ..View::default() }
     }
 

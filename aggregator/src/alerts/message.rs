@@ -1,14 +1,16 @@
 //! How each kind of channel wants to be told. Pure.
 //!
-//! Sources: Slack's incoming webhooks, Adaptive Cards 1.4 as workflows of Microsoft Teams take them, PagerDuty's Events API v2.
+//! Sources: Slack's incoming webhooks, Adaptive Cards 1.4 as workflows of Microsoft Teams take them, PagerDuty's Events API v2. E-mail
+//! has words of its own, and its form from `email.rs`.
 
 use serde_json::{Value, json};
 
-use super::rules::ChannelKind;
+use super::rules::channel::ChannelKind;
 use crate::model::{Delivery, Event};
 
 /// `PagerDuty` takes no longer summaries.
 const SUMMARY_CHARS_MAX: usize = 1024;
+const SUBJECT_CHARS_MAX: usize = 200;
 
 /// What is sent, or `None` where the channel knows no such event. `ledger` tells this ledger's alerts from others'.
 pub(super) fn body(kind: ChannelKind, delivery: &Delivery, ledger: &str, routing_key: &str) -> Option<Value> {
@@ -18,7 +20,47 @@ pub(super) fn body(kind: ChannelKind, delivery: &Delivery, ledger: &str, routing
         ChannelKind::Teams => told.then(|| teams(&line(delivery))),
         ChannelKind::Pagerduty => Some(pagerduty(delivery, ledger, routing_key)),
         ChannelKind::Webhook => Some(webhook(delivery, ledger)),
+        ChannelKind::Email => None,
     }
+}
+
+/// What an e-mail says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Letter {
+    pub(super) subject: String,
+    /// Lines with LF.
+    pub(super) text: String,
+}
+
+/// What an e-mail says of an event; `None` of an acknowledgement.
+pub(super) fn letter(delivery: &Delivery, ledger: &str) -> Option<Letter> {
+    let finding = &delivery.alert.finding;
+    let (since, id) = (time(delivery.alert.triggered_ns), delivery.alert.id);
+    let (last, end) = match delivery.event {
+        Event::Acknowledge => return None,
+        Event::Trigger => ("", format!("Say that you know: tonnage alert acknowledge {id}")),
+        Event::Resolve => (" (as it was last)", "It is no longer so.".to_owned()),
+    };
+    let lines = [
+        finding.message.clone(),
+        String::new(),
+        format!("rule       {} ({})", finding.rule, finding.kind),
+        format!("severity   {}", finding.severity.name()),
+        format!("budget     {}", if finding.account.is_empty() { "-" } else { &finding.account }),
+        format!("value      {}{last}", finding.value),
+        format!("threshold  {}", finding.threshold),
+        format!("since      {since}"),
+        format!("alert      {id} of the ledger {ledger}"),
+        String::new(),
+        end,
+    ];
+    let subject = one_line(&line(delivery)).chars().take(SUBJECT_CHARS_MAX).collect();
+    Some(Letter { subject, text: lines.map(|line| one_line(&line) + "\n").concat() })
+}
+
+/// Names come from outside: none of them begins a line.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// For people.
@@ -99,11 +141,11 @@ pub(super) fn time(at_ns: i64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{Alert, AlertState, Finding, Severity};
 
-    fn delivery(event: Event, message: &str) -> Delivery {
+    pub(in crate::alerts) fn delivery(event: Event, message: &str) -> Delivery {
         let finding = Finding {
             key: "k".into(),
             rule: "nearly spent".into(),

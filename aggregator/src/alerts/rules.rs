@@ -3,20 +3,23 @@
 //! Secrets are in files of their own, which are read when something is told.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tonnage_proto::decimal;
 use tonnage_proto::limits::NAME_BYTES_MAX;
 
-use crate::http::Server;
 use crate::model::Severity;
+
+pub mod channel;
+mod pace;
+
+use channel::{Channel, ChannelTable};
 
 /// Rules, and channels, of one file.
 const RULES_MAX: usize = 200;
 const CHANNELS_MAX: usize = 50;
 const PERCENT_MAX: i64 = 1_000;
-const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
+const DAYS_MAX: i64 = 3_660;
 
 /// An alerts file that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,35 +31,6 @@ pub struct RulesError(String);
 pub struct Rules {
     pub channels: Vec<Channel>,
     pub rules: Vec<Rule>,
-}
-
-/// Who is told, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Channel {
-    pub name: String,
-    pub kind: ChannelKind,
-    pub to: To,
-    /// Of the server's certificate, in place of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// What signs a webhook, or the routing key of PagerDuty.
-    pub secret_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChannelKind {
-    Slack,
-    Teams,
-    Pagerduty,
-    Webhook,
-}
-
-/// Where a channel listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum To {
-    Url(String),
-    /// A file with the URL, which is a secret itself.
-    File(PathBuf),
 }
 
 /// What somebody is to know.
@@ -72,6 +46,11 @@ pub struct Rule {
 pub enum When {
     /// So much of a limit of these accounts (a glob) is charged, or charged and held.
     Spent { percent: i64, accounts: String, held: bool },
+    /// A limit of these accounts is spent so many thousandths as fast as it would last for its period, in the last hours of a long
+    /// window and in those of a short one.
+    BurnRate { times_permille: i64, accounts: String, long_hours: i64, short_hours: i64 },
+    /// A limit of these accounts will be spent before its period ends, and within so many days.
+    Depletion { accounts: String, within_days: Option<i64> },
     /// More than so much was charged to nobody's budget in the last 24 hours.
     Unassigned { nanos: i128 },
     /// More GPU time than this had no price in the last 24 hours.
@@ -86,6 +65,8 @@ impl When {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Spent { .. } => "budget_threshold",
+            Self::BurnRate { .. } => "burn_rate",
+            Self::Depletion { .. } => "depletion",
             Self::Unassigned { .. } => "unassigned",
             Self::Unpriced { .. } => "unpriced",
             Self::Quarantine { .. } => "quarantine",
@@ -102,22 +83,12 @@ struct File {
     rule: Vec<RuleTable>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ChannelTable {
-    name: String,
-    kind: ChannelKind,
-    url: Option<String>,
-    url_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    secret_file: Option<PathBuf>,
-    routing_key_file: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
     Spent,
+    BurnRate,
+    Depletion,
     Unassigned,
     Unpriced,
     Quarantine,
@@ -136,6 +107,10 @@ struct RuleTable {
     amount: Option<String>,
     gpu_hours: Option<i64>,
     windows: Option<i64>,
+    times: Option<f64>,
+    long_hours: Option<i64>,
+    short_hours: Option<i64>,
+    within_days: Option<i64>,
 }
 
 fn wrong(field: &str, name: &str, value: impl std::fmt::Display, right: &str) -> RulesError {
@@ -155,11 +130,12 @@ impl Rules {
                 "it has {channels} channels and {rules} rules; at most {CHANNELS_MAX} and {RULES_MAX} are taken"
             )));
         }
-        let channels = file.channel.into_iter().map(channel).collect::<Result<Vec<_>, _>>()?;
+        let channels = file.channel.into_iter().map(Channel::try_from).collect::<Result<Vec<_>, _>>()?;
         unique("channel.name", channels.iter().map(|channel| channel.name.as_str()))?;
         let known: BTreeSet<&str> = channels.iter().map(|channel| channel.name.as_str()).collect();
         let rules = file.rule.into_iter().map(|table| rule(table, &known)).collect::<Result<Vec<_>, _>>()?;
         unique("rule.name", rules.iter().map(|rule| rule.name.as_str()))?;
+        pace::check(&rules)?;
         Ok(Self { channels, rules })
     }
 }
@@ -178,116 +154,86 @@ fn unique<'a>(field: &str, names: impl Iterator<Item = &'a str>) -> Result<(), R
     Ok(())
 }
 
-fn absolute(name: &str, field: &str, path: Option<PathBuf>) -> Result<Option<PathBuf>, RulesError> {
-    match path {
-        Some(path) if !path.is_absolute() => {
-            Err(wrong(field, name, Path::display(&path), "is no path from the root; begin it with /"))
-        }
-        path => Ok(path),
-    }
-}
-
-fn channel(table: ChannelTable) -> Result<Channel, RulesError> {
-    let ChannelTable { name, kind, url, url_file, ca_file, secret_file, routing_key_file } = table;
-    let url_file = absolute(&name, "channel.url_file", url_file)?;
-    let ca_file = absolute(&name, "channel.ca_file", ca_file)?;
-    let secret_file = absolute(&name, "channel.secret_file", secret_file)?;
-    let routing_key_file = absolute(&name, "channel.routing_key_file", routing_key_file)?;
-    let secret_file = match (kind, secret_file, routing_key_file) {
-        (ChannelKind::Pagerduty, None, Some(key)) => Some(key),
-        (ChannelKind::Pagerduty, _, _) => {
-            return Err(wrong("channel.routing_key_file", &name, "it", "is needed, and secret_file is not"));
-        }
-        (ChannelKind::Webhook, secret, None) => secret,
-        (_, None, None) => None,
-        (_, Some(_), _) => return Err(wrong("channel.secret_file", &name, "it", "is for webhooks alone")),
-        (_, None, Some(_)) => {
-            return Err(wrong("channel.routing_key_file", &name, "it", "is for pagerduty alone"));
-        }
-    };
-    let to = match (url, url_file) {
-        (None, Some(file)) => To::File(file),
-        (Some(url), None) => {
-            server(&url, ca_file.as_deref())
-                .ok_or_else(|| wrong("channel.url", &name, &url, "is no http:// or https:// address"))?;
-            To::Url(url)
-        }
-        (None, None) if kind == ChannelKind::Pagerduty => To::Url(PAGERDUTY.to_owned()),
-        _ => return Err(wrong("channel.url_file", &name, "it", "is needed: give either url_file or url")),
-    };
-    Ok(Channel { name, kind, to, ca_file, secret_file })
-}
-
-/// The server at a URL; `None` if it is none, or has a certificate's CA and no TLS.
-#[must_use]
-pub fn server(url: &str, ca_file: Option<&Path>) -> Option<Server> {
-    let server = Server::parse(url.trim(), 80, "channel.ca_file")?;
-    match ca_file {
-        Some(ca) => server.of_ca(ca.to_owned()),
-        None => Some(server),
-    }
-}
-
 fn rule(table: RuleTable, channels: &BTreeSet<&str>) -> Result<Rule, RulesError> {
-    let name = table.name;
+    let name = table.name.clone();
     if let Some(unknown) = table.channels.iter().find(|channel| !channels.contains(channel.as_str())) {
         return Err(wrong("rule.channels", &name, format!("{unknown:?}"), "is no channel of this file"));
     }
-    let at_least = |field: &str, value: Option<i64>, least: i64, most: i64, unless: i64| {
-        let value = value.unwrap_or(unless);
-        if (least..=most).contains(&value) {
-            return Ok(value);
-        }
-        Err(wrong(field, &name, value, &format!("is not between {least} and {most}")))
-    };
+    let kinds = |kinds: &[Kind]| kinds.contains(&table.kind);
     let given = [
-        ("percent", table.percent.is_some(), matches!(table.kind, Kind::Spent)),
-        ("accounts", table.accounts.is_some(), matches!(table.kind, Kind::Spent)),
-        ("held", table.held.is_some(), matches!(table.kind, Kind::Spent)),
-        ("amount", table.amount.is_some(), matches!(table.kind, Kind::Unassigned)),
-        ("gpu_hours", table.gpu_hours.is_some(), matches!(table.kind, Kind::Unpriced)),
-        ("windows", table.windows.is_some(), matches!(table.kind, Kind::Quarantine)),
+        ("percent", table.percent.is_some(), kinds(&[Kind::Spent])),
+        ("accounts", table.accounts.is_some(), kinds(&[Kind::Spent, Kind::BurnRate, Kind::Depletion])),
+        ("held", table.held.is_some(), kinds(&[Kind::Spent])),
+        ("times", table.times.is_some(), kinds(&[Kind::BurnRate])),
+        ("long_hours", table.long_hours.is_some(), kinds(&[Kind::BurnRate])),
+        ("short_hours", table.short_hours.is_some(), kinds(&[Kind::BurnRate])),
+        ("within_days", table.within_days.is_some(), kinds(&[Kind::Depletion])),
+        ("amount", table.amount.is_some(), kinds(&[Kind::Unassigned])),
+        ("gpu_hours", table.gpu_hours.is_some(), kinds(&[Kind::Unpriced])),
+        ("windows", table.windows.is_some(), kinds(&[Kind::Quarantine])),
     ];
     if let Some((field, ..)) = given.into_iter().find(|(_, given, has)| *given && !has) {
         return Err(wrong(&format!("rule.{field}"), &name, "it", "is of another kind of rule; remove it"));
     }
-    let when = match table.kind {
+    let when = when(&name, &table)?;
+    Ok(Rule { name, when, severity: table.severity.unwrap_or(Severity::Warning), channels: table.channels })
+}
+
+fn when(name: &str, table: &RuleTable) -> Result<When, RulesError> {
+    let between = |field, value: Option<i64>, within, unless| between(name, field, (value, unless), within);
+    let accounts = || table.accounts.clone().unwrap_or_else(|| "*".to_owned());
+    Ok(match table.kind {
         Kind::Spent => When::Spent {
             percent: match table.percent {
-                None => {
-                    return Err(wrong("rule.percent", &name, "it", "is missing; write e.g. percent = 80"));
-                }
-                percent => at_least("rule.percent", percent, 1, PERCENT_MAX, 0)?,
+                None => return Err(wrong("rule.percent", name, "it", "is missing; write e.g. percent = 80")),
+                percent => between("rule.percent", percent, (1, PERCENT_MAX), 0)?,
             },
-            accounts: table.accounts.unwrap_or_else(|| "*".to_owned()),
+            accounts: accounts(),
             held: table.held.unwrap_or(true),
         },
+        Kind::BurnRate => pace::burn_rate(name, table, accounts())?,
+        Kind::Depletion => {
+            let days =
+                table.within_days.map(|days| between("rule.within_days", Some(days), (1, DAYS_MAX), 0));
+            When::Depletion { accounts: accounts(), within_days: days.transpose()? }
+        }
         Kind::Unassigned => {
-            let text = table.amount.unwrap_or_else(|| "0".to_owned());
-            let nanos = decimal::to_nanos(&text).filter(|nanos| *nanos >= 0);
-            let nanos = nanos.ok_or_else(|| {
-                wrong(
-                    "rule.amount",
-                    &name,
-                    format!("{text:?}"),
-                    "is no amount; write e.g. amount = \"10.00\"",
-                )
-            })?;
-            When::Unassigned { nanos }
+            let text = table.amount.as_deref().unwrap_or("0");
+            let nanos = decimal::to_nanos(text).filter(|nanos| *nanos >= 0);
+            let right = "is no amount; write e.g. amount = \"10.00\"";
+            When::Unassigned {
+                nanos: nanos.ok_or_else(|| wrong("rule.amount", name, format!("{text:?}"), right))?,
+            }
         }
         Kind::Unpriced => {
-            let hours = at_least("rule.gpu_hours", table.gpu_hours, 0, 1_000_000_000, 0)?;
+            let hours = between("rule.gpu_hours", table.gpu_hours, (0, 1_000_000_000), 0)?;
             When::Unpriced { seconds: hours * 3_600 }
         }
         Kind::Quarantine => {
-            When::Quarantine { windows: at_least("rule.windows", table.windows, 0, i64::MAX, 0)? }
+            When::Quarantine { windows: between("rule.windows", table.windows, (0, i64::MAX), 0)? }
         }
-    };
-    Ok(Rule { name, when, severity: table.severity.unwrap_or(Severity::Warning), channels: table.channels })
+    })
+}
+
+/// A value, or what it is unless told.
+fn between(
+    name: &str,
+    field: &str,
+    (value, unless): (Option<i64>, i64),
+    (least, most): (i64, i64),
+) -> Result<i64, RulesError> {
+    let value = value.unwrap_or(unless);
+    if (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(wrong(field, name, value, &format!("is not between {least} and {most}")))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::channel::To;
     use super::*;
 
     const FILE: &str = r#"
@@ -330,7 +276,7 @@ channels = []
     #[test]
     fn a_file_says_who_is_told_of_what() {
         let Rules { channels, rules } = Rules::parse(FILE).unwrap();
-        assert_eq!(channels[1].to, To::Url(PAGERDUTY.to_owned()));
+        assert_eq!(channels[1].to, To::Url("https://events.pagerduty.com/v2/enqueue".to_owned()));
         assert_eq!(channels[1].secret_file.as_deref(), Some(Path::new("/etc/tonnage/pager")));
         assert_eq!(rules[0].when, When::Spent { percent: 80, accounts: "physics*".into(), held: true });
         assert_eq!(

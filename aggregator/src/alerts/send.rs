@@ -12,8 +12,9 @@ use hyper::body::Bytes;
 use sha2::Sha256;
 use tonnage_runtime::telemetry::chain;
 
+use super::email;
 use super::message;
-use super::rules::{Channel, ChannelKind, To, server};
+use super::rules::channel::{Channel, ChannelKind, To, server};
 use crate::http::{self, Question};
 use crate::model::{Delivery, Sent};
 
@@ -30,13 +31,17 @@ pub(super) async fn send(channel: &Channel, delivery: &Delivery, ledger: &str) -
     };
     let routing_key =
         if channel.kind == ChannelKind::Pagerduty { secret.as_deref().unwrap_or_default() } else { "" };
-    let Some(body) = message::body(channel.kind, delivery, ledger, routing_key) else { return Sent::Told };
     let url = match &channel.to {
-        To::Url(url) => url.clone(),
-        To::File(path) => match read(path) {
-            Ok(url) => url,
-            Err(error) => return Sent::Failed(error),
-        },
+        To::Mail(mail) => {
+            return email::send(mail, channel.ca_file.as_deref(), secret, delivery, ledger).await;
+        }
+        To::Url(url) => Ok(url.clone()),
+        To::File(path) => read(path),
+    };
+    let Some(body) = message::body(channel.kind, delivery, ledger, routing_key) else { return Sent::Told };
+    let url = match url {
+        Ok(url) => url,
+        Err(error) => return Sent::Failed(error),
     };
     let Some(server) = server(&url, channel.ca_file.as_deref()) else {
         return Sent::Failed("what url_file has is no http:// or https:// address".to_owned());

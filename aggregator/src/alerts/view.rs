@@ -2,19 +2,30 @@
 
 use tonnage_proto::limits::{DAY_NS, SLOT_NS, slot_start};
 
+use super::judge::pace::Wanted;
 use super::judge::{LimitView, View};
 use crate::metrics::budgets::Balances;
 use crate::store::query::{self, CostQuery, QueryError, cost};
 use crate::store::{Connection, StoreError, budgets, quarantine};
 
+mod paces;
+
+use paces::Paces;
+
 /// `balances`: as they are shown everywhere.
 ///
 /// # Errors
 /// If the store fails.
-pub fn view(db: &Connection, balances: Balances, currency: String, now_ns: i64) -> Result<View, StoreError> {
+pub fn view(
+    db: &Connection,
+    balances: Balances,
+    currency: String,
+    (wanted, now_ns): (&Wanted, i64),
+) -> Result<View, StoreError> {
     let slots = (slot_start(now_ns) + SLOT_NS - DAY_NS, slot_start(now_ns) + SLOT_NS);
     let tree = budgets::tree(db)?;
-    let unassigned = budgets::unassigned(db, &tree, &mut budgets::Usages::new(), slots, now_ns)?;
+    let mut usages = budgets::Usages::new();
+    let unassigned = budgets::unassigned(db, &tree, &mut usages, slots, now_ns)?;
     let all = CostQuery { ranges: query::ranges(slots.0, slots.1), ..CostQuery::default() };
     let totals = match cost(db, &all, || false) {
         Ok(found) => found.totals,
@@ -22,20 +33,25 @@ pub fn view(db: &Connection, balances: Balances, currency: String, now_ns: i64) 
         Err(QueryError::Expired | QueryError::TooManyGroups) => return Err(StoreError::Interrupted),
     };
     let held: i64 = quarantine::held_counts(db)?.iter().map(|(_, windows)| windows).sum();
-    let limits = balances.rows.into_iter().filter_map(|balance| {
-        Some(LimitView {
+    let mut paces = Paces::new(db, &tree, &mut usages, now_ns);
+    let mut limits = Vec::new();
+    for balance in balances.rows {
+        let Some(limit_nanos) = balance.limit_nanos else { continue };
+        limits.push(LimitView {
+            pace: paces.of(&balance, wanted)?,
             account: balance.account,
             period: balance.period,
             partition: balance.partition,
             model: balance.model,
             start_ns: balance.start_ns.unwrap_or_default(),
-            limit_nanos: balance.limit_nanos?,
+            limit_nanos,
             charged_nanos: balance.charged_nanos,
             held_nanos: balance.held_nanos,
-        })
-    });
+        });
+    }
     Ok(View {
-        limits: limits.collect(),
+        now_ns,
+        limits,
         unassigned_nanos: unassigned.values().sum(),
         unpriced: totals.unpriced,
         quarantined_windows: held,

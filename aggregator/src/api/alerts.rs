@@ -32,7 +32,7 @@ pub(super) struct AlertAnswer {
     account_id: String,
     /// The rule that found it.
     rule: String,
-    /// budget_threshold, unassigned, unpriced or quarantine.
+    /// budget_threshold, burn_rate, depletion, unassigned, unpriced or quarantine.
     alert_type: String,
     /// info, warning or critical.
     severity: &'static str,

@@ -5,6 +5,9 @@
 
 use tonnage_proto::limits::DAY_NS;
 
+use super::period::Period;
+use super::{Account, Limit};
+
 /// Fewer whole days than these say nothing of how days differ.
 pub const INTERVAL_DAYS_MIN: usize = 7;
 /// Of the normal distribution, for an interval of 95 %.
@@ -139,6 +142,31 @@ pub fn expected(limit_nanos: i64, (start_ns, end_ns): (i64, i64), at_ns: i64) ->
     i128::from(limit_nanos) * over.clamp(0, length.max(0)) / length.max(1)
 }
 
+/// When the period of a limit began and ends that has `now_ns`; `None` is no end. A life begins with the account, also where its
+/// usage before counts.
+#[must_use]
+pub fn term(account: &Account, limit: &Limit, now_ns: i64) -> (i64, Option<i64>) {
+    match limit.period {
+        Period::Lifetime => (began_ns(account), account.spec.ends_ns),
+        _ => {
+            let (start_ns, end_ns) = limit.period.span(now_ns, account.spec.starts_ns);
+            (start_ns, Some(end_ns))
+        }
+    }
+}
+
+/// When the first of the last `count` whole days of UTC began that the account was there for; today's beginning if there is none.
+#[must_use]
+pub fn first_day_ns(account: &Account, now_ns: i64, count: i64) -> i64 {
+    let today_ns = now_ns - now_ns.rem_euclid(DAY_NS);
+    let whole_ns = began_ns(account).saturating_add(DAY_NS - 1).div_euclid(DAY_NS) * DAY_NS;
+    (today_ns - count * DAY_NS).max(whole_ns).min(today_ns)
+}
+
+fn began_ns(account: &Account) -> i64 {
+    if account.spec.starts_ns > 0 { account.spec.starts_ns } else { account.created_ns }
+}
+
 impl Burn {
     #[must_use]
     pub fn of(facts: &Facts<'_>) -> Self {
@@ -177,13 +205,8 @@ fn average(days: &[i128], count: usize) -> Option<i128> {
 fn forecast(facts: &Facts<'_>, day_nanos: i128) -> Forecast {
     let Facts { now_ns, limit_nanos, end_ns, spent_nanos, days, .. } = *facts;
     let remaining_nanos = i128::from(limit_nanos) - spent_nanos;
-    let until = |days: f64| after(now_ns, days).filter(|at_ns| end_ns.is_none_or(|end_ns| *at_ns < end_ns));
+    let until = |days: f64| before(now_ns, days, end_ns);
     let spread = Spread::of(days);
-    let mean_days = match remaining_nanos {
-        ..=0 => Some(0.0),
-        _ if day_nanos <= 0 => None,
-        _ => Some(float(remaining_nanos) / float(day_nanos)),
-    };
     let (mut earliest_ns, mut latest_ns) = (None, None);
     if let (Some(spread), 1..) = (&spread, remaining_nanos) {
         earliest_ns = spread.reaches(float(remaining_nanos), Z).and_then(until);
@@ -197,7 +220,7 @@ fn forecast(facts: &Facts<'_>, day_nanos: i128) -> Forecast {
         let at = |z: f64| spent_nanos + whole(spread.spent(days, z));
         (at(-Z).max(spent_nanos), at(Z))
     });
-    let depletion_ns = mean_days.and_then(until);
+    let depletion_ns = depletion(now_ns, remaining_nanos, day_nanos, end_ns);
     let limit = i128::from(limit_nanos);
     let soon =
         depletion_ns.is_some_and(|at_ns| i128::from(at_ns - now_ns) < CRITICAL_DAYS * i128::from(DAY_NS));
@@ -263,6 +286,21 @@ impl Spread {
         }
         Some(high)
     }
+}
+
+/// When what is left will be spent at so much a day: at once if nothing is left, and `None` if that is not before `end_ns`.
+#[must_use]
+pub fn depletion(now_ns: i64, remaining_nanos: i128, day_nanos: i128, end_ns: Option<i64>) -> Option<i64> {
+    let days = match remaining_nanos {
+        ..=0 => 0.0,
+        _ if day_nanos <= 0 => return None,
+        _ => float(remaining_nanos) / float(day_nanos),
+    };
+    before(now_ns, days, end_ns)
+}
+
+fn before(now_ns: i64, days: f64, end_ns: Option<i64>) -> Option<i64> {
+    after(now_ns, days).filter(|at_ns| end_ns.is_none_or(|end_ns| *at_ns < end_ns))
 }
 
 /// `None` beyond the horizon.

@@ -95,6 +95,8 @@ pub struct Balances {
 /// One limit of an account, or what an account without limits spent and holds in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Balance {
+    /// The account's number, and which of its limits it is.
+    pub of: (i64, usize),
     pub account: String,
     pub period: String,
     /// When it began; `None` of one that moves on, or has no end.
@@ -169,6 +171,7 @@ mod tests {
 
     fn row(account: &str, limit_nanos: Option<i64>, charged_nanos: i128) -> Balance {
         Balance {
+            of: (1, 0),
             account: account.into(),
             period: "month".into(),
             start_ns: None,

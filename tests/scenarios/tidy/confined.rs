@@ -59,6 +59,11 @@ const RULES: &[Confined] = &[
     },
     Confined { word: "kube", only: &["aggregator/src/kubernetes/api.rs"], why: KUBE },
     Confined { word: "k8s_openapi", only: &["aggregator/src/kubernetes/api.rs"], why: KUBE },
+    Confined {
+        word: "lettre",
+        only: &["aggregator/src/alerts/email.rs"],
+        why: "mail is sent by aggregator/src/alerts/email.rs alone",
+    },
     Confined { word: "rustls", only: TLS_FILES, why: TLS },
     Confined { word: "tokio_rustls", only: TLS_FILES, why: TLS },
     Confined { word: "webpki", only: TLS_FILES, why: TLS },

@@ -257,12 +257,7 @@ pub(super) fn budget(
     let span_ns = limit.period.span(seen.now_ns, account.spec.starts_ns);
     let spent_nanos = seen.spent.of(db, &seen.tree, span_ns)?.of(account.id, |_, _| true);
     let held_nanos = seen.reserved.of(account.id, |_, _| true);
-    let (start_ns, end_ns) = match limit.period {
-        // A life begins with the account, also where its usage before counts.
-        Period::Lifetime if account.spec.starts_ns == 0 => (account.created_ns, account.spec.ends_ns),
-        Period::Lifetime => (account.spec.starts_ns, account.spec.ends_ns),
-        _ => (span_ns.0, Some(span_ns.1)),
-    };
+    let (start_ns, end_ns) = burn::term(account, limit, seen.now_ns);
     Ok(Known { span_start_ns: span_ns.0, start_ns, end_ns, spent_nanos, held_nanos })
 }
 
@@ -283,8 +278,7 @@ pub(super) fn days(
 ) -> Result<Days, QueryError> {
     let today_ns = seen.now_ns - seen.now_ns.rem_euclid(DAY_NS);
     let whole = |at_ns: i64| at_ns.saturating_add(DAY_NS - 1).div_euclid(DAY_NS) * DAY_NS;
-    let began_ns = if account.spec.starts_ns > 0 { account.spec.starts_ns } else { account.created_ns };
-    let first_ns = (today_ns - count * DAY_NS).max(whole(began_ns));
+    let first_ns = burn::first_day_ns(account, seen.now_ns, count);
     let mut usages = stored::Usages::new();
     let mut spent = |from_ns: i64, to_ns: i64| {
         let sums = stored::spent(db, &seen.tree, &mut usages, (from_ns, to_ns), seen.now_ns)?;

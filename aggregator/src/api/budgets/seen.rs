@@ -85,7 +85,7 @@ fn add(
     let life = [Limit { amount_nanos: 0, period: Period::Lifetime, partition: None, model: None }];
     let limited = !account.spec.limits.is_empty();
     let limits = if limited { &account.spec.limits[..] } else { &life[..] };
-    for limit in limits {
+    for (index, limit) in limits.iter().enumerate() {
         let now_ns = spent.now_ns;
         let span_ns = limit.period.span(now_ns, account.spec.starts_ns);
         let known = spent.sums.contains_key(&span_ns) || spent.sums.len() < PERIODS_MAX;
@@ -95,6 +95,7 @@ fn add(
         }
         let sums = spent.of(db, tree, span_ns)?;
         found.rows.push(Balance {
+            of: (account.id, index),
             account: account.spec.name.clone(),
             period: period(&limit.period),
             start_ns: matches!(limit.period, Period::Calendar { .. }).then_some(span_ns.0),

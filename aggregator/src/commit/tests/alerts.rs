@@ -4,6 +4,9 @@ use super::*;
 use crate::model::{Alert, AlertAct, AlertActed, AlertState, Event, Finding, Sent, Severity};
 use crate::store::alerts;
 
+/// How fast limits are spent.
+mod paced;
+
 fn finding(key: &str) -> Finding {
     Finding {
         key: key.into(),

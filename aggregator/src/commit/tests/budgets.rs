@@ -13,16 +13,15 @@ mod allocated;
 mod counted;
 /// Work that was let in while nobody could be asked, and money that gates spend by themselves.
 mod escrow;
-
 /// Random histories against a plain model.
 mod model;
 /// Holds that are left behind.
 mod recovered;
 
 /// By `BOOK` a second of a GPU is a million nano-dollars, and a hold a fifth more.
-const SECOND: i64 = 1_000_000;
+pub(super) const SECOND: i64 = 1_000_000;
 
-fn spec(name: &str, seconds: i64) -> Spec {
+pub(super) fn spec(name: &str, seconds: i64) -> Spec {
     let selector = Selector { account: Some(name.into()), ..Selector::default() };
     let limit =
         Limit { amount_nanos: seconds * SECOND, period: Period::Lifetime, partition: None, model: None };
@@ -61,7 +60,7 @@ impl Ledger {
         answered.try_recv().unwrap().unwrap()
     }
 
-    fn create(&mut self, spec: Spec) -> Result<Acted, BudgetError> {
+    pub(super) fn create(&mut self, spec: Spec) -> Result<Acted, BudgetError> {
         self.act(What::Account(Change::Create(Box::new(spec))))
     }
 
@@ -97,7 +96,8 @@ impl Ledger {
 
 impl Agent {
     /// The next batch, of a job that holds a GPU: start in seconds since the beginning, and for how long, ten at most.
-    fn job(&mut self, (account, partition, job): (&str, &str, &str), windows: &[(i64, i64)]) -> Sealed {
+    pub(super) fn job(&mut self, of: (&str, &str, &str), windows: &[(i64, i64)]) -> Sealed {
+        let (account, partition, job) = of;
         self.seq += 1;
         let window = |(start, length): &(i64, i64)| pb::Window {
             start_ns: BEGIN + start * S,
