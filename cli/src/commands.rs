@@ -69,8 +69,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
             show.write(&client.get(live::PATH, &[])?, live::grid, live::csv, &mut out)?;
         }
         Command::Nodes => {
-            let text = client.get("/api/v1/nodes", &[])?;
-            show.write(&text, inventory::nodes, inventory::nodes_csv, &mut out)?;
+            show.write(&client.get("/api/v1/nodes", &[])?, inventory::nodes, inventory::nodes_csv, &mut out)?;
         }
         Command::Devices { command: None } => {
             let text = client.get("/api/v1/devices", &[])?;

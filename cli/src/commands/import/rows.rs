@@ -109,8 +109,8 @@ pub(super) fn read<T: serde::de::DeserializeOwned>(
     list: &str,
     rows: &[Box<RawValue>],
 ) -> Vec<Result<T, (String, String)>> {
-    let row = |(at, row): (usize, &Box<RawValue>)| {
+    let row = |(at, row): (usize, &RawValue)| {
         serde_json::from_str(row.get()).map_err(|error| (format!("{list}[{at}]"), error.to_string()))
     };
-    rows.iter().enumerate().map(row).collect()
+    rows.iter().map(Box::as_ref).enumerate().map(row).collect()
 }

@@ -17,6 +17,8 @@ const JOB_FILES_MAX: usize = 1_000_000;
 const ROWS_MAX: usize = 2_000_000;
 
 pub(super) type Rows = Vec<Box<RawValue>>;
+/// Names and texts; of what cannot be read, why.
+pub(super) type JobFiles = Vec<(String, Result<String, String>)>;
 
 /// What was found. A list that the source does not have is `None`.
 #[derive(Debug, Default)]
@@ -25,8 +27,7 @@ pub(super) struct Source {
     pub(super) transactions: Option<Rows>,
     pub(super) grants: Option<Rows>,
     pub(super) allocations: Option<Rows>,
-    /// By their names; what cannot be read says why.
-    pub(super) job_files: Vec<(String, Result<String, String>)>,
+    pub(super) job_files: JobFiles,
 }
 
 pub(super) fn from_server(url: String, token_file: Option<&Path>) -> Result<Source, Error> {
@@ -109,7 +110,7 @@ pub(super) fn from_folder(folder: &Path) -> Result<Source, Error> {
 }
 
 /// Files of jobs, by name.
-pub(super) fn job_files(folder: &Path) -> Result<Vec<(String, Result<String, String>)>, Error> {
+pub(super) fn job_files(folder: &Path) -> Result<JobFiles, Error> {
     let failed = |source| Error::Read { path: folder.to_owned(), source };
     let mut names: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {

@@ -153,16 +153,14 @@ async fn an_epilog_is_answered_whatever_it_writes_and_settles_what_is_its_jobs()
     let site = site();
     site.account(physics()).await;
     let (plain, array, task) = (site.held("7").await, site.held("20").await, site.held("30_4").await);
-    let sent = format!(
-        "{{\"job_id\": 7, \"account\": \"physics\", \"partition\": \"gpu\", \"job_state\": \"0:0\", \"exit_code\": 0:0,
-          \"start_time\": 900, \"end_time\": \"990\", \"allocated_cpus\": 16(x2), \"allocated_gpus\": , \"max_rss\": \"1G\",
-          \"slurm_accounting_data\": {{}} }}"
-    );
-    let answer = site.epilog(&sent).await;
+    let sent = r#"{"job_id": 7, "account": "physics", "partition": "gpu", "job_state": "0:0", "exit_code": 0:0,
+        "start_time": 900, "end_time": "990", "allocated_cpus": 16(x2), "allocated_gpus": , "max_rss": "1G",
+        "slurm_accounting_data": {} }"#;
+    let answer = site.epilog(sent).await;
     let body: Value = answer.json();
     assert_eq!((answer.status, &body["data_import_status"]), (StatusCode::OK, &json!("settled")), "{body}");
     assert_eq!((&body["job_id"], &body["reconciliation_triggered"]), (&json!("7"), &json!(true)));
-    assert_eq!(site.epilog(&sent).await.body, answer.body);
+    assert_eq!(site.epilog(sent).await.body, answer.body);
     assert_eq!(site.state(&plain).await, "settled");
     for (job, status) in
         [("99", "no_hold"), ("20_3", "no_hold"), ("30_4", "settled"), ("20_[1-9%2]", "settled")]
