@@ -10,14 +10,17 @@ pub mod allocation;
 pub mod amount;
 pub mod available;
 pub mod burn;
+pub mod estimate;
 pub mod hold;
 pub mod period;
+pub mod report;
 pub mod selector;
 pub mod tree;
 
 pub use account::{Limit, Spec, Standing, Status};
 pub use act::{Act, Acted, Orphans, What};
 pub use hold::{Ask, Hold, State, Subject};
+pub use report::{Outcome, Report, Reported};
 pub use selector::{Selector, Usage};
 pub use tree::{Account, Binding, Change, Tree};
 

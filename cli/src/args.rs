@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use tonnage_proto::rest::IdlePolicy;
 
 pub(crate) mod budgets;
+pub(crate) mod moved;
 
 /// Whose GPU-seconds were these, and what did they cost?
 #[derive(Debug, Parser)]
@@ -84,6 +85,7 @@ pub(crate) enum Command {
         command: Alerts,
     },
     /// What is held for work that may run
+    #[command(visible_aliases = ["transaction", "transactions"])]
     Hold {
         #[command(subcommand)]
         command: budgets::Holds,
@@ -107,6 +109,22 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: budgets::Usage,
     },
+    /// What another system knows, moved here
+    Import {
+        #[command(subcommand)]
+        command: moved::Import,
+    },
+    /// The same as hold recover
+    Recover(budgets::Recover),
+    /// The same as budget reconcile
+    Reconcile(budgets::Reconcile),
+    /// Files of settings
+    Config {
+        #[command(subcommand)]
+        command: moved::Config,
+    },
+    /// How the parts stand, as far as the server tells
+    Ecosystem,
     /// Price books
     Price {
         #[command(subcommand)]

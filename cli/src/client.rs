@@ -31,6 +31,15 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: String, token_file: Option<&Path>) -> Result<Self, Error> {
+        Ok(Self::with(url, token_file.map(read_token).transpose()?))
+    }
+
+    /// Of a server that is not ours, and has tokens of its own.
+    pub(crate) fn elsewhere(url: String, token_file: Option<&Path>) -> Result<Self, Error> {
+        Ok(Self::with(url, token_file.map(read_any_token).transpose()?))
+    }
+
+    fn with(url: String, token: Option<String>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -40,8 +49,8 @@ impl Client {
             .timeout_global(Some(WHOLE))
             .user_agent(concat!("tonnage/", env!("CARGO_PKG_VERSION")))
             .build();
-        let authorization = token_file.map(read_token).transpose()?.map(|token| format!("Bearer {token}"));
-        Ok(Self { agent: config.new_agent(), url, authorization })
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        Self { agent: config.new_agent(), url, authorization }
     }
 
     /// The answer's text.
@@ -91,6 +100,12 @@ impl Client {
 
     /// Sends some JSON by this method; nothing if it is empty.
     pub(crate) fn send(&self, method: &str, path: &str, json: &str) -> Result<String, Error> {
+        let (status, text) = self.ask(method, path, json)?;
+        if status.is_success() { Ok(text) } else { Err(self.refusal(status, &text)) }
+    }
+
+    /// As [`Self::send`], and whatever the status is, it is an answer.
+    pub(crate) fn ask(&self, method: &str, path: &str, json: &str) -> Result<(StatusCode, String), Error> {
         let url = format!("{}{path}", self.url);
         let mut request = ureq::http::Request::builder().method(method).uri(url);
         if !json.is_empty() {
@@ -100,7 +115,10 @@ impl Client {
             request = request.header("authorization", authorization);
         }
         let request = request.body(json.to_owned()).map_err(ureq::Error::from);
-        self.answer(request.and_then(|request| self.agent.run(request)))
+        let answered = request.and_then(|request| self.agent.run(request));
+        let mut response = answered.map_err(|source| Error::Unreachable { url: self.url.clone(), source })?;
+        let text = self.text(&mut response)?;
+        Ok((response.status(), text))
     }
 
     /// Has the server do something; says in the answer what was done.
@@ -132,7 +150,7 @@ impl Client {
     }
 
     /// What an answer says that is none of what was asked for.
-    fn refusal(&self, status: StatusCode, text: &str) -> Error {
+    pub(crate) fn refusal(&self, status: StatusCode, text: &str) -> Error {
         let message = match serde_json::from_str::<ErrorAnswer>(text) {
             Ok(answer) if status.is_server_error() => {
                 format!("{} (request {})", answer.error.message, answer.error.request_id)
@@ -151,6 +169,15 @@ impl Client {
 }
 
 fn read_token(path: &Path) -> Result<String, Error> {
+    let token = read_any_token(path)?;
+    if !token.starts_with(token::PREFIX) {
+        let reason = "holds no token; it should be one line that begins with tng_".to_owned();
+        return Err(Error::File { path: path.to_owned(), reason });
+    }
+    Ok(token)
+}
+
+fn read_any_token(path: &Path) -> Result<String, Error> {
     if token::stands_in(&path.to_string_lossy()) {
         return Err(Error::Refused(token::BELONGS_IN_A_FILE.to_owned()));
     }
@@ -159,8 +186,8 @@ fn read_token(path: &Path) -> Result<String, Error> {
         .and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text))
         .map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let token = text.trim();
-    if !token.starts_with(token::PREFIX) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let reason = "holds no token; it should be one line that begins with tng_".to_owned();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let reason = "holds no token; it should be one line".to_owned();
         return Err(Error::File { path: path.to_owned(), reason });
     }
     Ok(token.to_owned())

@@ -6,6 +6,7 @@ use clap::CommandFactory as _;
 use serde::de::DeserializeOwned;
 use tonnage_proto::rest::VersionAnswer;
 
+use crate::args::budgets::{Budget, Holds};
 use crate::args::{Args, Command, Devices, Export, Output, Price, Unobserved};
 use crate::client::Client;
 use crate::error::Error;
@@ -17,10 +18,13 @@ mod allocations;
 mod audit;
 mod budgets;
 mod burn;
+mod config;
 mod cost;
+mod ecosystem;
 mod explain;
 mod export;
 mod idle;
+mod import;
 mod inventory;
 mod live;
 mod prices;
@@ -35,6 +39,10 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Args::command(), "tonnage", &mut script);
         out.write_all(&script)?;
+        return Ok(out.flush()?);
+    }
+    if let Command::Config { command } = args.command {
+        config::config(command, &mut out)?;
         return Ok(out.flush()?);
     }
     let client = Client::new(args.url, args.token_file.as_deref())?;
@@ -61,8 +69,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
             show.write(&client.get(live::PATH, &[])?, live::grid, live::csv, &mut out)?;
         }
         Command::Nodes => {
-            let text = client.get("/api/v1/nodes", &[])?;
-            show.write(&text, inventory::nodes, inventory::nodes_csv, &mut out)?;
+            show.write(&client.get("/api/v1/nodes", &[])?, inventory::nodes, inventory::nodes_csv, &mut out)?;
         }
         Command::Devices { command: None } => {
             let text = client.get("/api/v1/devices", &[])?;
@@ -92,6 +99,10 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
             let text = client.get("/api/v1/usage", &burn::usage(command))?;
             show.write(&text, cost::grid, cost::csv, &mut out)?;
         }
+        Command::Import { command } => import::import(&show, command, &mut out)?,
+        Command::Recover(recover) => budgets::holds(&show, Holds::Recover(recover), &mut out)?,
+        Command::Reconcile(reconcile) => budgets::budget(&show, Budget::Reconcile(reconcile), &mut out)?,
+        Command::Ecosystem => ecosystem::ecosystem(&show, &mut out)?,
         Command::Price { command } => {
             let text = match command {
                 Price::List => client.get("/api/v1/prices", &[])?,
@@ -100,7 +111,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
             show.write(&text, prices::grid, prices::csv, &mut out)?;
         }
         Command::Version => version(&client, args.output, &mut out)?,
-        Command::Completions { .. } => {}
+        Command::Completions { .. } | Command::Config { .. } => {}
     }
     Ok(out.flush()?)
 }

@@ -34,9 +34,65 @@ pub fn to_nanos(text: &str) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
+/// A JSON number with an exponent of two figures at most as one without, digit by digit: money is never a float. `None` if it has
+/// no exponent, or is no number.
+#[must_use]
+pub fn without_exponent(text: &str) -> Option<String> {
+    let (mantissa, exponent) = text.split_once(['e', 'E'])?;
+    let exponent = exponent.parse::<i8>().ok()?;
+    let (sign, digits) = mantissa.strip_prefix('-').map_or(("", mantissa), |digits| ("-", digits));
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let point = i64::try_from(whole.len()).ok()? + i64::from(exponent);
+    let all: String = [whole, part].concat();
+    let before = usize::try_from(point.max(0)).ok()?;
+    let leading = usize::try_from((-point).max(0)).ok()?;
+    let all = format!("{}{all}", "0".repeat(leading));
+    let all = format!("{all}{}", "0".repeat(before.saturating_sub(all.len())));
+    let (whole, part) = all.split_at_checked(before)?;
+    let part = part.trim_end_matches('0');
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    Some(if part.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part}") })
+}
+
+/// Reads a JSON number of a program that keeps money in doubles, which has more than nine places where it is not exact: those are rounded,
+/// halves away from 0.
+#[must_use]
+pub fn nearest_nanos(text: &str) -> Option<i128> {
+    let plain = without_exponent(text);
+    let text = plain.as_deref().unwrap_or(text);
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let (kept, rest) = part.split_at_checked(part.len().min(9))?;
+    if !rest.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let cut = if kept.is_empty() { to_nanos(whole)? } else { to_nanos(&format!("{whole}.{kept}"))? };
+    let up = i128::from(rest.bytes().next().is_some_and(|byte| byte >= b'5'));
+    Some(if text.starts_with('-') { cut - up } else { cut + up })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_double_made_of_an_amount_is_the_nearest_nano_dollar() {
+        for (text, expected) in [
+            ("123.45", Some(123_450_000_000)),
+            ("123.45000000000002", Some(123_450_000_000)),
+            ("0.30000000049999", Some(300_000_000)),
+            ("-0.0000000015", Some(-2)),
+            ("1e-7", Some(100)),
+            ("2.5E3", Some(2_500_000_000_000)),
+            ("7", Some(7_000_000_000)),
+            ("7.", Some(7_000_000_000)),
+            ("x", None),
+            ("1.0000000000x", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest_nanos(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn what_is_written_reads_back() {

@@ -8,6 +8,8 @@ mod agent;
 
 /// Budgets over HTTP: many checks at once, kills in the middle of them, several aggregators.
 mod alerts;
+/// A site that moves here from another system of budgets.
+mod asbx;
 mod budgets;
 
 /// Processes in real cgroups, as the kernel shows them.

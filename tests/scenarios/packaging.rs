@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::tidy;
 
+/// Files of settings to begin with.
+mod settings;
 /// The units under a real systemd.
 mod systemd;
 

@@ -14,7 +14,7 @@ use tonnage_runtime::clock::Clock;
 use tonnage_runtime::telemetry::chain;
 
 use super::escrow::{Key, Purse, Spent};
-use super::ledger::{Ask, Checked, EXTENDS, Escrow, GATE, Granted, Ledger, TOKEN};
+use super::ledger::{ARRAY, Ask, Checked, EXTENDS, Escrow, GATE, Granted, Ledger, TOKEN};
 use super::mark::{Kind, word};
 use super::need::{Need, Site};
 use super::owed::Owed;
@@ -184,6 +184,9 @@ pub fn ask(request: &Request, site: Site, cluster: &str) -> Result<Option<Ask>, 
     if need.gpus == 0 {
         return Ok(None);
     }
+    if !fields.text("array_inx").is_empty() {
+        details.insert(ARRAY, "true".to_owned());
+    }
     // Of several partitions the first: it is the one that Slurm shows, too.
     let partition = fields.text("partition").split(',').next().unwrap_or_default().to_owned();
     let text = |key| Fields::text(&fields, key).to_owned();
@@ -260,6 +263,10 @@ mod tests {
             ("physics", "gpu", 4)
         );
         assert_eq!((submit.key.as_str(), submit.details[GATE].as_str()), ("0123456789abcdef", "c"));
+        assert_eq!(submit.details.get(ARRAY), None);
+        let array =
+            of(&format!("submit {HEAD} tres_per_job=gres:gpu:1 time_limit=60 array_inx=0-9")).unwrap();
+        assert_eq!(array.map(|ask| (ask.need.gpus, ask.details.contains_key(ARRAY))), Some((10, true)));
         assert_eq!(of(&format!("submit {HEAD}")), Ok(None), "no GPU, nothing to ask");
         let was = "was.account=physics was.time_limit=60 was.tres_per_node=gres:gpu:4";
         let head = HEAD.replace(" account=physics", "");

@@ -22,6 +22,8 @@ const PAGES_MAX: usize = 101;
 pub const GATE: &str = "gate";
 pub const TOKEN: &str = "token";
 pub const EXTENDS: &str = "extends";
+/// It is for all tasks of an array, so that what is charged under its id tells nothing of what it cost.
+pub const ARRAY: &str = "array";
 /// It is no job's, but an escrow.
 pub const ESCROW: &str = "escrow";
 

@@ -25,7 +25,10 @@ use crate::store::tokens::Role;
 pub(super) mod accounts;
 pub(super) mod allocations;
 pub(super) mod asba;
+pub(super) mod asbx;
 pub(super) mod burn;
+pub(super) mod estimates;
+pub(super) mod given;
 pub(super) mod recover;
 mod request;
 pub(super) mod seen;
@@ -85,7 +88,7 @@ pub(super) async fn reconcile(
     let by = may(&identity, Role::Gate)?;
     let ReconcileBody { transaction_id, job_id, actual_cost, .. } = read(body)?;
     let subject = job_id.filter(|id| !id.is_empty()).map(Subject::Job);
-    let settle = What::Settle { transaction: transaction_of(&transaction_id)?, subject };
+    let settle = What::Settle { transaction: named(&api, &transaction_id).await?, subject };
     let hold = hold(&api, settle, by).await?;
     Ok(Json(ReconcileAnswer::of(&hold, actual_cost)))
 }
@@ -136,7 +139,7 @@ pub(super) async fn void(
 async fn hold(api: &Api, what: What, by: String) -> Result<Hold, ApiError> {
     match act(api, what, by).await? {
         Acted::Hold(hold) => Ok(*hold),
-        Acted::Account(_) | Acted::Recovered(..) => Err(ApiError::internal()),
+        Acted::Account(_) | Acted::Recovered(..) | Acted::Reported(_) => Err(ApiError::internal()),
     }
 }
 
@@ -183,6 +186,16 @@ fn transaction_of(text: &str) -> Result<[u8; 16], ApiError> {
         let message = format!("transaction_id {:?} is none; they are txn_ and 32 hex digits", quoted(text));
         ApiError::invalid("transaction_id", message)
     })
+}
+
+/// The hold of an id: ours, or that which it had before it was moved here.
+async fn named(api: &Api, text: &str) -> Result<[u8; 16], ApiError> {
+    if transaction(text).is_some() {
+        return transaction_of(text);
+    }
+    let former = text.to_owned();
+    let found = api.queries.run(move |db, _| Ok(asbx::by_name(db, &former)?)).await?;
+    found.map_or_else(|| transaction_of(text), |hold| Ok(hold.transaction))
 }
 
 /// A value of which there are few.

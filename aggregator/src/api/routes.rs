@@ -21,6 +21,8 @@ use crate::budgets::allocation::Step;
 use crate::prices::book::BOOK_BYTES_MAX;
 use crate::store::query::Dimension;
 
+mod jobs;
+
 /// What a good answer is.
 #[derive(Clone, Copy)]
 pub(super) enum Answer {
@@ -122,6 +124,7 @@ pub(super) fn all() -> Vec<Route> {
     routes.extend(orders());
     routes.extend(accounts());
     routes.extend(holds());
+    routes.extend(jobs::jobs());
     routes.extend(burn());
     routes.extend(allocations());
     routes.extend(asba());

@@ -50,6 +50,9 @@ pub struct Spec {
     /// What is answered where a price is not known.
     #[serde(default)]
     pub fail: Fail,
+    /// What a hold goes by.
+    #[serde(default)]
+    pub estimate: Estimate,
     /// What comes to the limit for its life in parts. An update leaves them as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<Schedule>,
@@ -111,6 +114,16 @@ pub enum Fail {
     Closed,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Estimate {
+    /// The price of the whole time limit.
+    #[default]
+    Price,
+    /// What such work typically cost, where that is known and less.
+    Measured,
+}
+
 /// How an account stands at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -151,6 +164,7 @@ impl Spec {
             buffer_permille: BUFFER_PERMILLE,
             overrun: Overrun::default(),
             fail: Fail::default(),
+            estimate: Estimate::default(),
             schedules: Vec::new(),
         }
     }

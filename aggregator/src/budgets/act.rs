@@ -1,7 +1,9 @@
 //! What is asked of the one thread that writes accounts and holds, and what it answers. All of it is done in one transaction,
 //! and answered after its commit.
 
+use super::BudgetError;
 use super::hold::{Ask, Hold, State, Subject};
+use super::report::Reported;
 use super::tree::{Account, Change};
 
 /// What somebody wants done; `by` is who.
@@ -36,6 +38,8 @@ pub enum What {
     },
     /// Ends holds of which nothing was heard for a while, or only says which.
     Recover(Orphans),
+    /// Keeps what was reported of a job, and settles its hold.
+    Report(Box<Reported>),
 }
 
 /// Holds that are taken to be left behind.
@@ -59,4 +63,6 @@ pub enum Acted {
     Hold(Box<Hold>),
     /// Holds as they were, each with the state that it ends in; and whether there are more.
     Recovered(Vec<(Hold, State)>, bool),
+    /// The hold that was settled, or why it could not be; `None` if there was none to settle.
+    Reported(Option<Result<Box<Hold>, BudgetError>>),
 }

@@ -25,9 +25,14 @@ pub fn amounts(
     let too_much = || invalid("wall_time", "is so long that its cost is more than the ledger can keep");
     let slice_ns = i128::from(time_ns) * i128::from(slices) * i128::from(gpus);
     let cost = num.checked_mul(slice_ns).map(|product| up(product, den)).ok_or_else(too_much)?;
-    let hold = cost.checked_mul(i128::from(buffer_permille)).map(|product| up(product, 1000));
-    let narrow = |amount: i128| i64::try_from(amount).map_err(|_| too_much());
-    Ok((narrow(cost)?, narrow(hold.ok_or_else(too_much)?)?))
+    let cost = i64::try_from(cost).map_err(|_| too_much())?;
+    Ok((cost, buffered(cost, buffer_permille).ok_or_else(too_much)?))
+}
+
+/// The hold for work of this cost; `None` if it is more than the ledger can keep.
+#[must_use]
+pub fn buffered(cost_nanos: i64, buffer_permille: u32) -> Option<i64> {
+    i64::try_from(up(i128::from(cost_nanos) * i128::from(buffer_permille), 1000)).ok()
 }
 
 /// A quotient of numbers that are not negative, rounded up.

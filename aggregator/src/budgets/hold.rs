@@ -27,6 +27,9 @@ const LEASE_NS_MAX: i64 = 90 * 86_400 * S;
 const DETAILS_MAX: usize = 64;
 const DETAILS_BYTES_MAX: usize = 8192;
 
+/// In the details of a gate's hold for all tasks of an array.
+const ARRAY: &str = "array";
+
 /// What work asks for. Journalled with its answer, and hashed: the same key with another request is a conflict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
@@ -60,6 +63,9 @@ pub struct Ask {
     pub overdraft: String,
     #[serde(default, skip_serializing_if = "Escrow::is_none")]
     pub escrow: Escrow,
+    /// It is held elsewhere already, and so much: no price is asked, and it is held whether there is enough or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_nanos: Option<i64>,
 }
 
 /// What a hold has to do with money that a gate spends by itself.
@@ -174,9 +180,40 @@ pub struct Hold {
     pub refusal: Option<(Code, String)>,
     /// What was left before it, in the tightest limit; `None` without any.
     pub available_nanos: Option<i64>,
+    pub found: Found,
     pub created_ns: i64,
     /// 0 while it is open.
     pub ended_ns: i64,
+}
+
+/// What a check found besides what was left: told with its answer, and with the same one whenever it is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// What open holds of the account, and of those below it, reserved.
+    pub held_nanos: i64,
+    /// The tightest of the limits on the work's partition, of the account and of those above it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<PartitionFound>,
+    /// What such work typically costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typical_nanos: Option<i64>,
+    /// The hold goes by that, and not by the price alone.
+    #[serde(default)]
+    pub measured: bool,
+}
+
+impl Found {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A limit on a partition, in its period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionFound {
+    pub limit_nanos: i64,
+    pub used_nanos: i64,
+    pub held_nanos: i64,
 }
 
 /// Why a check is refused.
@@ -226,6 +263,8 @@ pub enum Event {
         amount_nanos: i64,
         available_nanos: Option<i64>,
         refusal: Option<(Code, String)>,
+        #[serde(default, skip_serializing_if = "Found::is_nothing")]
+        found: Found,
         by: String,
     },
     Bound {
@@ -281,6 +320,12 @@ impl Hold {
             (None, _) => Some(State::Expired),
             (Some(_), _) => Some(State::Settled),
         }
+    }
+
+    /// Is it for all tasks of an array? They are charged under ids of their own, so that what its job was charged tells little.
+    #[must_use]
+    pub fn is_of_array(&self) -> bool {
+        self.ask.details.contains_key(ARRAY)
     }
 
     /// What its job cost beyond it.
@@ -362,6 +407,9 @@ impl Ask {
         if self.details.len() > DETAILS_MAX || bytes > DETAILS_BYTES_MAX {
             let reason = format!("has more than {DETAILS_MAX} pairs or {DETAILS_BYTES_MAX} bytes");
             return Err(invalid("job_details", reason));
+        }
+        if self.given_nanos.is_some_and(|nanos| nanos < 0) {
+            return Err(invalid("amount", "is less than 0"));
         }
         self.check_escrow()
     }

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 use tonnage_proto::limits::slot_start;
 
 use super::CommitError;
-use crate::budgets::account::{Fail, Overrun, Standing, Status};
+use crate::budgets::account::{Overrun, Status};
 use crate::budgets::available::Sums;
+use crate::budgets::estimate::Sample;
 use crate::budgets::hold::{Code, Escrow, Event, State, Subject, check_subject};
 use crate::budgets::{Account, Act, Acted, Ask, BudgetError, Change, Hold, Tree, What, invalid};
 use crate::metrics::budgets::Counts;
@@ -19,9 +20,12 @@ use crate::prices::Book;
 use crate::store::Connection;
 use crate::store::budgets::{self as stored, KnownGpu, Usages};
 use crate::store::write::{self, JournalEntry, JournalKind};
+use decide::Decided;
 
+mod decide;
 mod escrow;
 mod recover;
+mod reported;
 mod sums;
 
 /// Open holds in one ledger.
@@ -50,16 +54,10 @@ pub(super) struct Budgets {
     owners: HashMap<i64, Option<Subject>>,
     /// GPUs of which something was known in the slot at the time, to price by.
     gpus: Option<(i64, Vec<KnownGpu>)>,
+    /// What the last settled holds of accounts tell of what work costs.
+    samples: HashMap<i64, Vec<Sample>>,
     /// What was done since it was last counted.
     counts: Counts,
-}
-
-/// The answer to a check.
-struct Decided {
-    cost_nanos: Option<i64>,
-    amount_nanos: i64,
-    available_nanos: Option<i64>,
-    refusal: Option<Refusal>,
 }
 
 /// Why a check is refused, also in words.
@@ -105,16 +103,9 @@ impl Budgets {
             What::Renew { transaction } => {
                 self.with(context, transaction, |_, hold| renew(context, hold, by))
             }
-            What::Settle { transaction, subject } => self.with(context, transaction, |budgets, hold| {
-                // Settled twice is settled once, whatever is said of its job then.
-                if let (Some(subject), State::Open) = (subject, hold.state)
-                    && let Err(error) = budgets.bind(context, hold, subject, by)?
-                {
-                    return Ok(Err(error));
-                }
-                budgets.end(context, hold, State::Settled, by)
-            }),
+            What::Settle { transaction, subject } => self.settle(context, transaction, subject.as_ref(), by),
             What::Recover(orphans) => self.recover(context, orphans, by),
+            What::Report(reported) => self.report(context, reported, by),
             What::Void { transaction } => {
                 self.with(context, transaction, |budgets, hold| budgets.end(context, hold, State::Voided, by))
             }
@@ -207,40 +198,6 @@ impl Budgets {
         Ok(Ok(Acted::Hold(Box::new(hold))))
     }
 
-    fn decide(
-        &mut self,
-        context: Context<'_>,
-        account: i64,
-        ask: &Ask,
-    ) -> Result<Result<Decided, BudgetError>, CommitError> {
-        let path: Vec<&Account> = self.tree.path(account).collect();
-        let Some(own) = path.first() else { return Err(CommitError::Bug("a bound account is gone")) };
-        let (buffer_permille, fail) = (own.spec.buffer_permille, own.spec.fail);
-        let down = path.iter().map(|account| (account, Tree::standing(account, context.now_ns)));
-        let mut refusal = down.into_iter().find(|(_, standing)| *standing != Standing::Active).map(
-            |(account, standing)| {
-                let code = match standing {
-                    Standing::Expired => Code::AccountExpired,
-                    _ => Code::AccountInactive,
-                };
-                (code, format!("account {:?} is {}", account.spec.name, standing.name()))
-            },
-        );
-        let priced = match self.price(context, ask, buffer_permille)? {
-            Ok(priced) => priced,
-            Err(error) => return Ok(Err(error)),
-        };
-        if priced.is_none() && fail == Fail::Closed {
-            let why = "gpu_model: the price book has no price for these GPUs".to_owned();
-            refusal = refusal.or(Some((Code::Unpriced, why)));
-        }
-        let amount_nanos = priced.map_or(0, |(_, amount)| amount);
-        let (available_nanos, short) = self.room(context, account, ask, amount_nanos)?;
-        // Work that was let in is held for, be it that nothing is left.
-        refusal = refusal.or(short).filter(|_| ask.overdraft.is_empty());
-        Ok(Ok(Decided { cost_nanos: priced.map(|(cost, _)| cost), amount_nanos, available_nanos, refusal }))
-    }
-
     /// Journals and stores what was decided.
     fn hold(
         &mut self,
@@ -250,7 +207,7 @@ impl Budgets {
         decided: Decided,
         by: &str,
     ) -> Result<Hold, CommitError> {
-        let Decided { cost_nanos, amount_nanos, available_nanos, refusal } = decided;
+        let Decided { cost_nanos, amount_nanos, available_nanos, refusal, found } = decided;
         let slot_ns = slot_start(context.now_ns);
         let event = Event::Checked {
             account,
@@ -259,6 +216,7 @@ impl Budgets {
             amount_nanos,
             available_nanos,
             refusal: refusal.clone(),
+            found,
             by: by.to_owned(),
         };
         let mut transaction = [0; 16];
@@ -286,6 +244,7 @@ impl Budgets {
             state: if refused { State::Refused } else { State::Open },
             refusal,
             available_nanos,
+            found,
             created_ns: context.now_ns,
             ended_ns: if refused { context.now_ns } else { 0 },
         };
@@ -295,6 +254,24 @@ impl Budgets {
             self.remember(hold.clone());
         }
         Ok(hold)
+    }
+
+    fn settle(
+        &mut self,
+        context: Context<'_>,
+        transaction: &[u8; 16],
+        subject: Option<&Subject>,
+        by: &str,
+    ) -> Result<Answer, CommitError> {
+        self.with(context, transaction, |budgets, hold| {
+            // Settled twice is settled once, whatever is said of its job then.
+            if let (Some(subject), State::Open) = (subject, hold.state)
+                && let Err(error) = budgets.bind(context, hold, subject, by)?
+            {
+                return Ok(Err(error));
+            }
+            budgets.end(context, hold, State::Settled, by)
+        })
     }
 
     /// Does something to one hold, open or not, and stores it.
@@ -377,6 +354,8 @@ impl Budgets {
             Ok(true) => {}
         }
         self.counts.ended(state);
+        // Read again where it is asked for: what this one tells is among it then.
+        self.samples.remove(&hold.account);
         let account = self.tree.by_id(hold.account);
         let suspends = hold.overrun_nanos() > 0
             && account.is_some_and(|account| {
@@ -394,6 +373,8 @@ impl Budgets {
 
     /// Ends holds whose time is over. True if more may be.
     pub(super) fn expire(&mut self, context: Context<'_>) -> Result<bool, CommitError> {
+        // Some may have been purged.
+        self.samples.clear();
         // A gate that nobody hears of may have let work in: what is left of its escrow is not free before somebody has looked.
         let over = self.holds.values().filter(|hold| hold.ask.escrow != Escrow::Lease);
         let over = over.filter(|hold| hold.until_ns <= context.now_ns);

@@ -1,12 +1,14 @@
 //! Accounts, what is bound to them, and holds, as they are stored. Written within the commit thread's transaction.
 
 use crate::budgets::account::Spec;
-use crate::budgets::hold::{Code, State, Subject};
+use crate::budgets::estimate::{LOOKED_AT_MAX, Sample};
+use crate::budgets::hold::{Code, Found, State, Subject};
 use crate::budgets::tree::{Account, Binding, Tree};
 use crate::budgets::{Ask, Hold};
 use crate::store::StoreError;
 use crate::store::sql::{self, Connection, OptionalExtension, Row, params};
 
+pub mod reports;
 mod usage;
 
 pub use usage::{
@@ -17,7 +19,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 const HOLD: &str =
     "SELECT id, transaction_id, account, ask, subject_kind, subject, cost_nanos, amount_nanos, charged_nanos,
-     from_ns, until_ns, state, refusal, available_nanos, created_ns, ended_ns FROM hold";
+     from_ns, until_ns, state, refusal, available_nanos, created_ns, ended_ns, found FROM hold";
 
 /// All accounts and bindings.
 ///
@@ -134,6 +136,20 @@ pub fn holds(db: &Connection, listed: &Listed, limit: usize, offset: usize) -> R
     rows.map(|row| row?).collect()
 }
 
+/// What the last settled holds of an account tell of what work typically costs, the newest first.
+///
+/// # Errors
+/// If SQL fails, or what is stored is damaged.
+pub fn samples(db: &Connection, account: i64) -> Result<Vec<Sample>> {
+    let mut statement = db.prepare_cached(&format!(
+        "{HOLD} WHERE account = ?1 AND state = 1 ORDER BY ended_ns DESC, id DESC LIMIT ?2"
+    ))?;
+    let limit = i64::try_from(LOOKED_AT_MAX).unwrap_or(i64::MAX);
+    let rows = statement.query_map([account, limit], |row| Ok(hold(row)))?;
+    let holds: Vec<Hold> = rows.map(|row| row?).collect::<Result<_>>()?;
+    Ok(holds.iter().filter_map(Sample::of).collect())
+}
+
 /// # Errors
 /// If SQL fails.
 pub fn insert_hold(db: &Connection, hold: &Hold) -> Result<()> {
@@ -142,8 +158,8 @@ pub fn insert_hold(db: &Connection, hold: &Hold) -> Result<()> {
         hold.refusal.as_ref().map(|refusal| written("hold", refusal)).transpose()?.unwrap_or_default();
     db.prepare_cached(
         "INSERT INTO hold (id, transaction_id, key, account, ask, cluster, subject_kind, subject, cost_nanos,
-         amount_nanos, charged_nanos, from_ns, until_ns, state, refusal, available_nanos, created_ns, ended_ns)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+         amount_nanos, charged_nanos, from_ns, until_ns, state, refusal, available_nanos, created_ns, ended_ns, found)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
     )?
     .execute(params![
         hold.id,
@@ -163,7 +179,8 @@ pub fn insert_hold(db: &Connection, hold: &Hold) -> Result<()> {
         refusal,
         hold.available_nanos,
         hold.created_ns,
-        hold.ended_ns
+        hold.ended_ns,
+        written("hold", &hold.found)?
     ])?;
     Ok(())
 }
@@ -206,11 +223,13 @@ pub(super) fn purge(db: &Connection, horizon_ns: i64) -> Result<()> {
 }
 
 fn hold(row: &Row<'_>) -> Result<Hold> {
-    let (ask, refusal): (String, String) = (row.get(3)?, row.get(12)?);
+    let (ask, refusal, found): (String, String, String) = (row.get(3)?, row.get(12)?, row.get(16)?);
     let (kind, state): (i64, i64) = (row.get(4)?, row.get(11)?);
     let ask: Ask = read("hold", &ask)?;
     let refusal: Option<(Code, String)> =
         if refusal.is_empty() { None } else { Some(read("hold", &refusal)?) };
+    // Those of earlier versions have none.
+    let found = if found.is_empty() { Found::default() } else { read("hold", &found)? };
     Ok(Hold {
         id: row.get(0)?,
         transaction: row.get(1)?,
@@ -225,6 +244,7 @@ fn hold(row: &Row<'_>) -> Result<Hold> {
         state: State::from_number(state).ok_or(sql::Error::out_of_range(11, state))?,
         refusal,
         available_nanos: row.get(13)?,
+        found,
         created_ns: row.get(14)?,
         ended_ns: row.get(15)?,
     })

@@ -292,6 +292,15 @@ CREATE INDEX delivery_due ON delivery (next_ns) WHERE done_ns = 0;
 CREATE INDEX delivery_alert ON delivery (alert, channel, id);
 ";
 
+/// Holds came to tell what their checks found besides, and jobs to be reported by those who ran them.
+pub(super) const FROM_9: &str = "
+ALTER TABLE hold ADD COLUMN found TEXT NOT NULL DEFAULT '';
+CREATE INDEX hold_ended ON hold (account, state, ended_ns);
+CREATE TABLE report (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, at_ns INTEGER NOT NULL, outcome INTEGER NOT NULL, json TEXT NOT NULL
+);
+";
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
@@ -324,6 +333,9 @@ pub(super) fn up(db: &Connection) -> Result<(), StoreError> {
     }
     if found <= 8 {
         transaction.execute_batch(FROM_8)?;
+    }
+    if found <= 9 {
+        transaction.execute_batch(FROM_9)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
     Ok(transaction.commit()?)

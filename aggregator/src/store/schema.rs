@@ -1,11 +1,11 @@
-//! The schema of the ledger's store, version 9.
+//! The schema of the ledger's store, version 10.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 9;
+pub(super) const VERSION: i64 = 10;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -432,12 +432,20 @@ CREATE TABLE hold (
     available_nanos INTEGER,
     created_ns      INTEGER NOT NULL,
     -- 0 while it is open
-    ended_ns        INTEGER NOT NULL
+    ended_ns        INTEGER NOT NULL,
+    -- what the check found besides, as JSON of budgets::Found; empty of those of earlier versions
+    found           TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX hold_key ON hold (key) WHERE key <> '';
 CREATE UNIQUE INDEX hold_subject ON hold (cluster, subject_kind, subject) WHERE state = 0 AND subject_kind <> 0;
 CREATE INDEX hold_of ON hold (subject, id);
 CREATE INDEX hold_state ON hold (state, id);
+CREATE INDEX hold_ended ON hold (account, state, ended_ns);
+
+-- What was reported of jobs (budgets::Report), once of each hold, or of a job without one; no part of the ledger.
+CREATE TABLE report (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, at_ns INTEGER NOT NULL, outcome INTEGER NOT NULL, json TEXT NOT NULL
+);
 
 -- What somebody is to know; no part of the ledger.
 CREATE TABLE alert (

@@ -105,7 +105,16 @@ impl Replayed {
     pub(super) fn hold(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let transaction: [u8; 16] = entry.epoch.as_slice().try_into().map_err(|_| unknown(entry))?;
         let event = read::<Event>(entry)?;
-        if let Event::Checked { account, ask, cost_nanos, amount_nanos, available_nanos, refusal, .. } = event
+        if let Event::Checked {
+            account,
+            ask,
+            cost_nanos,
+            amount_nanos,
+            available_nanos,
+            refusal,
+            found,
+            by: _,
+        } = event
         {
             let hold = Hold {
                 id: entry.id,
@@ -121,6 +130,7 @@ impl Replayed {
                 ended_ns: if refusal.is_some() { entry.at_ns } else { 0 },
                 refusal,
                 available_nanos,
+                found,
                 created_ns: entry.at_ns,
                 ask: *ask,
             };

@@ -70,6 +70,9 @@ pub(crate) struct Said {
     /// Where no price is known: open lets work in, closed does not
     #[arg(long, value_parser = ["open", "closed"])]
     pub(crate) fail: Option<String>,
+    /// What holds go by: price, or measured, what such work typically cost where that is less
+    #[arg(long, value_parser = ["price", "measured"])]
+    pub(crate) estimate: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -114,23 +117,7 @@ pub(crate) enum Holds {
     /// One hold, or a refused check
     Show { transaction: String },
     /// End holds that were left behind: nobody renewed them, nor did their jobs use anything, for so long
-    Recover {
-        /// Seconds, 900 at least [server's default: 3600]
-        #[arg(long, value_name = "SECONDS")]
-        silent: Option<u32>,
-        /// Also those of jobs and pods that were never seen to use anything: they may wait in a queue
-        #[arg(long)]
-        waiting: bool,
-        /// Of this account and those below it alone
-        #[arg(long)]
-        account: Option<String>,
-        /// Only say which
-        #[arg(long)]
-        dry_run: bool,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
-    },
+    Recover(Recover),
     /// Another lease for a hold, from now on
     Renew { transaction: String },
     /// End a hold whose work will never run. There is no way back
@@ -147,12 +134,34 @@ pub(crate) enum Budget {
     /// Check whether there is enough for some work, and hold it if so
     Check(Check),
     /// Settle a hold whose job has ended
-    Reconcile {
-        transaction: String,
-        /// The job, if the hold was not for it already
-        #[arg(long)]
-        job: Option<String>,
-    },
+    Reconcile(Reconcile),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Recover {
+    /// Seconds, 900 at least [server's default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) silent: Option<u32>,
+    /// Also those of jobs and pods that were never seen to use anything: they may wait in a queue
+    #[arg(long)]
+    pub(crate) waiting: bool,
+    /// Of this account and those below it alone
+    #[arg(long)]
+    pub(crate) account: Option<String>,
+    /// Only say which
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Reconcile {
+    pub(crate) transaction: String,
+    /// The job, if the hold was not for it already
+    #[arg(long)]
+    pub(crate) job: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -9,7 +9,7 @@ use tonnage_proto::rest::sentinel;
 use super::Show;
 use super::audit::{confirm, path_part, query};
 use crate::args::Output;
-use crate::args::budgets::{Accounts, Budget, Check, Holds, Said};
+use crate::args::budgets::{Accounts, Budget, Check, Holds, Reconcile, Recover, Said};
 use crate::error::Error;
 use crate::output::{Grid, left, right};
 
@@ -83,7 +83,7 @@ pub(super) fn holds(show: &Show<'_>, command: Holds, out: &mut dyn Write) -> Res
             let path = format!("/api/v1/holds/{}", path_part(&transaction));
             fields(show, &show.client.get(&path, &[])?, out)
         }
-        Holds::Recover { silent, waiting, account, dry_run, yes } => {
+        Holds::Recover(Recover { silent, waiting, account, dry_run, yes }) => {
             let mut body = json!({ "waiting": waiting, "account": account, "dry_run": true });
             if let Some(seconds) = silent {
                 body["silent_seconds"] = seconds.into();
@@ -114,7 +114,7 @@ pub(super) fn holds(show: &Show<'_>, command: Holds, out: &mut dyn Write) -> Res
 /// Checks end with an error where there is not enough, so that a script need not read the answer.
 pub(super) fn budget(show: &Show<'_>, command: Budget, out: &mut dyn Write) -> Result<(), Error> {
     let check = match command {
-        Budget::Reconcile { transaction, job } => {
+        Budget::Reconcile(Reconcile { transaction, job }) => {
             let body = json!({ "transaction_id": transaction, "job_id": job });
             return fields(
                 show,
@@ -191,8 +191,20 @@ fn all(show: &Show<'_>) -> Result<Vec<Value>, Error> {
 
 /// The request that says this of an account.
 fn body(said: Said) -> Result<Map<String, Value>, Error> {
-    let Said { title, description, parent, limit, monthly, bindings, start, end, buffer, overrun, fail } =
-        said;
+    let Said {
+        title,
+        description,
+        parent,
+        limit,
+        monthly,
+        bindings,
+        start,
+        end,
+        buffer,
+        overrun,
+        fail,
+        estimate,
+    } = said;
     let texts = [
         ("name", title),
         ("description", description),
@@ -203,6 +215,7 @@ fn body(said: Said) -> Result<Map<String, Value>, Error> {
         ("buffer", buffer),
         ("overrun", overrun),
         ("fail", fail),
+        ("estimate", estimate),
     ];
     let texts = texts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?))));
     let mut body: Map<String, Value> = texts.collect();
@@ -285,7 +298,7 @@ fn tree(accounts: &Vec<Value>) -> Grid {
 fn shown(account: &Value) -> Grid {
     let mut grid = list(&vec![account.clone()]);
     let mut note = |text: String| grid.notes.push(text);
-    for field in ["name", "description", "parent", "start_date", "end_date", "overrun", "fail"] {
+    for field in ["name", "description", "parent", "start_date", "end_date", "overrun", "fail", "estimate"] {
         let value = text_of(account, field);
         if !value.is_empty() {
             note(format!("{field}: {value}"));

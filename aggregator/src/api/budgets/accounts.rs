@@ -20,7 +20,7 @@ use crate::api::cost::plain::Number;
 use crate::api::error::{ApiError, quoted};
 use crate::api::inventory::time;
 use crate::api::params::Params;
-use crate::budgets::account::{Bound, Fail, Limit, Overrun, Spec, Standing, Status};
+use crate::budgets::account::{Bound, Estimate, Fail, Limit, Overrun, Spec, Standing, Status};
 use crate::budgets::allocation::Schedule;
 use crate::budgets::available::{Stand, stands};
 use crate::budgets::period::Period;
@@ -66,6 +66,9 @@ pub(in crate::api) struct AccountBody {
     overrun: Option<Overrun>,
     #[serde(default)]
     fail: Option<Fail>,
+    /// What holds go by: price, or measured, what such work typically cost where that is less.
+    #[serde(default)]
+    estimate: Option<Estimate>,
     /// Its limit for life comes in parts, by `allocation_schedule`; of a new account.
     #[serde(default)]
     has_incremental_budget: Option<bool>,
@@ -123,6 +126,7 @@ pub(in crate::api) struct AccountAnswer {
     buffer: Number,
     overrun: Overrun,
     fail: Fail,
+    estimate: Estimate,
     exact: AccountExact,
 }
 
@@ -338,6 +342,7 @@ impl AccountBody {
         spec.status = self.status.unwrap_or(spec.status);
         spec.overrun = self.overrun.unwrap_or(spec.overrun);
         spec.fail = self.fail.unwrap_or(spec.fail);
+        spec.estimate = self.estimate.unwrap_or(spec.estimate);
         spec.check().map_err(refused)?;
         Ok(spec)
     }
@@ -404,6 +409,7 @@ impl Seen {
             buffer: Number(i128::from(spec.buffer_permille) * 1_000_000),
             overrun: spec.overrun,
             fail: spec.fail,
+            estimate: spec.estimate,
             exact: AccountExact {
                 budget_limit: whole.map(exact),
                 budget_used: exact(used),

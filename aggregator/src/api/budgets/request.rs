@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use tonnage_proto::decimal::to_nanos;
+use tonnage_proto::decimal::{to_nanos, without_exponent};
 
 use super::{refused, transaction_of};
 use crate::api::error::ApiError;
@@ -111,25 +111,6 @@ impl<'de> Deserialize<'de> for Money {
     }
 }
 
-/// A JSON number with an exponent of two figures at most as one without, digit by digit: money is never a float.
-fn without_exponent(text: &str) -> Option<String> {
-    let (mantissa, exponent) = text.split_once(['e', 'E'])?;
-    let exponent = exponent.parse::<i8>().ok()?;
-    let (sign, digits) = mantissa.strip_prefix('-').map_or(("", mantissa), |digits| ("-", digits));
-    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
-    let point = i64::try_from(whole.len()).ok()? + i64::from(exponent);
-    let all: String = [whole, part].concat();
-    let before = usize::try_from(point.max(0)).ok()?;
-    let leading = usize::try_from((-point).max(0)).ok()?;
-    let all = format!("{}{all}", "0".repeat(leading));
-    let all = format!("{all}{}", "0".repeat(before.saturating_sub(all.len())));
-    let (whole, part) = all.split_at_checked(before)?;
-    let part = part.trim_end_matches('0');
-    let whole = whole.trim_start_matches('0');
-    let whole = if whole.is_empty() { "0" } else { whole };
-    Some(if part.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part}") })
-}
-
 impl JsonSchema for Money {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Money".into()
@@ -177,6 +158,7 @@ impl CheckBody {
             details: self.job_details,
             overdraft: self.overdraft,
             escrow,
+            given_nanos: None,
         })
     }
 }

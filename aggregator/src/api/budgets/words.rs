@@ -8,6 +8,7 @@ use super::{exact, said};
 use crate::api::cost::plain::Number;
 use crate::api::inventory::time;
 use crate::budgets::Hold;
+use crate::budgets::account::Estimate;
 use crate::budgets::hold::{State, Subject};
 
 /// `POST /api/v1/budget/check`, also where there is not enough.
@@ -22,7 +23,7 @@ pub(in crate::api) struct CheckAnswer {
     message: String,
     /// What is left in the tightest limit that the work counts in; null without any.
     budget_remaining: Option<Number>,
-    recommendation: &'static str,
+    recommendation: String,
     /// A word for programs, if there is not enough.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -41,6 +42,21 @@ struct CheckDetails {
     /// What the hold is more than what the work may cost: 1.2 is a fifth. Not there where that is nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     hold_percentage: Option<Number>,
+    /// What open holds of the account, and of those below it, reserved before it.
+    current_hold: Number,
+    /// Of the tightest limit on the partition, of the account or of one above it: what was charged in its period,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition_used: Option<Number>,
+    /// what open holds reserved of it,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition_held: Option<Number>,
+    /// and how much it is. Not there without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition_limit: Option<Number>,
+    /// What such work typically costs, by what earlier jobs were charged; null of too few.
+    typical_cost: Option<Number>,
+    /// What the hold goes by: price, or measured.
+    estimate: Estimate,
 }
 
 /// The same amounts as texts.
@@ -57,6 +73,9 @@ impl CheckAnswer {
         let granted = hold.state != State::Refused;
         let taken = if granted { hold.amount_nanos } else { 0 };
         let left = hold.available_nanos.map(|nanos| i128::from(nanos) - i128::from(taken));
+        let found = &hold.found;
+        let partition = found.partition;
+        let basis = if found.measured { found.typical_nanos } else { hold.cost_nanos };
         Self {
             available: granted,
             estimated_cost: hold.cost_nanos.map(number),
@@ -64,13 +83,19 @@ impl CheckAnswer {
             transaction_id: granted.then(|| hold.transaction_id()),
             message: said(hold),
             budget_remaining: left.map(Number),
-            recommendation: if granted { "submit" } else { "ask for less, or for more budget" },
+            recommendation: recommendation(hold, granted),
             reason: hold.refusal.as_ref().map(|(code, _)| code.name()),
             unpriced: hold.cost_nanos.is_none(),
             expires_at: granted.then(|| time(hold.created_ns.saturating_add(hold.ask.lease_ns))),
             details: CheckDetails {
                 account_balance: hold.available_nanos.map(number),
-                hold_percentage: hold.cost_nanos.and_then(|cost| buffer(cost, hold.amount_nanos)),
+                hold_percentage: basis.and_then(|cost| buffer(cost, hold.amount_nanos)),
+                current_hold: number(found.held_nanos),
+                partition_used: partition.map(|of| number(of.used_nanos)),
+                partition_held: partition.map(|of| number(of.held_nanos)),
+                partition_limit: partition.map(|of| number(of.limit_nanos)),
+                typical_cost: found.typical_nanos.map(number),
+                estimate: if found.measured { Estimate::Measured } else { Estimate::Price },
             },
             exact: CheckExact {
                 estimated_cost: hold.cost_nanos.map(exact),
@@ -78,6 +103,23 @@ impl CheckAnswer {
                 budget_remaining: left.map(exact),
             },
         }
+    }
+}
+
+/// What to do, in words for people.
+fn recommendation(hold: &Hold, granted: bool) -> String {
+    if !granted {
+        return "ask for less, or for more budget".to_owned();
+    }
+    let half = |typical: &i64| hold.cost_nanos.is_some_and(|cost| *typical < cost / 2);
+    match hold.found.typical_nanos.filter(half) {
+        Some(typical) => {
+            format!(
+                "submit; such work typically costs {}: a shorter time limit would hold less",
+                exact(typical)
+            )
+        }
+        None => "submit".to_owned(),
     }
 }
 

@@ -4,6 +4,9 @@ use serde_json::json;
 
 use super::*;
 
+/// Jobs that are reported, and what else checks tell.
+mod asbx;
+
 impl Site {
     async fn call(&self, token: &str, method: &str, path: &str, body: Value) -> Answer {
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };

@@ -18,6 +18,7 @@ fn hold() -> Hold {
         details: BTreeMap::new(),
         overdraft: String::new(),
         escrow: Escrow::None,
+        given_nanos: None,
     };
     Hold {
         id: 1,
@@ -33,6 +34,7 @@ fn hold() -> Hold {
         state: State::Open,
         refusal: None,
         available_nanos: None,
+        found: Found::default(),
         created_ns: 0,
         ended_ns: 0,
     }

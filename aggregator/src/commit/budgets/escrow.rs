@@ -3,7 +3,7 @@
 //!
 //! So a gate that is cut off may go on until its lease ends, and another one beside it spends nothing of the same money.
 
-use super::{Answer, Budgets, CommitError, Context, Decided, journal};
+use super::{Answer, Budgets, CommitError, Context, journal};
 use crate::budgets::hold::{Escrow, Event, State};
 use crate::budgets::{Acted, Ask, BudgetError, Hold};
 use crate::store::budgets as stored;
@@ -41,9 +41,7 @@ impl Budgets {
         let account = left.account;
         self.forget(&before);
         self.remember(left);
-        let (available_nanos, _) = self.room(context, account, ask, 0)?;
-        let decided =
-            Decided { cost_nanos: Some(amount_nanos), amount_nanos, available_nanos, refusal: None };
+        let decided = self.given(context, account, ask, amount_nanos)?;
         let hold = self.hold(context, account, ask, decided, by)?;
         Ok(Ok(Acted::Hold(Box::new(hold))))
     }

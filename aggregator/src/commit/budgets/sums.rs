@@ -7,6 +7,7 @@ use tonnage_proto::limits::{SLOT_NS, slot_start};
 use super::{Budgets, Context, REMEMBERED_MAX, Refusal};
 use crate::budgets::account::{Limit, names};
 use crate::budgets::available::{Stand, Sums, stands};
+use crate::budgets::hold::{Found, PartitionFound};
 use crate::budgets::{Ask, BudgetError, Hold, amount};
 use crate::commit::CommitError;
 use crate::commit::written::Held;
@@ -16,6 +17,15 @@ use crate::store::Connection;
 use crate::store::budgets::{self as stored, KnownGpu};
 use crate::store::rollup::Figures;
 
+/// What there is for some work.
+pub(super) struct Room {
+    /// In the tightest limit that it counts in; `None` without any.
+    pub(super) available_nanos: Option<i64>,
+    /// What stands against it.
+    pub(super) short: Option<Refusal>,
+    pub(super) found: Found,
+}
+
 impl Budgets {
     /// What is left in the tightest limit that the work counts in, and what stands against it.
     pub(super) fn room(
@@ -24,14 +34,23 @@ impl Budgets {
         account: i64,
         ask: &Ask,
         amount_nanos: i64,
-    ) -> Result<(Option<i64>, Option<Refusal>), CommitError> {
+    ) -> Result<Room, CommitError> {
+        let held_nanos = narrow(self.reserved.of(account, |_, _| true));
         let stands = self.stands(context, account)?;
         let counts = stands.iter().filter(|stand| stand.limit.reserves(&ask.partition, &ask.model));
-        let Some(tightest) = counts.min_by_key(|stand| stand.available_nanos()) else {
-            return Ok((None, None));
+        let counts: Vec<&Stand<'_>> = counts.collect();
+        let of_partition = counts.iter().filter(|stand| stand.limit.partition.is_some());
+        let of_partition = of_partition.min_by_key(|stand| stand.available_nanos());
+        let partition = of_partition.map(|stand| PartitionFound {
+            limit_nanos: stand.amount_nanos,
+            used_nanos: narrow(stand.spent_nanos),
+            held_nanos: narrow(stand.reserved_nanos),
+        });
+        let found = Found { held_nanos, partition, ..Found::default() };
+        let Some(tightest) = counts.iter().min_by_key(|stand| stand.available_nanos()) else {
+            return Ok(Room { available_nanos: None, short: None, found });
         };
         let available = tightest.available_nanos();
-        let shown = i64::try_from(available).unwrap_or(if available < 0 { i64::MIN } else { i64::MAX });
         let short = (available < i128::from(amount_nanos)).then(|| {
             let [left, wanted, limit] =
                 [available, i128::from(amount_nanos), i128::from(tightest.amount_nanos)]
@@ -41,7 +60,7 @@ impl Budgets {
                 format!("account {name:?} has {left} left of its limit of {limit}; the hold is {wanted}");
             (tightest.code(), text)
         });
-        Ok((Some(shown), short))
+        Ok(Room { available_nanos: Some(narrow(available)), short, found })
     }
 
     /// Every limit of an account and of those above it.
@@ -165,4 +184,9 @@ impl Budgets {
         }
         Ok(())
     }
+}
+
+/// As far as 64 bits go.
+fn narrow(nanos: i128) -> i64 {
+    i64::try_from(nanos).unwrap_or(if nanos < 0 { i64::MIN } else { i64::MAX })
 }

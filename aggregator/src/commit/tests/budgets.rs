@@ -7,16 +7,14 @@ use crate::budgets::period::Period;
 use crate::budgets::{Ask, Change, Hold, Selector, What};
 use crate::store::budgets as stored;
 
-/// Limits that come in parts.
+// Each with its head.
 mod allocated;
-/// What is counted of it.
 mod counted;
-/// Work that was let in while nobody could be asked, and money that gates spend by themselves.
 mod escrow;
-/// Random histories against a plain model.
+mod estimated;
 mod model;
-/// Holds that are left behind.
 mod recovered;
+mod reported;
 
 /// By `BOOK` a second of a GPU is a million nano-dollars, and a hold a fifth more.
 pub(super) const SECOND: i64 = 1_000_000;
@@ -45,6 +43,7 @@ fn ask(account: &str, seconds: i64) -> Ask {
         details: BTreeMap::new(),
         overdraft: String::new(),
         escrow: Escrow::None,
+        given_nanos: None,
     }
 }
 
@@ -156,7 +155,7 @@ fn a_thousand_checks_at_once_never_overspend_by_a_nano_dollar_on_two_aggregators
     let granted = answers.into_iter().filter(|_| true).filter_map(|answered| {
         match answered.blocking_recv().unwrap().unwrap().unwrap() {
             Acted::Hold(hold) => (hold.state == State::Open).then_some(hold.amount_nanos),
-            Acted::Account(_) | Acted::Recovered(..) => None,
+            Acted::Account(_) | Acted::Recovered(..) | Acted::Reported(_) => None,
         }
     });
     let granted: Vec<i64> = granted.collect();
