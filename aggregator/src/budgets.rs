@@ -10,6 +10,7 @@ pub mod allocation;
 pub mod amount;
 pub mod available;
 pub mod burn;
+pub mod grant;
 pub mod hold;
 pub mod period;
 pub mod selector;
@@ -17,6 +18,7 @@ pub mod tree;
 
 pub use account::{Limit, Spec, Standing, Status};
 pub use act::{Act, Acted, Orphans, What};
+pub use grant::{Award, Awards, Grant, GrantChange};
 pub use hold::{Ask, Hold, State, Subject};
 pub use selector::{Selector, Usage};
 pub use tree::{Account, Binding, Change, Tree};

@@ -20,6 +20,7 @@ mod burn;
 mod cost;
 mod explain;
 mod export;
+mod grants;
 mod idle;
 mod inventory;
 mod live;
@@ -86,6 +87,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         Command::Hold { command } => budgets::holds(&show, command, &mut out)?,
         Command::Budget { command } => budgets::budget(&show, command, &mut out)?,
         Command::Allocation { command } => allocations::allocations(&show, command, &mut out)?,
+        Command::Grant { command } => grants::grants(&show, command, &mut out)?,
         Command::BurnRate(burn) => burn::rate(&show, &burn, &mut out)?,
         Command::Forecast(burn) => burn::forecast(&show, &burn, &mut out)?,
         Command::Usage { command } => {

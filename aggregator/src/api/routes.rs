@@ -21,12 +21,16 @@ use crate::budgets::allocation::Step;
 use crate::prices::book::BOOK_BYTES_MAX;
 use crate::store::query::Dimension;
 
+mod grants;
+
 /// What a good answer is.
 #[derive(Clone, Copy)]
 pub(super) enum Answer {
     Json(fn(&mut SchemaGenerator) -> Schema),
     /// Media types of text or bytes.
     Other(&'static [&'static str]),
+    /// JSON unless something else is asked for.
+    Mixed(fn(&mut SchemaGenerator) -> Schema, &'static [&'static str]),
 }
 
 /// An endpoint.
@@ -124,6 +128,7 @@ pub(super) fn all() -> Vec<Route> {
     routes.extend(holds());
     routes.extend(burn());
     routes.extend(allocations());
+    routes.extend(grants::grants());
     routes.extend(asba());
     routes.extend(alerts());
     routes.extend(open());
@@ -343,6 +348,13 @@ fn burn() -> Vec<Route> {
         )
         .takes(&budgets::burn::PARAMETERS, 0)
         .fails_with(&[404]),
+        Route::json::<BurnAnswer>(
+            "/api/v1/burn-rate/grant/{number}",
+            get(budgets::burn::grant::one),
+            "How fast a grant's direct costs are spent, and whether they last",
+        )
+        .takes(&budgets::burn::PARAMETERS, 0)
+        .fails_with(&[404]),
         Route::json::<Vec<HealthAnswer>>(
             "/api/v1/analytics/health-score",
             get(budgets::burn::health),
@@ -354,6 +366,8 @@ fn burn() -> Vec<Route> {
 }
 
 fn asba() -> Vec<Route> {
+    use budgets::asba::burst::{BurstAnswer, BurstBody, burst};
+    use budgets::asba::timeline::{PARAMETERS, TimelineAnswer, TimelineBody, timeline};
     use budgets::asba::{
         AffordabilityAnswer, AffordabilityBody, StatusAnswer, StatusBody, affordability, status,
     };
@@ -373,6 +387,22 @@ fn asba() -> Vec<Route> {
         )
         .posted(&[404, 413])
         .reads::<AffordabilityBody>(),
+        Route::json::<TimelineAnswer>(
+            "/api/v1/asba/grant-timeline",
+            limited(post(timeline)),
+            "What comes of a grant, and when",
+        )
+        .takes(&PARAMETERS, 0)
+        .posted(&[404, 413])
+        .reads::<TimelineBody>(),
+        Route::json::<BurstAnswer>(
+            "/api/v1/asba/burst-decision",
+            limited(post(burst)),
+            "Is work to run elsewhere for money, by the budget and its deadline? Holds nothing",
+        )
+        .takes(&PARAMETERS, 0)
+        .posted(&[404, 413])
+        .reads::<BurstBody>(),
     ]
 }
 

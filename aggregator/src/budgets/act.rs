@@ -1,6 +1,7 @@
 //! What is asked of the one thread that writes accounts and holds, and what it answers. All of it is done in one transaction,
 //! and answered after its commit.
 
+use super::grant::{Award, GrantChange};
 use super::hold::{Ask, Hold, State, Subject};
 use super::tree::{Account, Change};
 
@@ -14,6 +15,7 @@ pub struct Act {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     Account(Change),
+    Grant(GrantChange),
     /// Is there enough, and if so, hold it: one step.
     Check(Box<Ask>),
     /// Says what a hold is for.
@@ -55,6 +57,7 @@ pub struct Orphans {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acted {
     Account(Box<Account>),
+    Grant(Box<Award>),
     /// As it is now. Of a check: its answer, also where it was given before.
     Hold(Box<Hold>),
     /// Holds as they were, each with the state that it ends in; and whether there are more.

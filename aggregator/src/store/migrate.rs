@@ -292,6 +292,18 @@ CREATE INDEX delivery_due ON delivery (next_ns) WHERE done_ns = 0;
 CREATE INDEX delivery_alert ON delivery (alert, channel, id);
 ";
 
+/// Grants came to be.
+pub(super) const FROM_9: &str = "
+CREATE TABLE award (
+    id         INTEGER PRIMARY KEY,
+    number     TEXT NOT NULL UNIQUE,
+    json       TEXT NOT NULL,
+    created_ns INTEGER NOT NULL,
+    updated_ns INTEGER NOT NULL,
+    closed_ns  INTEGER
+);
+";
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
@@ -324,6 +336,9 @@ pub(super) fn up(db: &Connection) -> Result<(), StoreError> {
     }
     if found <= 8 {
         transaction.execute_batch(FROM_8)?;
+    }
+    if found <= 9 {
+        transaction.execute_batch(FROM_9)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
     Ok(transaction.commit()?)

@@ -1,11 +1,11 @@
-//! The schema of the ledger's store, version 9.
+//! The schema of the ledger's store, version 10.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 9;
+pub(super) const VERSION: i64 = 10;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -438,6 +438,14 @@ CREATE UNIQUE INDEX hold_key ON hold (key) WHERE key <> '';
 CREATE UNIQUE INDEX hold_subject ON hold (cluster, subject_kind, subject) WHERE state = 0 AND subject_kind <> 0;
 CREATE INDEX hold_of ON hold (subject, id);
 CREATE INDEX hold_state ON hold (state, id);
+
+-- Grants; what is said of one as JSON of budgets::Grant.
+CREATE TABLE award (
+    id         INTEGER PRIMARY KEY,
+    number     TEXT NOT NULL UNIQUE,
+    json       TEXT NOT NULL,
+    created_ns INTEGER NOT NULL, updated_ns INTEGER NOT NULL, closed_ns INTEGER
+);
 
 -- What somebody is to know; no part of the ledger.
 CREATE TABLE alert (

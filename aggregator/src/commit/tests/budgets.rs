@@ -13,7 +13,8 @@ mod allocated;
 mod counted;
 /// Work that was let in while nobody could be asked, and money that gates spend by themselves.
 mod escrow;
-
+/// Grants, which pay for accounts.
+mod granted;
 /// Random histories against a plain model.
 mod model;
 /// Holds that are left behind.
@@ -66,10 +67,8 @@ impl Ledger {
     }
 
     fn hold(&mut self, what: What) -> Result<Hold, BudgetError> {
-        match self.act(what)? {
-            Acted::Hold(hold) => Ok(*hold),
-            other => panic!("{other:?}"),
-        }
+        let Acted::Hold(hold) = self.act(what)? else { panic!("that is no hold") };
+        Ok(*hold)
     }
 
     fn check(&mut self, ask: Ask) -> Hold {
@@ -156,7 +155,7 @@ fn a_thousand_checks_at_once_never_overspend_by_a_nano_dollar_on_two_aggregators
     let granted = answers.into_iter().filter(|_| true).filter_map(|answered| {
         match answered.blocking_recv().unwrap().unwrap().unwrap() {
             Acted::Hold(hold) => (hold.state == State::Open).then_some(hold.amount_nanos),
-            Acted::Account(_) | Acted::Recovered(..) => None,
+            _ => None,
         }
     });
     let granted: Vec<i64> = granted.collect();
