@@ -16,6 +16,9 @@ use crate::model::Severity;
 const RULES_MAX: usize = 200;
 const CHANNELS_MAX: usize = 50;
 const PERCENT_MAX: i64 = 1_000;
+/// Before a grant's end, unless told; and at most.
+const WITHIN_DAYS: i64 = 30;
+const WITHIN_DAYS_MAX: i64 = 3_660;
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 
 /// An alerts file that is wrong.
@@ -78,6 +81,8 @@ pub enum When {
     Unpriced { seconds: i64 },
     /// More windows than this wait in quarantine.
     Quarantine { windows: i64 },
+    /// A grant of one of these accounts (a glob) ends within so many days.
+    GrantExpiring { within_days: i64, accounts: String },
 }
 
 impl When {
@@ -89,6 +94,7 @@ impl When {
             Self::Unassigned { .. } => "unassigned",
             Self::Unpriced { .. } => "unpriced",
             Self::Quarantine { .. } => "quarantine",
+            Self::GrantExpiring { .. } => "grant_expiring",
         }
     }
 }
@@ -121,6 +127,7 @@ enum Kind {
     Unassigned,
     Unpriced,
     Quarantine,
+    GrantExpiring,
 }
 
 #[derive(Deserialize)]
@@ -136,6 +143,7 @@ struct RuleTable {
     amount: Option<String>,
     gpu_hours: Option<i64>,
     windows: Option<i64>,
+    within_days: Option<i64>,
 }
 
 fn wrong(field: &str, name: &str, value: impl std::fmt::Display, right: &str) -> RulesError {
@@ -242,11 +250,12 @@ fn rule(table: RuleTable, channels: &BTreeSet<&str>) -> Result<Rule, RulesError>
     };
     let given = [
         ("percent", table.percent.is_some(), matches!(table.kind, Kind::Spent)),
-        ("accounts", table.accounts.is_some(), matches!(table.kind, Kind::Spent)),
+        ("accounts", table.accounts.is_some(), matches!(table.kind, Kind::Spent | Kind::GrantExpiring)),
         ("held", table.held.is_some(), matches!(table.kind, Kind::Spent)),
         ("amount", table.amount.is_some(), matches!(table.kind, Kind::Unassigned)),
         ("gpu_hours", table.gpu_hours.is_some(), matches!(table.kind, Kind::Unpriced)),
         ("windows", table.windows.is_some(), matches!(table.kind, Kind::Quarantine)),
+        ("within_days", table.within_days.is_some(), matches!(table.kind, Kind::GrantExpiring)),
     ];
     if let Some((field, ..)) = given.into_iter().find(|(_, given, has)| *given && !has) {
         return Err(wrong(&format!("rule.{field}"), &name, "it", "is of another kind of rule; remove it"));
@@ -279,6 +288,10 @@ fn rule(table: RuleTable, channels: &BTreeSet<&str>) -> Result<Rule, RulesError>
             let hours = at_least("rule.gpu_hours", table.gpu_hours, 0, 1_000_000_000, 0)?;
             When::Unpriced { seconds: hours * 3_600 }
         }
+        Kind::GrantExpiring => When::GrantExpiring {
+            within_days: at_least("rule.within_days", table.within_days, 1, WITHIN_DAYS_MAX, WITHIN_DAYS)?,
+            accounts: table.accounts.unwrap_or_else(|| "*".to_owned()),
+        },
         Kind::Quarantine => {
             When::Quarantine { windows: at_least("rule.windows", table.windows, 0, i64::MAX, 0)? }
         }
@@ -354,6 +367,11 @@ channels = []
                 "kind = \"unpriced\"",
                 "kind = \"unpriced\"\npercent = 1",
                 "rule.percent of \"no price\": it is of another kind",
+            ),
+            (
+                "kind = \"unpriced\"",
+                "kind = \"grant_expiring\"\nwithin_days = 0",
+                "rule.within_days of \"no price\": 0 is not between 1 and 3660",
             ),
             ("\"10.00\"", "\"ten\"", "rule.amount of \"nobody's\": \"ten\" is no amount"),
             ("/etc/tonnage/slack", "slack", "channel.url_file of \"ops\": slack is no path from the root"),

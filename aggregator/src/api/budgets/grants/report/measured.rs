@@ -101,7 +101,10 @@ fn statements(award: &Award, wanted: &Wanted, found: &Found, measured: &Measured
              closed quarter counts as posted, by a correction.",
             of.number, of.hash
         ),
-        None => format!("provisional: no slot of ledger {ledger_id} is closed yet; all of it may change."),
+        None => format!(
+            "posted: in quarters of an hour before {closed_until}, which are closed; ledger {ledger_id} has no checkpoint over them yet. \
+             provisional: in later ones, and may change."
+        ),
     });
     let known = METHODS.iter().filter(|(bit, _)| sums.method & bit != 0);
     let methods: Vec<&str> = known.map(|(_, text)| *text).collect();
