@@ -11,6 +11,7 @@ pub mod amount;
 pub mod available;
 pub mod burn;
 pub mod estimate;
+pub mod grant;
 pub mod hold;
 pub mod period;
 pub mod report;
@@ -19,6 +20,7 @@ pub mod tree;
 
 pub use account::{Limit, Spec, Standing, Status};
 pub use act::{Act, Acted, Orphans, What};
+pub use grant::{Award, Awards, Grant, GrantChange};
 pub use hold::{Ask, Hold, State, Subject};
 pub use report::{Outcome, Report, Reported};
 pub use selector::{Selector, Usage};

@@ -11,6 +11,7 @@ use crate::store::query::posted::Charge;
 mod as_csv;
 mod as_parquet;
 mod columns;
+pub mod pdf;
 mod row;
 mod split;
 

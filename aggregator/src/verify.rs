@@ -6,7 +6,7 @@
 //! Proves, for every (slot, tenure): held + idle + unobserved = existence, charges + idle + unobserved + rounding =
 //! price; for slots, hours and days: stored = recomputed; that roll-ups are their sums; that pods and
 //! namespaces are as was journalled of them; that exactly those windows are quarantined that must be; for
-//! closed slots: what is posted sums to their rows; that accounts and holds are what was asked for, and what jobs
+//! closed slots: what is posted sums to their rows; that accounts, grants and holds are what was asked for, and what jobs
 //! of open holds were charged; that every checkpoint is the hash of its entries; and that
 //! balances are the sums of what was posted. After a purge it starts from the opening.
 
@@ -23,6 +23,7 @@ use crate::store::opening::{self, Opening};
 
 mod budgets;
 mod described;
+mod grants;
 mod measured;
 mod posted;
 mod recompute;
@@ -139,6 +140,7 @@ pub fn verify(db: &Connection) -> Result<Report, StoreError> {
     recomputed.described.check(&db, (horizon_ns, before), &mut report)?;
     rollups::check(&db, &mut report)?;
     recomputed.budgets.check(&db, &expected, horizon_ns, &mut report)?;
+    recomputed.grants.check(&db, &mut report)?;
     posted::check(&db, first_checkpoint, opening.as_ref(), &mut report)?;
     Ok(report)
 }

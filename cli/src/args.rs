@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use tonnage_proto::rest::IdlePolicy;
 
 pub(crate) mod budgets;
+pub(crate) mod grants;
 pub(crate) mod moved;
 
 /// Whose GPU-seconds were these, and what did they cost?
@@ -99,6 +100,11 @@ pub(crate) enum Command {
     Allocation {
         #[command(subcommand)]
         command: budgets::Allocations,
+    },
+    /// Grants of agencies: what was awarded, budget periods, and reports
+    Grant {
+        #[command(subcommand)]
+        command: grants::Grants,
     },
     /// How fast a budget is spent, day by day, and how healthy it is
     BurnRate(budgets::Burn),

@@ -23,6 +23,7 @@ mod cost;
 mod ecosystem;
 mod explain;
 mod export;
+mod grants;
 mod idle;
 mod import;
 mod inventory;
@@ -93,6 +94,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         Command::Hold { command } => budgets::holds(&show, command, &mut out)?,
         Command::Budget { command } => budgets::budget(&show, command, &mut out)?,
         Command::Allocation { command } => allocations::allocations(&show, command, &mut out)?,
+        Command::Grant { command } => grants::grants(&show, command, &mut out)?,
         Command::BurnRate(burn) => burn::rate(&show, &burn, &mut out)?,
         Command::Forecast(burn) => burn::forecast(&show, &burn, &mut out)?,
         Command::Usage { command } => {

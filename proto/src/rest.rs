@@ -399,9 +399,11 @@ pub struct AuditLogAnswer {
 pub struct AuditLogRow {
     pub id: i64,
     pub at: String,
-    /// `batch`, `price_book`, `hole`, `existence`, `retire`, `release`, `purge`, `restore` or `described`.
+    /// `batch`, `price_book`, `hole`, `existence`, `retire`, `release`, `purge`, `restore`, `described`, `account`,
+    /// `hold` or `grant`.
     #[schemars(extend("enum" = [
-        "batch", "price_book", "hole", "existence", "retire", "release", "purge", "restore", "described"
+        "batch", "price_book", "hole", "existence", "retire", "release", "purge", "restore", "described", "account",
+        "hold", "grant"
     ]))]
     pub kind: String,
     pub cluster: String,

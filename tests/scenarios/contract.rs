@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::forged::{Forged, seal, window};
+use harness::http::{http, post};
 use harness::kubelet::{self, Kubelet};
 use harness::process::free_ports;
 use harness::scenario;
@@ -21,6 +22,7 @@ const S: i64 = 1_000_000_000;
 /// For each endpoint, besides those that follow from the document alone.
 const EXAMPLES: u64 = 20;
 const JOB: u32 = 4_711;
+const GRANT: &str = "NSF-1";
 
 /// A number that whoever runs the tests may set, or what it is otherwise.
 #[allow(
@@ -63,7 +65,24 @@ fn ledger(database: Option<String>) -> anyhow::Result<(World, Kubelet)> {
         let (_, rows) = world.aggregator.get("/api/v1/export/focus?window=today")?;
         Ok((rows.lines().count() > 4).then_some(()))
     })?;
+    granted(&world)?;
     Ok((world, kubelet))
+}
+
+/// A grant, and an account that spends it.
+fn granted(world: &World) -> anyhow::Result<()> {
+    let account = json!({ "slurm_account": "physics", "start_date": "2026-12-01" });
+    let grant = json!({
+        "grant_number": GRANT, "account": "physics", "funding_agency": "NSF", "principal_investigator": "Ada",
+        "institution": "University", "grant_start_date": "2026-12-01", "grant_end_date": "2028-12-01",
+        "total_award_amount": 1000,
+    });
+    for (path, body) in [("accounts", account), ("grants", grant)] {
+        let url = format!("{}/api/v1/{path}", world.aggregator.url());
+        let (status, text) = post(&http(), &url, &body.to_string())?;
+        anyhow::ensure!(status == 201, "{path}: {status} {text}");
+    }
+    Ok(())
 }
 
 /// The document as it is served, with examples that are in this ledger, so that not every answer is empty.
@@ -87,6 +106,7 @@ fn document(world: &World, tokens: bool) -> anyhow::Result<Value> {
                 "aggregate" => json!("namespace,pod"),
                 "filter" => json!("namespace:\"ml\""),
                 "id" => json!(1),
+                "number" => json!(GRANT),
                 _ => continue,
             };
             parameter["example"] = example;

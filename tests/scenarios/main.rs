@@ -24,6 +24,9 @@ mod faults;
 /// Slurm jobs that are let in by their account's budget.
 mod gate;
 
+/// What agencies awarded, and what is spent of it.
+mod grants;
+
 /// A kubelet that says who has which GPUs.
 mod kubelet;
 

@@ -1,6 +1,7 @@
 //! What the rules find in the ledger as it is now. Pure.
 
 use tonnage_proto::decimal;
+use tonnage_proto::limits::DAY_NS;
 
 use super::rules::{Rule, When};
 use crate::budgets::selector::is_match;
@@ -19,7 +20,18 @@ pub struct View {
     pub unassigned_nanos: i128,
     pub unpriced: GpuTime,
     pub quarantined_windows: i64,
+    /// Those that are active or suspended.
+    pub grants: Vec<GrantView>,
     pub currency: String,
+}
+
+/// A grant, and how long it still pays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantView {
+    pub number: String,
+    pub account: String,
+    pub end_ns: i64,
+    pub left_ns: i64,
 }
 
 /// One limit of an account.
@@ -72,6 +84,10 @@ fn found(rule: &Rule, view: &View) -> Vec<Finding> {
         When::Depletion { accounts, within_days } => {
             of(accounts, &|limit| pace::depleted(rule, limit, *within_days, (view.now_ns, currency)))
         }
+        When::GrantExpiring { within_days, accounts } => {
+            let grants = view.grants.iter().filter(|grant| is_match(accounts, &grant.account));
+            grants.filter_map(|grant| expiring(rule, grant, *within_days)).collect()
+        }
         When::Unassigned { nanos } if view.unassigned_nanos > *nanos => {
             let value = money(view.unassigned_nanos);
             let message = format!("{value} of the last 24 hours are of nobody's budget");
@@ -90,6 +106,26 @@ fn found(rule: &Rule, view: &View) -> Vec<Finding> {
         }
         When::Unassigned { .. } | When::Unpriced { .. } | When::Quarantine { .. } => Vec::new(),
     }
+}
+
+/// A grant whose end moves is another finding.
+fn expiring(rule: &Rule, grant: &GrantView, within_days: i64) -> Option<Finding> {
+    let GrantView { number, account, end_ns, left_ns } = grant;
+    if *left_ns > within_days * DAY_NS {
+        return None;
+    }
+    let days = left_ns / DAY_NS;
+    Some(Finding {
+        key: [&rule.name, number, &end_ns.to_string()].map(String::as_str).join("\n"),
+        rule: rule.name.clone(),
+        kind: rule.when.name().to_owned(),
+        severity: rule.severity,
+        account: account.clone(),
+        message: format!("grant {number}, which pays for {account}, ends within {} days", days + 1),
+        value: format!("{days} days"),
+        threshold: format!("{within_days} days"),
+        channels: rule.channels.clone(),
+    })
 }
 
 fn spent(rule: &Rule, limit: &LimitView, (percent, held): (i64, bool), currency: &str) -> Option<Finding> {
@@ -231,5 +267,19 @@ pub(super) mod tests {
         };
         assert!(at(5, 1_000_000_000, 0).is_empty());
         assert_eq!(at(6, 1_000_000_001, 1), ["unassigned", "unpriced", "quarantine"]);
+    }
+
+    #[test]
+    fn a_grant_is_told_of_from_so_many_days_before_its_end_and_anew_when_its_end_moves() {
+        let rule = rule(When::GrantExpiring { within_days: 30, accounts: "phys*".into() });
+        let found = |account: &str, end_ns: i64, left_ns: i64| {
+            let grant = GrantView { number: "NSF-1".into(), account: account.into(), end_ns, left_ns };
+            judge(std::slice::from_ref(&rule), &View { grants: vec![grant], ..view(Vec::new()) })
+        };
+        assert!(found("physics", 5, 30 * DAY_NS + 1).is_empty() && found("biology", 5, DAY_NS).is_empty());
+        let first = found("physics", 5, 30 * DAY_NS);
+        assert_eq!((first[0].kind.as_str(), first[0].value.as_str()), ("grant_expiring", "30 days"));
+        assert_eq!(first[0].key, found("physics", 5, DAY_NS)[0].key);
+        assert_ne!(first[0].key, found("physics", 6, DAY_NS)[0].key);
     }
 }

@@ -20,6 +20,8 @@ const RULES_MAX: usize = 200;
 const CHANNELS_MAX: usize = 50;
 const PERCENT_MAX: i64 = 1_000;
 const DAYS_MAX: i64 = 3_660;
+/// Before a grant's end, unless told.
+const WITHIN_DAYS: i64 = 30;
 
 /// An alerts file that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +59,8 @@ pub enum When {
     Unpriced { seconds: i64 },
     /// More windows than this wait in quarantine.
     Quarantine { windows: i64 },
+    /// A grant of one of these accounts (a glob) ends within so many days.
+    GrantExpiring { within_days: i64, accounts: String },
 }
 
 impl When {
@@ -70,6 +74,7 @@ impl When {
             Self::Unassigned { .. } => "unassigned",
             Self::Unpriced { .. } => "unpriced",
             Self::Quarantine { .. } => "quarantine",
+            Self::GrantExpiring { .. } => "grant_expiring",
         }
     }
 }
@@ -92,6 +97,7 @@ enum Kind {
     Unassigned,
     Unpriced,
     Quarantine,
+    GrantExpiring,
 }
 
 #[derive(Deserialize)]
@@ -162,12 +168,16 @@ fn rule(table: RuleTable, channels: &BTreeSet<&str>) -> Result<Rule, RulesError>
     let kinds = |kinds: &[Kind]| kinds.contains(&table.kind);
     let given = [
         ("percent", table.percent.is_some(), kinds(&[Kind::Spent])),
-        ("accounts", table.accounts.is_some(), kinds(&[Kind::Spent, Kind::BurnRate, Kind::Depletion])),
+        (
+            "accounts",
+            table.accounts.is_some(),
+            kinds(&[Kind::Spent, Kind::BurnRate, Kind::Depletion, Kind::GrantExpiring]),
+        ),
         ("held", table.held.is_some(), kinds(&[Kind::Spent])),
         ("times", table.times.is_some(), kinds(&[Kind::BurnRate])),
         ("long_hours", table.long_hours.is_some(), kinds(&[Kind::BurnRate])),
         ("short_hours", table.short_hours.is_some(), kinds(&[Kind::BurnRate])),
-        ("within_days", table.within_days.is_some(), kinds(&[Kind::Depletion])),
+        ("within_days", table.within_days.is_some(), kinds(&[Kind::Depletion, Kind::GrantExpiring])),
         ("amount", table.amount.is_some(), kinds(&[Kind::Unassigned])),
         ("gpu_hours", table.gpu_hours.is_some(), kinds(&[Kind::Unpriced])),
         ("windows", table.windows.is_some(), kinds(&[Kind::Quarantine])),
@@ -209,6 +219,10 @@ fn when(name: &str, table: &RuleTable) -> Result<When, RulesError> {
             let hours = between("rule.gpu_hours", table.gpu_hours, (0, 1_000_000_000), 0)?;
             When::Unpriced { seconds: hours * 3_600 }
         }
+        Kind::GrantExpiring => When::GrantExpiring {
+            within_days: between("rule.within_days", table.within_days, (1, DAYS_MAX), WITHIN_DAYS)?,
+            accounts: accounts(),
+        },
         Kind::Quarantine => {
             When::Quarantine { windows: between("rule.windows", table.windows, (0, i64::MAX), 0)? }
         }
@@ -300,6 +314,11 @@ channels = []
                 "kind = \"unpriced\"",
                 "kind = \"unpriced\"\npercent = 1",
                 "rule.percent of \"no price\": it is of another kind",
+            ),
+            (
+                "kind = \"unpriced\"",
+                "kind = \"grant_expiring\"\nwithin_days = 0",
+                "rule.within_days of \"no price\": 0 is not between 1 and 3660",
             ),
             ("\"10.00\"", "\"ten\"", "rule.amount of \"nobody's\": \"ten\" is no amount"),
             ("/etc/tonnage/slack", "slack", "channel.url_file of \"ops\": slack is no path from the root"),

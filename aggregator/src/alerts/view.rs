@@ -3,10 +3,12 @@
 use tonnage_proto::limits::{DAY_NS, SLOT_NS, slot_start};
 
 use super::judge::pace::Wanted;
-use super::judge::{LimitView, View};
+use super::judge::{GrantView, LimitView, View};
+use crate::budgets::Award;
+use crate::budgets::grant::Standing;
 use crate::metrics::budgets::Balances;
 use crate::store::query::{self, CostQuery, QueryError, cost};
-use crate::store::{Connection, StoreError, budgets, quarantine};
+use crate::store::{Connection, StoreError, budgets, grants as stored, quarantine};
 
 mod paces;
 
@@ -52,9 +54,23 @@ pub fn view(
     Ok(View {
         now_ns,
         limits,
+        grants: grants(db, now_ns)?,
         unassigned_nanos: unassigned.values().sum(),
         unpriced: totals.unpriced,
         quarantined_windows: held,
         currency,
     })
+}
+
+fn grants(db: &Connection, now_ns: i64) -> Result<Vec<GrantView>, StoreError> {
+    let awards = stored::awards(db)?;
+    let go_on = awards
+        .iter()
+        .filter(|award| matches!(award.standing(now_ns), Standing::Active | Standing::Suspended));
+    let view = |award: &Award| {
+        let end_ns = award.grant.span_ns().1;
+        let (number, account) = (award.grant.number.clone(), award.grant.account.clone());
+        GrantView { number, account, end_ns, left_ns: end_ns - now_ns }
+    };
+    Ok(go_on.map(view).collect())
 }

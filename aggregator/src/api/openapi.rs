@@ -10,6 +10,8 @@ use tonnage_proto::rest::ErrorAnswer;
 use super::params::VALUE_BYTES_MAX;
 use super::routes::{self, Answer, Route};
 
+mod grants;
+
 /// What whatever wants a token may answer besides.
 const GUARDED: [u16; 5] = [400, 401, 403, 500, 503];
 const BOOK: &str = "currency = \"USD\"\n\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\n";
@@ -75,6 +77,11 @@ fn operation(route: &Route, answers: &mut SchemaGenerator, requests: &mut Schema
     parameters.extend(route.params.iter().map(|name| parameter(name, "query", route)));
     let good = match route.answer {
         Answer::Json(schema) => json!({ "application/json": { "schema": schema(answers) } }),
+        Answer::Mixed(schema, media) => {
+            let mut content: Map<_, _> = media.iter().map(|media| ((*media).to_owned(), json!({}))).collect();
+            content.insert("application/json".to_owned(), json!({ "schema": schema(answers) }));
+            content.into()
+        }
         Answer::Other(media) => {
             media.iter().map(|media| ((*media).to_owned(), json!({}))).collect::<Map<_, _>>().into()
         }
@@ -144,7 +151,8 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
     let text = || json!({ "type": "string", "pattern": TEXT, "maxLength": VALUE_BYTES_MAX });
     let one_of = |values: &[&str]| json!({ "type": "string", "enum": values });
     let count = || json!({ "type": "integer", "minimum": 1, "maximum": route.count_max });
-    let (schema, description) = match name {
+    let known = grants::parameter(name, &route.path);
+    let (schema, description) = known.unwrap_or_else(|| match name {
         "window" => (
             json!({ "type": "string", "pattern": WINDOW, "maxLength": VALUE_BYTES_MAX }),
             "A length up to now (30m, 12h, 7d, 2w; at most 400 days), today, yesterday, week, month, lastweek, lastmonth, a month \
@@ -209,7 +217,7 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
         }
         // A test finds one that is not above.
         _ => (text(), ""),
-    };
+    });
     json!({
         "name": name,
         "in": place,

@@ -21,6 +21,7 @@ use crate::budgets::allocation::Step;
 use crate::prices::book::BOOK_BYTES_MAX;
 use crate::store::query::Dimension;
 
+mod grants;
 mod jobs;
 
 /// What a good answer is.
@@ -29,6 +30,8 @@ pub(super) enum Answer {
     Json(fn(&mut SchemaGenerator) -> Schema),
     /// Media types of text or bytes.
     Other(&'static [&'static str]),
+    /// JSON unless something else is asked for.
+    Mixed(fn(&mut SchemaGenerator) -> Schema, &'static [&'static str]),
 }
 
 /// An endpoint.
@@ -127,6 +130,7 @@ pub(super) fn all() -> Vec<Route> {
     routes.extend(jobs::jobs());
     routes.extend(burn());
     routes.extend(allocations());
+    routes.extend(grants::grants());
     routes.extend(asba());
     routes.extend(alerts());
     routes.extend(open());
@@ -346,6 +350,13 @@ fn burn() -> Vec<Route> {
         )
         .takes(&budgets::burn::PARAMETERS, 0)
         .fails_with(&[404]),
+        Route::json::<BurnAnswer>(
+            "/api/v1/burn-rate/grant/{number}",
+            get(budgets::burn::grant::one),
+            "How fast a grant's direct costs are spent, and whether they last",
+        )
+        .takes(&budgets::burn::PARAMETERS, 0)
+        .fails_with(&[404]),
         Route::json::<Vec<HealthAnswer>>(
             "/api/v1/analytics/health-score",
             get(budgets::burn::health),
@@ -357,6 +368,8 @@ fn burn() -> Vec<Route> {
 }
 
 fn asba() -> Vec<Route> {
+    use budgets::asba::burst::{BurstAnswer, BurstBody, burst};
+    use budgets::asba::timeline::{PARAMETERS, TimelineAnswer, TimelineBody, timeline};
     use budgets::asba::{
         AffordabilityAnswer, AffordabilityBody, StatusAnswer, StatusBody, affordability, status,
     };
@@ -376,6 +389,22 @@ fn asba() -> Vec<Route> {
         )
         .posted(&[404, 413])
         .reads::<AffordabilityBody>(),
+        Route::json::<TimelineAnswer>(
+            "/api/v1/asba/grant-timeline",
+            limited(post(timeline)),
+            "What comes of a grant, and when",
+        )
+        .takes(&PARAMETERS, 0)
+        .posted(&[404, 413])
+        .reads::<TimelineBody>(),
+        Route::json::<BurstAnswer>(
+            "/api/v1/asba/burst-decision",
+            limited(post(burst)),
+            "Is work to run elsewhere for money, by the budget and its deadline? Holds nothing",
+        )
+        .takes(&PARAMETERS, 0)
+        .posted(&[404, 413])
+        .reads::<BurstBody>(),
     ]
 }
 

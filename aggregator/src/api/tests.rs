@@ -54,6 +54,7 @@ mod budgets;
 mod cost;
 mod explain;
 mod export;
+mod grants;
 mod openapi;
 
 /// The slot is [0, 900 s); now is 1000 s.

@@ -2,6 +2,7 @@
 //! and answered after its commit.
 
 use super::BudgetError;
+use super::grant::{Award, GrantChange};
 use super::hold::{Ask, Hold, State, Subject};
 use super::report::Reported;
 use super::tree::{Account, Change};
@@ -16,6 +17,7 @@ pub struct Act {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     Account(Change),
+    Grant(GrantChange),
     /// Is there enough, and if so, hold it: one step.
     Check(Box<Ask>),
     /// Says what a hold is for.
@@ -59,6 +61,7 @@ pub struct Orphans {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acted {
     Account(Box<Account>),
+    Grant(Box<Award>),
     /// As it is now. Of a check: its answer, also where it was given before.
     Hold(Box<Hold>),
     /// Holds as they were, each with the state that it ends in; and whether there are more.

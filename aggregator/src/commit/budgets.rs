@@ -14,7 +14,7 @@ use crate::budgets::account::{Overrun, Status};
 use crate::budgets::available::Sums;
 use crate::budgets::estimate::Sample;
 use crate::budgets::hold::{Code, Escrow, Event, State, Subject, check_subject};
-use crate::budgets::{Account, Act, Acted, Ask, BudgetError, Change, Hold, Tree, What, invalid};
+use crate::budgets::{Account, Act, Acted, Ask, Awards, BudgetError, Change, Hold, Tree, What, invalid};
 use crate::metrics::budgets::Counts;
 use crate::prices::Book;
 use crate::store::Connection;
@@ -24,6 +24,7 @@ use decide::Decided;
 
 mod decide;
 mod escrow;
+mod grants;
 mod recover;
 mod reported;
 mod sums;
@@ -42,6 +43,7 @@ type Answer = Result<Acted, BudgetError>;
 #[derive(Debug, Default)]
 pub(super) struct Budgets {
     tree: Tree,
+    awards: Awards,
     /// Open ones, by their number.
     holds: BTreeMap<i64, Hold>,
     transactions: HashMap<[u8; 16], i64>,
@@ -75,7 +77,8 @@ pub(super) struct Context<'a> {
 
 impl Budgets {
     pub(super) fn load(db: &Connection) -> Result<Self, CommitError> {
-        let mut budgets = Self { tree: stored::tree(db)?, ..Self::default() };
+        let awards = crate::store::grants::awards(db)?;
+        let mut budgets = Self { tree: stored::tree(db)?, awards, ..Self::default() };
         for hold in stored::open_holds(db)? {
             budgets.remember(hold);
         }
@@ -92,6 +95,7 @@ impl Budgets {
         let by = act.by.as_str();
         match &act.what {
             What::Account(change) => self.change(context, change, by),
+            What::Grant(change) => self.grant(context, change, by),
             What::Check(ask) => self.check(context, ask, by),
             What::Bind { transaction, subject } => self.with(context, transaction, |budgets, hold| {
                 if let Err(error) = escrow::may_not_bind(hold) {
@@ -128,6 +132,9 @@ impl Budgets {
             Ok(id) => id,
             Err(error) => return Ok(Err(error)),
         };
+        if let Err(error) = self.awards.fits(&tree) {
+            return Ok(Err(error));
+        }
         let account = self.put(context, tree, id)?;
         journal(context, JournalKind::Account, &[], &serde_json::json!({ "change": change, "by": by }), by)?;
         // Who is above whom may have changed, and whose usage is whose.

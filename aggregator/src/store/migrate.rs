@@ -292,8 +292,16 @@ CREATE INDEX delivery_due ON delivery (next_ns) WHERE done_ns = 0;
 CREATE INDEX delivery_alert ON delivery (alert, channel, id);
 ";
 
-/// Holds came to tell what their checks found besides, and jobs to be reported by those who ran them.
+/// Grants came to be; holds came to tell what their checks found besides, and jobs to be reported by those who ran them.
 pub(super) const FROM_9: &str = "
+CREATE TABLE award (
+    id         INTEGER PRIMARY KEY,
+    number     TEXT NOT NULL UNIQUE,
+    json       TEXT NOT NULL,
+    created_ns INTEGER NOT NULL,
+    updated_ns INTEGER NOT NULL,
+    closed_ns  INTEGER
+);
 ALTER TABLE hold ADD COLUMN found TEXT NOT NULL DEFAULT '';
 CREATE INDEX hold_ended ON hold (account, state, ended_ns);
 CREATE TABLE report (

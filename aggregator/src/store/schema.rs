@@ -447,6 +447,14 @@ CREATE TABLE report (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, at_ns INTEGER NOT NULL, outcome INTEGER NOT NULL, json TEXT NOT NULL
 );
 
+-- Grants; what is said of one as JSON of budgets::Grant.
+CREATE TABLE award (
+    id         INTEGER PRIMARY KEY,
+    number     TEXT NOT NULL UNIQUE,
+    json       TEXT NOT NULL,
+    created_ns INTEGER NOT NULL, updated_ns INTEGER NOT NULL, closed_ns INTEGER
+);
+
 -- What somebody is to know; no part of the ledger.
 CREATE TABLE alert (
     id              INTEGER PRIMARY KEY,

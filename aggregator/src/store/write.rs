@@ -34,6 +34,8 @@ pub enum JournalKind {
     Account = 10,
     /// What became of a hold, which `epoch` names: JSON of `budgets::hold::Event`.
     Hold = 11,
+    /// Grants were changed: JSON of `budgets::GrantChange`.
+    Grant = 12,
 }
 
 impl JournalKind {
@@ -53,6 +55,7 @@ impl JournalKind {
             "described",
             "account",
             "hold",
+            "grant",
         ];
         names.get(usize::try_from(kind).unwrap_or(0)).copied().unwrap_or_default()
     }

@@ -199,7 +199,11 @@ pub(crate) struct Check {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Burn {
-    pub(crate) account: String,
+    #[arg(required_unless_present = "grant")]
+    pub(crate) account: Option<String>,
+    /// Of a grant's direct costs instead, by its number
+    #[arg(long, value_name = "NUMBER", conflicts_with = "account")]
+    pub(crate) grant: Option<String>,
     /// Whole days before today that count: 7d, 30d, 90d, 6m or 1y
     #[arg(long, default_value = "30d")]
     pub(crate) period: String,

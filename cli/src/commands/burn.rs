@@ -40,7 +40,10 @@ pub(super) fn usage(usage: Usage) -> Vec<(&'static str, String)> {
 }
 
 fn ask(show: &Show<'_>, burn: &Burn) -> Result<String, Error> {
-    let path = format!("/api/v1/burn-rate/{}", path_part(&burn.account));
+    let path = match (&burn.grant, &burn.account) {
+        (Some(grant), _) => format!("/api/v1/burn-rate/grant/{}", path_part(grant)),
+        (None, account) => format!("/api/v1/burn-rate/{}", path_part(account.as_deref().unwrap_or_default())),
+    };
     show.client.get(&path, &[("period", burn.period.clone())])
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::{Builder, NamedTempFile};
 use tonnage_proto::rest::CLOSED_UNTIL;
+use ureq::http::HeaderMap;
 
 use crate::args::Focus;
 use crate::client::Client;
@@ -22,29 +23,35 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub(super) fn focus(client: &Client, options: Focus, out: &mut dyn Write) -> Result<(), Error> {
     let Focus { version, format, window, file } = options;
     let query = [("version", version), ("format", format), ("window", window)];
-    // Before anything is asked: a folder that cannot be written to is told at once.
-    let part = if file.as_os_str() == "-" { None } else { Some(part_of(&file)?) };
-    let (headers, body) = client.stream(PATH, &query)?;
+    let (headers, bytes) = save(client, (PATH, &query), &file, out)?;
     let closed_until = headers.get(CLOSED_UNTIL).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let bytes = match part {
-        None => {
-            copy(body, |bytes| Ok(out.write_all(bytes)?))?;
-            out.flush()?;
-            None
-        }
-        Some(mut part) => {
-            let failed = |source| Error::Write { path: file.clone(), source };
-            let bytes = copy(body, |bytes| part.write_all(bytes).map_err(failed))?;
-            part.as_file().sync_all().map_err(failed)?;
-            part.persist(&file).map_err(|error| failed(error.error))?;
-            Some(bytes)
-        }
-    };
     let written = bytes.map_or_else(String::new, |bytes| format!("{}: {bytes} bytes. ", file.display()));
     let note = format!("{written}Slots before {closed_until} are closed; later ones are not in it.");
     // Nobody is left to be told if this fails.
     let _ = writeln!(io::stderr(), "{}", plain(&note));
     Ok(())
+}
+
+/// Asks, and writes the answer to `file` as it comes, or to `out` where that is `-`; how many bytes went into the file.
+pub(super) fn save(
+    client: &Client,
+    (path, query): (&str, &[(&str, String)]),
+    file: &Path,
+    out: &mut dyn Write,
+) -> Result<(HeaderMap, Option<u64>), Error> {
+    // Before anything is asked: a folder that cannot be written to is told at once.
+    let part = if file.as_os_str() == "-" { None } else { Some(part_of(file)?) };
+    let (headers, body) = client.stream(path, query)?;
+    let Some(mut part) = part else {
+        copy(body, |bytes| Ok(out.write_all(bytes)?))?;
+        out.flush()?;
+        return Ok((headers, None));
+    };
+    let failed = |source| Error::Write { path: file.to_owned(), source };
+    let bytes = copy(body, |bytes| part.write_all(bytes).map_err(failed))?;
+    part.as_file().sync_all().map_err(failed)?;
+    part.persist(file).map_err(|error| failed(error.error))?;
+    Ok((headers, Some(bytes)))
 }
 
 /// A file beside `file`, which goes away unless it takes that one's place.

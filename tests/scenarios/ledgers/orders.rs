@@ -23,7 +23,7 @@ pub(crate) fn said(world: &World, args: &[&str]) -> anyhow::Result<String> {
     Ok(out.into_owned())
 }
 
-pub(super) fn refused(world: &World, args: &[&str]) -> anyhow::Result<String> {
+pub(crate) fn refused(world: &World, args: &[&str]) -> anyhow::Result<String> {
     let output = tonnage(world, args)?;
     anyhow::ensure!(output.status.code() == Some(1), "{args:?}: {:?}", output.status);
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())

@@ -57,6 +57,11 @@ const RULES: &[Confined] = &[
         only: &["agent/src/attribution/", "tests/nvml-sim/"],
         why: "/proc is read by attribution alone",
     },
+    Confined {
+        word: "pdf_writer",
+        only: &["aggregator/src/export/pdf.rs"],
+        why: "PDF is written in aggregator/src/export/pdf.rs alone",
+    },
     Confined { word: "kube", only: &["aggregator/src/kubernetes/api.rs"], why: KUBE },
     Confined { word: "k8s_openapi", only: &["aggregator/src/kubernetes/api.rs"], why: KUBE },
     Confined {

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::DAY_NS;
 
 use super::accounts::missing;
-use super::burn::{Known, budget, chosen, days};
+use super::burn::{Known, began_ns, budget, chosen, days, grant};
 use super::request::Money;
 use super::seen::Seen;
-use super::{Body, exact, read};
+use super::{Body, exact, read, refused};
 use crate::api::Api;
 use crate::api::cost::plain::Number;
 use crate::api::error::ApiError;
@@ -23,8 +23,13 @@ use crate::api::inventory::time;
 use crate::api::params::Params;
 use crate::budgets::available::{Stand, stands};
 use crate::budgets::burn::{self, Burn, Risk};
-use crate::budgets::{Account, Limit, Standing, Tree};
-use crate::store::StoreError;
+use crate::budgets::grant::Standing as GrantStanding;
+use crate::budgets::{Account, Award, Limit, Standing, Tree};
+use crate::store::query::QueryError;
+use crate::store::{Connection, StoreError, grants};
+
+pub(in crate::api) mod burst;
+pub(in crate::api) mod timeline;
 
 /// Whole days that a rate is of.
 const DAYS: i64 = 30;
@@ -32,12 +37,24 @@ const PERCENT: i128 = 1_000_000_000;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(in crate::api) struct StatusBody {
+    #[serde(flatten)]
+    of: Of,
+}
+
+/// Whose budget is asked about: an account's limit, or a grant's direct costs.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+struct Of {
+    /// That of the grant unless told.
+    #[serde(default)]
     account: String,
+    #[serde(default)]
+    grant_number: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(in crate::api) struct AffordabilityBody {
-    account: String,
+    #[serde(flatten)]
+    of: Of,
     #[serde(default)]
     estimated_aws_cost: Option<Money>,
     /// The same under another name.
@@ -49,6 +66,8 @@ pub(in crate::api) struct AffordabilityBody {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(in crate::api) struct StatusAnswer {
     account: String,
+    /// null where no grant was asked about
+    grant_number: Option<String>,
     budget_limit: Number,
     budget_used: Number,
     budget_held: Number,
@@ -97,6 +116,7 @@ pub(in crate::api) struct AffordabilityAnswer {
 /// An account as advisors ask about it.
 struct Status {
     account: Account,
+    award: Option<Award>,
     limit: Limit,
     known: Known,
     burn: Burn,
@@ -111,8 +131,8 @@ pub(in crate::api) async fn status(
     body: Body,
 ) -> Result<Json<StatusAnswer>, ApiError> {
     Params::read(&uri, &[])?;
-    let StatusBody { account } = read(body)?;
-    look(&api, account).await.map(|status| Json(status.answer()))
+    let StatusBody { of } = read(body)?;
+    look(&api, of).await.map(|status| Json(status.answer()))
 }
 
 pub(in crate::api) async fn affordability(
@@ -121,17 +141,11 @@ pub(in crate::api) async fn affordability(
     body: Body,
 ) -> Result<Json<AffordabilityAnswer>, ApiError> {
     Params::read(&uri, &[])?;
-    let AffordabilityBody { account, estimated_aws_cost, estimated_cost } = read(body)?;
-    let Some(Money(cost)) = estimated_aws_cost.or(estimated_cost) else {
-        let message = "estimated_aws_cost: say what the work may cost";
-        return Err(ApiError::invalid("estimated_aws_cost", message));
-    };
-    if cost < 0 {
-        return Err(ApiError::invalid("estimated_aws_cost", "estimated_aws_cost: is less than 0"));
-    }
-    let status = look(&api, account).await?;
+    let AffordabilityBody { of, estimated_aws_cost, estimated_cost } = read(body)?;
+    let cost = cost(estimated_aws_cost.or(estimated_cost))?;
+    let status = look(&api, of).await?;
     let left = status.available_nanos;
-    let affordable = status.standing == Standing::Active && i128::from(cost) <= left;
+    let affordable = status.may_spend() && i128::from(cost) <= left;
     let risk = status.risk();
     let mut reasoning = status.reasons();
     reasoning.push(format!("{} of {} is asked for", exact(cost), exact(left)));
@@ -148,34 +162,82 @@ pub(in crate::api) async fn affordability(
     }))
 }
 
-async fn look(api: &Api, name: String) -> Result<Status, ApiError> {
+/// What work may cost elsewhere, by the request.
+fn cost(said: Option<Money>) -> Result<i64, ApiError> {
+    match said {
+        None => {
+            Err(ApiError::invalid("estimated_aws_cost", "estimated_aws_cost: say what the work may cost"))
+        }
+        Some(Money(..0)) => {
+            Err(ApiError::invalid("estimated_aws_cost", "estimated_aws_cost: is less than 0"))
+        }
+        Some(Money(cost)) => Ok(cost),
+    }
+}
+
+async fn look(api: &Api, of: Of) -> Result<Status, ApiError> {
     let now_ns = api.state.clock.wall_ns();
-    let asked = name.clone();
-    let found = api.queries.run(move |db, expired| {
-        let mut seen = Seen::read(db, now_ns)?;
-        let Some(account) = seen.tree.by_name(&asked).cloned() else { return Ok(None) };
-        let Some(limit) = chosen(&account, now_ns) else { return Ok(Some(None)) };
-        let known = budget(db, &mut seen, &account, &limit)?;
-        let days = days(db, &seen, &account, (&known, DAYS), expired)?;
-        let spent: Vec<i128> = days.list.iter().map(|(_, nanos)| *nanos).collect();
-        let burn = known.burn(&limit, &spent, now_ns);
-        let Seen { tree, reserved, spent, .. } = &mut seen;
-        let all = stands(tree, account.id, reserved, now_ns, |span_ns, of, limit| {
-            let sums = spent.of(db, tree, span_ns)?;
-            Ok::<_, StoreError>(sums.of(of, |partition, model| limit.counts(partition, model)))
-        })?;
-        let general =
-            all.iter().filter(|stand| stand.limit.partition.is_none() && stand.limit.model.is_none());
-        let available_nanos = general.map(Stand::available_nanos).min().unwrap_or(0);
-        let down = tree.path(account.id).map(|account| Tree::standing(account, now_ns));
-        let standing =
-            down.into_iter().find(|standing| *standing != Standing::Active).unwrap_or(Standing::Active);
-        Ok(Some(Some(Status { account, limit, known, burn, available_nanos, standing, now_ns })))
-    });
-    found.await?.ok_or_else(|| missing(&name))?.ok_or_else(|| {
-        let message = "account: has no limit on everything, for its life or by a calendar; give it one";
-        ApiError::invalid("account", message)
-    })
+    api.queries.run(move |db, expired| find(db, &of, now_ns, expired)).await?
+}
+
+/// `Err` within: why there is nothing to tell.
+fn find(
+    db: &Connection,
+    of: &Of,
+    now_ns: i64,
+    expired: &dyn Fn() -> bool,
+) -> Result<Result<Status, ApiError>, QueryError> {
+    // Clients without one send an empty text.
+    let award = match of.grant_number.as_ref().filter(|number| !number.is_empty()) {
+        None => None,
+        Some(number) => match grants::awards(db)?.numbered(number) {
+            Ok(award) => Some(award.clone()),
+            Err(error) => return Ok(Err(refused(error))),
+        },
+    };
+    let name = match &award {
+        Some(award) if of.account.is_empty() => award.grant.account.clone(),
+        Some(award) if of.account != award.grant.account => {
+            let message = format!("account: is not {:?}, which the grant is of", award.grant.account);
+            return Ok(Err(ApiError::invalid("account", message)));
+        }
+        _ => of.account.clone(),
+    };
+    let mut seen = Seen::read(db, now_ns)?;
+    let Some(account) = seen.tree.by_name(&name).cloned() else { return Ok(Err(missing(&name))) };
+    let (limit, known, list) = match &award {
+        Some(award) => {
+            let Some((limit, known)) = grant::known(db, &mut seen, award)? else {
+                return Ok(Err(grant::purged()));
+            };
+            let days = grant::paid_days(db, &seen, (account.id, award), (&known, DAYS), expired)?;
+            (limit, known, days.list)
+        }
+        None => {
+            let Some(limit) = chosen(&account, now_ns) else {
+                let message =
+                    "account: has no limit on everything, for its life or by a calendar; give it one";
+                return Ok(Err(ApiError::invalid("account", message)));
+            };
+            let known = budget(db, &mut seen, &account, &limit)?;
+            let days = days(db, &seen, (account.id, began_ns(&account)), (&known, DAYS), expired)?;
+            (limit, known, days.list)
+        }
+    };
+    let spent: Vec<i128> = list.iter().map(|(_, nanos)| *nanos).collect();
+    let burn = known.burn(&limit, &spent, now_ns);
+    let Seen { tree, reserved, spent, .. } = &mut seen;
+    let all = stands(tree, account.id, reserved, now_ns, |span_ns, of, limit| {
+        let sums = spent.of(db, tree, span_ns)?;
+        Ok::<_, StoreError>(sums.of(of, |partition, model| limit.counts(partition, model)))
+    })?;
+    let general = all.iter().filter(|stand| stand.limit.partition.is_none() && stand.limit.model.is_none());
+    let own = award.as_ref().map(|_| i128::from(limit.amount_nanos) - known.spent_nanos - known.held_nanos);
+    let available_nanos = general.map(Stand::available_nanos).chain(own).min().unwrap_or(0);
+    let down = tree.path(account.id).map(|account| Tree::standing(account, now_ns));
+    let standing =
+        down.into_iter().find(|standing| *standing != Standing::Active).unwrap_or(Standing::Active);
+    Ok(Ok(Status { account, award, limit, known, burn, available_nanos, standing, now_ns }))
 }
 
 impl Status {
@@ -183,9 +245,18 @@ impl Status {
         self.burn.forecast.as_ref().map(|forecast| forecast.risk)
     }
 
+    fn may_spend(&self) -> bool {
+        let granted = self.award.as_ref().map(|award| award.standing(self.now_ns));
+        self.standing == Standing::Active && granted.is_none_or(|standing| standing == GrantStanding::Active)
+    }
+
     /// What speaks against spending more, in words.
     fn reasons(&self) -> Vec<String> {
         let mut reasons = Vec::new();
+        let granted = self.award.as_ref().map(|award| award.standing(self.now_ns));
+        if let Some(standing) = granted.filter(|standing| *standing != GrantStanding::Active) {
+            reasons.push(format!("the grant is {}", standing.name()));
+        }
         if self.standing != Standing::Active {
             reasons.push(format!("the account, or one above it, is {}", self.standing.name()));
         }
@@ -200,11 +271,11 @@ impl Status {
     }
 
     fn answer(self) -> StatusAnswer {
-        let Self { account, limit, known, burn, available_nanos, standing, now_ns } = &self;
+        let Self { account, award, limit, known, burn, available_nanos, now_ns, .. } = &self;
         let amount = i128::from(limit.amount_nanos);
         let days_left = known.end_ns.map(|end_ns| (end_ns - now_ns).max(0) / DAY_NS);
         let risk = self.risk();
-        let can = *standing == Standing::Active && *available_nanos > 0 && risk < Some(Risk::High);
+        let can = self.may_spend() && *available_nanos > 0 && risk < Some(Risk::High);
         let decision = match (can, risk) {
             (true, None | Some(Risk::Low)) => "EITHER",
             (true, _) => "PREFER_LOCAL",
@@ -213,6 +284,7 @@ impl Status {
         let rate = burn.month_nanos.map(Number);
         StatusAnswer {
             account: account.spec.name.clone(),
+            grant_number: award.as_ref().map(|award| award.grant.number.clone()),
             budget_limit: Number(amount),
             budget_used: Number(known.spent_nanos),
             budget_held: Number(known.held_nanos),

@@ -24,6 +24,8 @@ use crate::budgets::{Account, Limit, Standing, Tree};
 use crate::store::query::QueryError;
 use crate::store::{Connection, StoreError, budgets as stored};
 
+pub(in crate::api) mod grant;
+
 pub(in crate::api) const PARAMETERS: [&str; 3] = ["period", "include_projection", "include_alerts"];
 pub(in crate::api) const HEALTH_PARAMETERS: [&str; 3] = ["account", "limit", "offset"];
 /// What `period` may be, and how many days that is.
@@ -38,6 +40,9 @@ const PERCENT: i128 = 1_000_000_000;
 #[derive(Debug, Serialize, JsonSchema)]
 pub(in crate::api) struct BurnAnswer {
     account: String,
+    /// Of a grant's burn rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant_number: Option<String>,
     analysis_period: String,
     time_range: TimeRange,
     /// The limit that all of it is about.
@@ -152,28 +157,49 @@ pub(in crate::api) async fn one(
     Path(name): Path<String>,
     uri: Uri,
 ) -> Result<Json<BurnAnswer>, ApiError> {
-    let mut params = Params::read(&uri, &PARAMETERS)?;
-    let known = PERIODS.map(|(name, _)| name);
-    let period = params.take("period").unwrap_or_else(|| PERIOD.to_owned());
-    let period = super::one_of("period", period, &known)?;
-    let projected = params.take_bool("include_projection", true)?;
-    let alerted = params.take_bool("include_alerts", true)?;
-    let count = PERIODS.into_iter().find(|(name, _)| *name == period).map_or(0, |(_, days)| days);
+    let asked = Asked::read(&uri)?;
     let now_ns = api.state.clock.wall_ns();
-    let asked = name.clone();
+    let (of, count) = (name.clone(), asked.days);
     let answer = api.queries.run(move |db, expired| {
         let mut seen = Seen::read(db, now_ns)?;
-        let Some(account) = seen.tree.by_name(&asked).cloned() else { return Ok(None) };
+        let Some(account) = seen.tree.by_name(&of).cloned() else { return Ok(None) };
         let Some(limit) = chosen(&account, now_ns) else { return Ok(Some(Err(()))) };
         let budget = budget(db, &mut seen, &account, &limit)?;
-        let days = days(db, &seen, &account, (&budget, count), expired)?;
+        let days = days(db, &seen, (account.id, began_ns(&account)), (&budget, count), expired)?;
         Ok(Some(Ok((account, limit, budget, days))))
     });
     let (account, limit, budget, days) = answer.await?.ok_or_else(|| missing(&name))?.map_err(|()| {
         let message = "account: has no limit on everything, for its life or by a calendar, that could be spent; give it one";
         ApiError::invalid("account", message)
     })?;
-    Ok(Json(answer_of(&account, &limit, &budget, &days, (period, projected, alerted, now_ns))))
+    Ok(Json(answer_of(&account, &limit, &budget, &days, (asked, now_ns))))
+}
+
+/// What is asked about a burn rate.
+struct Asked {
+    period: String,
+    /// Of the period.
+    days: i64,
+    projected: bool,
+    alerted: bool,
+}
+
+impl Asked {
+    fn read(uri: &Uri) -> Result<Self, ApiError> {
+        let mut params = Params::read(uri, &PARAMETERS)?;
+        let known = PERIODS.map(|(name, _)| name);
+        let period = params.take("period").unwrap_or_else(|| PERIOD.to_owned());
+        let period = super::one_of("period", period, &known)?;
+        let projected = params.take_bool("include_projection", true)?;
+        let alerted = params.take_bool("include_alerts", true)?;
+        let days = PERIODS.into_iter().find(|(name, _)| *name == period).map_or(0, |(_, days)| days);
+        Ok(Self { period, days, projected, alerted })
+    }
+}
+
+/// Since when days of an account are looked at.
+pub(super) fn began_ns(account: &Account) -> i64 {
+    if account.spec.starts_ns > 0 { account.spec.starts_ns } else { account.created_ns }
 }
 
 pub(in crate::api) async fn health(
@@ -268,21 +294,21 @@ pub(super) struct Days {
     before_nanos: i128,
 }
 
-/// The last whole days, since the account began.
+/// The last whole days of an account, since it began.
 pub(super) fn days(
     db: &Connection,
     seen: &Seen,
-    account: &Account,
+    (account, began_ns): (i64, i64),
     (known, count): (&Known, i64),
     expired: &dyn Fn() -> bool,
 ) -> Result<Days, QueryError> {
     let today_ns = seen.now_ns - seen.now_ns.rem_euclid(DAY_NS);
     let whole = |at_ns: i64| at_ns.saturating_add(DAY_NS - 1).div_euclid(DAY_NS) * DAY_NS;
-    let first_ns = burn::first_day_ns(account, seen.now_ns, count);
+    let first_ns = (today_ns - count * DAY_NS).max(whole(began_ns));
     let mut usages = stored::Usages::new();
     let mut spent = |from_ns: i64, to_ns: i64| {
         let sums = stored::spent(db, &seen.tree, &mut usages, (from_ns, to_ns), seen.now_ns)?;
-        Ok::<_, StoreError>(sums.of(account.id, |_, _| true))
+        Ok::<_, StoreError>(sums.of(account, |_, _| true))
     };
     let inside_ns = first_ns.max(whole(known.span_start_ns));
     let before_nanos = spent(known.span_start_ns, inside_ns.min(today_ns))?;
@@ -302,8 +328,9 @@ fn answer_of(
     limit: &Limit,
     known: &Known,
     days: &Days,
-    (period, projected, alerted, now_ns): (String, bool, bool, i64),
+    (asked, now_ns): (Asked, i64),
 ) -> BurnAnswer {
+    let Asked { period, projected, alerted, .. } = asked;
     let spent: Vec<i128> = days.list.iter().map(|(_, nanos)| *nanos).collect();
     let burn = known.burn(limit, &spent, now_ns);
     let today_ns = now_ns - now_ns.rem_euclid(DAY_NS);
@@ -311,6 +338,7 @@ fn answer_of(
     let alerts = alerted.then(|| alerts(account, &burn));
     BurnAnswer {
         account: account.spec.name.clone(),
+        grant_number: None,
         analysis_period: period,
         time_range: TimeRange { start_date: time(start_ns), end_date: time(today_ns), days: days.list.len() },
         budget: Budget {

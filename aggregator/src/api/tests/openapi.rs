@@ -16,7 +16,12 @@ fn the_document_that_is_checked_in_is_that_of_this_code() {
 async fn each_endpoint_takes_the_parameters_that_the_document_says_and_no_others() {
     let site = site();
     for route in routes::all().into_iter().filter(|route| route.guarded) {
-        let path = route.path.replace("{id}", "1").replace("{uuid}", "GPU-1").replace("{account}", "a");
+        let path = route
+            .path
+            .replace("{id}", "1")
+            .replace("{uuid}", "GPU-1")
+            .replace("{account}", "a")
+            .replace("{number}", "g");
         let path = path.replace("{transaction_id}", "txn_0").replace("{alert_id}", "1");
         let method = route.method.to_uppercase();
         let method = method.as_str();

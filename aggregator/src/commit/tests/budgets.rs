@@ -12,6 +12,7 @@ mod allocated;
 mod counted;
 mod escrow;
 mod estimated;
+mod granted;
 mod model;
 mod recovered;
 mod reported;
@@ -64,10 +65,8 @@ impl Ledger {
     }
 
     fn hold(&mut self, what: What) -> Result<Hold, BudgetError> {
-        match self.act(what)? {
-            Acted::Hold(hold) => Ok(*hold),
-            other => panic!("{other:?}"),
-        }
+        let Acted::Hold(hold) = self.act(what)? else { panic!("that is no hold") };
+        Ok(*hold)
     }
 
     fn check(&mut self, ask: Ask) -> Hold {
@@ -155,7 +154,7 @@ fn a_thousand_checks_at_once_never_overspend_by_a_nano_dollar_on_two_aggregators
     let granted = answers.into_iter().filter(|_| true).filter_map(|answered| {
         match answered.blocking_recv().unwrap().unwrap().unwrap() {
             Acted::Hold(hold) => (hold.state == State::Open).then_some(hold.amount_nanos),
-            Acted::Account(_) | Acted::Recovered(..) | Acted::Reported(_) => None,
+            _ => None,
         }
     });
     let granted: Vec<i64> = granted.collect();
