@@ -12,6 +12,7 @@ pub mod available;
 pub mod burn;
 pub mod hold;
 pub mod period;
+pub mod run;
 pub mod selector;
 pub mod tree;
 

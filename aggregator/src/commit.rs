@@ -31,6 +31,7 @@ mod describe;
 mod displace;
 mod existence;
 pub mod fold;
+mod jobs;
 mod take;
 mod turn;
 mod working;

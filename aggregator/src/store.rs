@@ -21,6 +21,7 @@ pub mod described;
 mod embedded;
 pub mod existence;
 pub mod facts;
+pub mod jobs;
 mod meta;
 mod migrate;
 pub mod opening;

@@ -26,6 +26,7 @@ pub(super) mod accounts;
 pub(super) mod allocations;
 pub(super) mod asba;
 pub(super) mod burn;
+pub(super) mod jobs;
 pub(super) mod recover;
 mod request;
 pub(super) mod seen;
@@ -136,7 +137,7 @@ pub(super) async fn void(
 async fn hold(api: &Api, what: What, by: String) -> Result<Hold, ApiError> {
     match act(api, what, by).await? {
         Acted::Hold(hold) => Ok(*hold),
-        Acted::Account(_) | Acted::Recovered(..) => Err(ApiError::internal()),
+        Acted::Account(_) | Acted::Recovered(..) | Acted::Ran(_) => Err(ApiError::internal()),
     }
 }
 

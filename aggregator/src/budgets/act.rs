@@ -2,6 +2,7 @@
 //! and answered after its commit.
 
 use super::hold::{Ask, Hold, State, Subject};
+use super::run::{Report, Told};
 use super::tree::{Account, Change};
 
 /// What somebody wants done; `by` is who.
@@ -36,6 +37,8 @@ pub enum What {
     },
     /// Ends holds of which nothing was heard for a while, or only says which.
     Recover(Orphans),
+    /// What jobs without GPUs ran for: slots charge it.
+    Ran(Report),
 }
 
 /// Holds that are taken to be left behind.
@@ -59,4 +62,5 @@ pub enum Acted {
     Hold(Box<Hold>),
     /// Holds as they were, each with the state that it ends in; and whether there are more.
     Recovered(Vec<(Hold, State)>, bool),
+    Ran(Told),
 }

@@ -115,6 +115,7 @@ impl Budgets {
                 budgets.end(context, hold, State::Settled, by)
             }),
             What::Recover(orphans) => self.recover(context, orphans, by),
+            What::Ran(_) => Err(CommitError::Bug("what jobs ran for is no matter of holds")),
             What::Void { transaction } => {
                 self.with(context, transaction, |budgets, hold| budgets.end(context, hold, State::Voided, by))
             }

@@ -292,6 +292,16 @@ CREATE INDEX delivery_due ON delivery (next_ns) WHERE done_ns = 0;
 CREATE INDEX delivery_alert ON delivery (alert, channel, id);
 ";
 
+/// What jobs without GPUs ran for came to be kept.
+pub(super) const FROM_9: &str = "
+CREATE TABLE job_run (
+    cluster TEXT NOT NULL, job_id TEXT NOT NULL, start_s INTEGER NOT NULL, end_s INTEGER NOT NULL,
+    ended INTEGER NOT NULL, json TEXT NOT NULL, PRIMARY KEY (cluster, job_id, start_s)
+) WITHOUT ROWID;
+CREATE INDEX job_run_end ON job_run (cluster, ended, end_s);
+CREATE TABLE job_report (cluster TEXT PRIMARY KEY, until_s INTEGER NOT NULL) WITHOUT ROWID;
+";
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
@@ -324,6 +334,9 @@ pub(super) fn up(db: &Connection) -> Result<(), StoreError> {
     }
     if found <= 8 {
         transaction.execute_batch(FROM_8)?;
+    }
+    if found <= 9 {
+        transaction.execute_batch(FROM_9)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
     Ok(transaction.commit()?)

@@ -1,11 +1,11 @@
-//! The schema of the ledger's store, version 9.
+//! The schema of the ledger's store, version 10.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 9;
+pub(super) const VERSION: i64 = 10;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
@@ -476,6 +476,15 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_due ON delivery (next_ns) WHERE done_ns = 0;
 CREATE INDEX delivery_alert ON delivery (alert, channel, id);
+
+-- What jobs without GPUs ran for, each start of one as it was last stated; as JSON of budgets::run::Run.
+CREATE TABLE job_run (
+    cluster TEXT NOT NULL, job_id TEXT NOT NULL, start_s INTEGER NOT NULL, end_s INTEGER NOT NULL,
+    ended INTEGER NOT NULL, json TEXT NOT NULL, PRIMARY KEY (cluster, job_id, start_s)
+) WITHOUT ROWID;
+CREATE INDEX job_run_end ON job_run (cluster, ended, end_s);
+-- Until when everything is stated of a cluster's jobs.
+CREATE TABLE job_report (cluster TEXT PRIMARY KEY, until_s INTEGER NOT NULL) WITHOUT ROWID;
 
 -- Only hashes: a token is shown once, when it is made.
 CREATE TABLE token (

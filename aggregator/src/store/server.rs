@@ -55,7 +55,10 @@ pub(super) fn open(access: &Access) -> Result<Connection, StoreError> {
                 migrate::facts_from_7(&transaction)?;
                 transfer::count_on(&transaction, "facts")?;
             }
-            transaction.execute_batch(&translated(migrate::FROM_8))?;
+            if found <= 8 {
+                transaction.execute_batch(&translated(migrate::FROM_8))?;
+            }
+            transaction.execute_batch(&translated(migrate::FROM_9))?;
             transaction.execute_batch(&format!("UPDATE schema_version SET version = {}", schema::VERSION))?;
             tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
         }

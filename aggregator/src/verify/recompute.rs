@@ -14,6 +14,7 @@ use tonnage_proto::metering::ack::Outcome;
 
 use super::budgets::Replayed;
 use super::described::Journalled;
+use super::jobs;
 use super::measured::{Measured, instance, owner, priced};
 use super::{Report, parse_book};
 use crate::model::{Instance, NodeFacts, NodeName, Order, Owner};
@@ -38,6 +39,7 @@ pub(super) struct Recomputed {
     held_for_slices: BTreeSet<(i64, usize)>,
     pub(super) described: Journalled,
     pub(super) budgets: Replayed,
+    jobs: jobs::Replayed,
 }
 
 /// A node's life, and into how many slices the device is cut there.
@@ -106,6 +108,7 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
         held_for_slices: audit::held_for_slices(db)?,
         described: Journalled::default(),
         budgets: Replayed::default(),
+        jobs: jobs::Replayed::default(),
     };
     if let Some(opening) = opening {
         ledger.open(opening)?;
@@ -120,6 +123,7 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
             7 => ledger.budgets.purge(&entry),
             10 => ledger.budgets.account(&entry)?,
             11 => ledger.budgets.hold(&entry)?,
+            12 => ledger.jobs.add(&entry)?,
             _ => {}
         }
         Ok(())
@@ -261,6 +265,11 @@ impl Recomputed {
             }
         });
         rows
+    }
+
+    /// The same of jobs without GPUs.
+    pub(super) fn slots_of_jobs(&self) -> BTreeMap<BucketKey, Bucket> {
+        self.jobs.slots(&self.book, self.horizon_ns)
     }
 
     /// For every (slot, device, tenure's start): its existence in slice-nanoseconds and its price in nano-dollars,

@@ -169,6 +169,10 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
             "intruder_busy_seconds",
             "currency",
             "methods",
+            "cpu_seconds",
+            "ram_byte_seconds",
+            "cpu_cost",
+            "ram_cost",
         ]
         .map(str::to_owned),
     );
@@ -194,6 +198,10 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
             figures.intruder_busy_seconds,
             answer.currency.clone(),
             row.methods.join(" "),
+            figures.cpu_seconds,
+            figures.ram_byte_seconds,
+            figures.cpu_cost,
+            figures.ram_cost,
         ]);
         cells
     });

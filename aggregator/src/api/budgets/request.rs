@@ -27,6 +27,11 @@ pub(in crate::api) struct CheckBody {
     /// All GPUs of the job as a number, or what each node has as a GRES, gpu:a100:4.
     #[serde(default)]
     gpus: Option<Gpus>,
+    /// Of work without GPUs, all of it; GPUs' prices have those of their nodes in them.
+    #[serde(default)]
+    cpus: u64,
+    #[serde(default)]
+    memory_bytes: u64,
     /// The job's time limit as Slurm writes it, 1-12:00:00.
     wall_time: String,
     #[serde(default)]
@@ -171,6 +176,8 @@ impl CheckBody {
             user: self.user_id,
             model: if self.gpu_model.is_empty() { of_type } else { self.gpu_model },
             gpus,
+            cpus: self.cpus,
+            memory_bytes: self.memory_bytes,
             time_ns: amount::time_limit(&self.wall_time).map_err(refused)?,
             lease_ns,
             subject: subject(self.job_id, self.pod_uid)?,

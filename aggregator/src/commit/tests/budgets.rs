@@ -44,8 +44,7 @@ fn ask(account: &str, seconds: i64) -> Ask {
         lease_ns: 3600 * S,
         subject: None,
         details: BTreeMap::new(),
-        overdraft: String::new(),
-        escrow: Escrow::None,
+        ..Ask::default()
     }
 }
 
@@ -156,7 +155,7 @@ fn a_thousand_checks_at_once_never_overspend_by_a_nano_dollar_on_two_aggregators
     let granted = answers.into_iter().filter(|_| true).filter_map(|answered| {
         match answered.blocking_recv().unwrap().unwrap().unwrap() {
             Acted::Hold(hold) => (hold.state == State::Open).then_some(hold.amount_nanos),
-            Acted::Account(_) | Acted::Recovered(..) => None,
+            Acted::Account(_) | Acted::Recovered(..) | Acted::Ran(_) => None,
         }
     });
     let granted: Vec<i64> = granted.collect();
