@@ -11,8 +11,8 @@ use crate::store::sql::{self, Connection, OptionalExtension, params};
 type Result<T> = std::result::Result<T, StoreError>;
 
 const S: i64 = 1_000_000_000;
-/// Stands where a device's model does.
-const MODEL: &str = "CPU";
+/// Stands where a device's model does: limits of a GPU's model are not for it.
+pub const MODEL: &str = "CPU";
 /// A run that is not known to have ended is missing once nothing was stated of it for so long, and until it is so old.
 const SILENT_S: i64 = 3_600;
 const LOST_S: i64 = 30 * 86_400;

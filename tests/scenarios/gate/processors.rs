@@ -3,6 +3,7 @@
 //! A CPU costs 3.60 an hour here, so a second 0.001. Slurm accounts whole seconds, so what is charged is known to the last digit.
 
 use tonnage_proto::rest::CostAnswer;
+use tonnage_runtime::clock::Clock;
 
 use super::*;
 
@@ -39,7 +40,8 @@ fn accounted(site: &Site, job: u32, runs: usize) -> anyhow::Result<i64> {
         let seconds = ended.iter().filter_map(|run| Some(run.end_s? - run.start_s?));
         let cpus =
             ended.iter().find_map(|run| run.tres.split(',').find_map(|tres| tres.strip_prefix("cpu=")));
-        let cpus: i64 = cpus.context("no CPUs")?.parse()?;
+        let Some(cpus) = cpus else { return Ok(None) };
+        let cpus: i64 = cpus.parse()?;
         let seconds: Vec<i64> = seconds.collect();
         Ok((seconds.len() == runs).then(|| seconds.iter().sum::<i64>() * cpus * SECOND))
     })
@@ -118,8 +120,8 @@ fn a_job_without_gpus_is_held_for_and_charged_by_slurms_accounting_whoever_is_aw
 
 fn refuses_what_cannot_be(site: &Site, job: u32) -> anyhow::Result<()> {
     let url = format!("{}/api/v1/usage/jobs", site.world.aggregator.url());
-    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    let run = |start_s: u64, end_s: u64, cpus: u64| {
+    let now_s = Clock::system().wall_ns() / 1_000_000_000;
+    let run = |start_s: i64, end_s: i64, cpus: u64| {
         json!({ "job_id": job.to_string(), "start_s": start_s, "end_s": end_s, "ended": true, "cpus": cpus,
                 "memory_bytes": 0, "account": "research", "user": "root", "partition": "main" })
     };
