@@ -315,7 +315,7 @@ TOTAL       3.00    50.0  1.000   12.3457  12.3457
         assert_eq!(rows[0].len(), rows[1].len());
         assert_eq!(rows[1][0], "ml");
         assert_eq!(rows[1][12], "2.345678901");
-        assert_eq!(rows[1].last().unwrap(), "held_cgroup held_split");
+        assert_eq!(rows[1][16], "held_cgroup held_split");
     }
 
     #[test]
