@@ -3,6 +3,7 @@
 //! ```text
 //! job_submit.lua --line--> socket -> need -> client --check--> aggregator
 //!                                               sweep: squeue <-> holds --bind, renew, settle, void--> aggregator
+//!                                               reporter: sacct --what jobs without GPUs ran for--> aggregator
 //! ```
 //!
 //! It needs no GPU and no driver, and shares nothing with metering.
@@ -16,7 +17,10 @@ pub mod mark;
 pub mod need;
 pub mod owed;
 pub mod plan;
+pub mod processors;
+pub mod reporter;
 pub mod request;
+pub mod runs;
 pub mod settings;
 pub mod slurm;
 pub mod socket;

@@ -15,6 +15,7 @@ use crate::gate::escrow::Purse;
 use crate::gate::guard::Guard;
 use crate::gate::ledger::Ledger;
 use crate::gate::owed::Owed;
+use crate::gate::reporter::Reporter;
 use crate::gate::settings::Settings;
 use crate::gate::socket;
 use crate::gate::sweep::Sweep;
@@ -89,6 +90,7 @@ pub async fn run(settings: Settings, supervisor: Supervisor) -> Result<(), RunEr
         waits: settings.waits,
         every: settings.sweep_every,
         guard: settings.guard.map(|(sacctmgr, cluster)| Guard::new(sacctmgr, cluster, &settings.state)),
+        reporter: settings.reports.map(|programs| Reporter::new(programs, clock.clone())),
         owed,
         purse,
         counts: Arc::clone(&counts),

@@ -15,6 +15,7 @@ pub mod grant;
 pub mod hold;
 pub mod period;
 pub mod report;
+pub mod run;
 pub mod selector;
 pub mod tree;
 

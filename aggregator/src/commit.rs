@@ -31,6 +31,7 @@ mod describe;
 mod displace;
 mod existence;
 pub mod fold;
+mod jobs;
 mod nodes;
 mod take;
 mod turn;

@@ -288,15 +288,39 @@ pub enum RowKind {
     Intruder = 4,
     /// Idle time of slices that are in no instance, and of which none could be made.
     Stranded = 5,
+    /// CPU time of a job without GPUs: of no GPU, and in no sum of their time.
+    Cpu = 6,
+    /// Its memory.
+    Memory = 7,
 }
 
 impl RowKind {
     /// By its number in the store.
     #[must_use]
     pub fn from_number(number: i64) -> Option<Self> {
-        [Self::Held, Self::Idle, Self::Unobserved, Self::Rounding, Self::Intruder, Self::Stranded]
-            .into_iter()
-            .find(|kind| i64::from(*kind as u8) == number)
+        const ALL: [RowKind; 8] = [
+            RowKind::Held,
+            RowKind::Idle,
+            RowKind::Unobserved,
+            RowKind::Rounding,
+            RowKind::Intruder,
+            RowKind::Stranded,
+            RowKind::Cpu,
+            RowKind::Memory,
+        ];
+        ALL.into_iter().find(|kind| i64::from(*kind as u8) == number)
+    }
+
+    /// Is it of a job without GPUs, and so of no GPU?
+    #[must_use]
+    pub fn is_of_job(self) -> bool {
+        matches!(self, Self::Cpu | Self::Memory)
+    }
+
+    /// Is it what an owner is charged?
+    #[must_use]
+    pub fn is_charge(self) -> bool {
+        self == Self::Held || self.is_of_job()
     }
 }
 

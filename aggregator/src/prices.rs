@@ -1,10 +1,11 @@
-//! What a GPU's time costs: rates, the charge formula (docs/ledger.md, "Price"), the price book, and the
+//! What a GPU's time, and what jobs without GPUs, cost: rates, the charge formula (docs/ledger.md, "Price"), the price book, and the
 //! nodes file, by which an operator says what nodes are.
 //!
 //! Pure: a rate depends on the book, the device's facts and the slot alone, so that pricing a slot again is doing
 //! it again. Only [`watch`] touches a file. Not here: whose time it was, and where charges are kept.
 
 pub mod book;
+mod compute;
 mod matcher;
 mod nodes;
 mod parse;
@@ -13,6 +14,7 @@ mod unit;
 pub mod watch;
 
 pub use book::{Book, BookError, Matched, PriceFacts};
+pub use compute::Compute;
 pub use nodes::Nodes;
 
 const HOUR_NS: i128 = 3_600_000_000_000;

@@ -24,6 +24,7 @@ use crate::store::opening::{self, Opening};
 mod budgets;
 mod described;
 mod grants;
+mod jobs;
 mod measured;
 mod posted;
 mod recompute;
@@ -123,7 +124,8 @@ pub fn verify(db: &Connection) -> Result<Report, StoreError> {
                 .to_owned()
         });
     }
-    let expected = recomputed.slots(&mut report);
+    let mut expected = recomputed.slots(&mut report);
+    expected.extend(recomputed.slots_of_jobs());
     for (which, length_ns) in [(Buckets::Slot, 0), (Buckets::Hour, HOUR_NS), (Buckets::Day, DAY_NS)] {
         compare(&db, which, horizon_ns, rolled_up(&expected, length_ns), &mut report)?;
     }
@@ -205,6 +207,10 @@ fn sums(
 ) -> Result<(), StoreError> {
     let mut stored: BTreeMap<(i64, String, i64), (i128, i128)> = BTreeMap::new();
     audit::buckets_from(db, Buckets::Slot, from_ns, |key, bucket| {
+        // What jobs without GPUs ran for is of no GPU: it has no existence to sum to.
+        if key.node.node.is_empty() {
+            return;
+        }
         let sum = stored.entry((key.start_ns, key.device, key.tenure_from_ns)).or_default();
         sum.0 += bucket.time_ns;
         sum.1 += bucket.cost_nanos;

@@ -14,11 +14,13 @@ local config = {
     socket = "/run/tonnage-gate/gate.sock",
     -- How long a submission waits for it, in milliseconds. The gate's own --deadline-ms has to be shorter.
     deadline_ms = 500,
-    -- Where it does not answer: "closed" refuses jobs with GPUs, "open" lets them in and has them booked later.
+    -- Where it does not answer: "closed" refuses the jobs that it is asked about, "open" lets them in and has them booked later.
     policy = "closed",
     -- The account of jobs that name none, root's too, where their user has no default account in Slurm. Without it such a job is its
     -- user's, and is let in only if a budget is bound to that user.
     default_account = nil,
+    -- Jobs without GPUs too: then the gate has to be told --cpu-jobs, and each job needs an account with a budget and a time limit.
+    cpu_jobs = false,
     -- Say nothing to users whose jobs are let in.
     quiet = false,
 }
@@ -64,6 +66,13 @@ local TEXTS = { "account", "partition", "array_inx", "tres_per_job", "tres_per_n
 local NUMBERS = {
     "time_limit", "min_nodes", "max_nodes", "num_tasks", "ntasks_per_node", "sockets_per_node", "ntasks_per_tres",
 }
+-- Whose change may be more; the time limit's, too.
+local MORE = { "min_nodes", "max_nodes", "num_tasks" }
+if config.cpu_jobs then
+    for _, name in ipairs({ "cpus_per_task", "min_cpus", "min_mem_per_cpu", "min_mem_per_node" }) do
+        NUMBERS[#NUMBERS + 1], MORE[#MORE + 1] = name, name
+    end
+end
 -- What decides how many GPUs there are.
 local GPUS = { "tres_per_job", "tres_per_node", "tres_per_socket", "tres_per_task" }
 -- Slurm's numbers for "not set", of 16 and 32 bits.
@@ -71,7 +80,11 @@ local NOT_SET = { [65534] = true, [4294967294] = true }
 -- Slurm takes comments of some length only; a mark without the ask is better than none.
 local MARK_BYTES_MAX = 900
 
+-- Of 64 bits it is not exact here; nothing else is as large.
+local LARGEST = 2 ^ 63
+
 local function is_set(value)
+    if type(value) == "number" and value >= LARGEST then return false end
     return value ~= nil and value ~= "" and not NOT_SET[value]
 end
 
@@ -174,7 +187,7 @@ local function submit(job_desc, part_list)
     if job_desc.admin_comment and job_desc.admin_comment ~= "" then
         job_desc.admin_comment = without_mark(job_desc.admin_comment)
     end
-    if not wants_gpus(job_desc) then return slurm.SUCCESS end
+    if not (config.cpu_jobs or wants_gpus(job_desc)) then return slurm.SUCCESS end
     if not is_set(job_desc.account) and not is_set(job_desc.default_account) and config.default_account then
         job_desc.account = config.default_account
     end
@@ -198,11 +211,11 @@ local function submit(job_desc, part_list)
     return may and slurm.SUCCESS or slurm.ESLURM_ACCOUNTING_POLICY
 end
 
--- More time or more GPUs, or another account, is asked for; all else is not ours.
+-- More time or more GPUs (or CPUs and memory), or another account, is asked for; all else is not ours.
 local function modify(job_desc, job_rec)
     local changes = is_set(job_desc.account) or is_set(job_desc.time_limit) or wants_gpus(job_desc)
-    for _, name in ipairs({ "min_nodes", "max_nodes", "num_tasks" }) do changes = changes or is_set(job_desc[name]) end
-    if not changes or not (wants_gpus(job_desc) or wants_gpus(job_rec)) then return slurm.SUCCESS end
+    for _, name in ipairs(MORE) do changes = changes or is_set(job_desc[name]) end
+    if not changes or not (config.cpu_jobs or wants_gpus(job_desc) or wants_gpus(job_rec)) then return slurm.SUCCESS end
     local job = job_rec.job_id
     if is_set(job_rec.array_job_id) and job_rec.array_job_id > 0 then job = job_rec.array_job_id end
     local fields = { "modify", "token=" .. token(), "job=" .. encoded(job) }
@@ -241,5 +254,5 @@ function slurm_job_modify(job_desc, job_rec, part_list, modify_uid)
     return guarded(modify, job_desc, job_rec)
 end
 
-slurm.log_info("tonnage: jobs with GPUs are asked for at %s", config.socket)
+slurm.log_info("tonnage: %s are asked for at %s", config.cpu_jobs and "all jobs" or "jobs with GPUs", config.socket)
 return slurm.SUCCESS

@@ -71,6 +71,20 @@ pub struct Figures {
     pub stranded_cost: String,
     pub unobserved_cost: String,
     pub rounding_cost: String,
+    /// Time of CPUs that jobs without GPUs held: in no figure above.
+    #[serde(default)]
+    pub cpu_seconds: String,
+    /// The part of `cpu_seconds` that has no price: in no cost here.
+    #[serde(default)]
+    pub unpriced_cpu_seconds: String,
+    /// Memory that they held, a whole number.
+    #[serde(default)]
+    pub ram_byte_seconds: String,
+    #[serde(default)]
+    pub cpu_cost: String,
+    #[serde(default)]
+    pub ram_cost: String,
+    /// All costs, but those that are parts of others.
     pub cost: String,
     /// `cost` per hour of the part of the window that has passed, rounded down to a nano-dollar.
     pub hourly_rate: String,
@@ -403,7 +417,7 @@ pub struct AuditLogRow {
     /// `hold` or `grant`.
     #[schemars(extend("enum" = [
         "batch", "price_book", "hole", "existence", "retire", "release", "purge", "restore", "described", "account",
-        "hold", "grant"
+        "hold", "grant", "jobs"
     ]))]
     pub kind: String,
     pub cluster: String,

@@ -34,6 +34,9 @@ mod latency;
 /// What Slurm's jobs go through.
 mod lives;
 
+/// Jobs without GPUs.
+mod processors;
+
 /// A minute of a GPU, held.
 pub(crate) const MINUTE: f64 = 0.072;
 
@@ -48,12 +51,18 @@ pub(crate) struct Site {
 impl Site {
     /// `None`, said aloud, where this machine cannot. `plugin` are settings of the submit plugin.
     pub(crate) fn start(limit: &str, plugin: &str) -> anyhow::Result<Option<Self>> {
+        Self::start_with(limit, plugin, &[])
+    }
+
+    /// The same with more arguments for the gate.
+    pub(crate) fn start_with(limit: &str, plugin: &str, gate: &[&str]) -> anyhow::Result<Option<Self>> {
         let Some(mut site) = Self::unfinished()? else { return Ok(None) };
         let account = json!({ "slurm_account": "research", "name": "Research", "budget_limit": limit });
         let url = site.world.aggregator.url();
         let (status, text) = post(&http(), &format!("{url}/api/v1/accounts"), &account.to_string())?;
         ensure!(status == 201, "{status} {text}");
-        site.gate.extra_args = ["--settle-seconds", "2"].map(str::to_owned).to_vec();
+        site.gate.extra_args =
+            [&["--settle-seconds", "2"], gate].concat().iter().map(|&arg| arg.into()).collect();
         site.gate.start(DEADLINE)?;
         let socket = site.gate.socket().display().to_string();
         site.slurm.with_submit_plugin(&format!("socket = {socket:?}, deadline_ms = 4000, {plugin}"))?;

@@ -18,6 +18,7 @@ use crate::gate::client::{Address, Target};
 use crate::gate::escrow::Terms;
 use crate::gate::need::Site;
 use crate::gate::plan::Waits;
+use crate::gate::reporter::Programs;
 use crate::gate::settings::{Policy, Settings};
 use crate::gate::slurm::Slurm;
 use crate::uplink::tls::is_loopback;
@@ -73,6 +74,9 @@ pub struct GateArgs {
     /// Shards that a GPU is cut into, 1 to 1024; parts count as whole GPUs, rounded up [default: 1]
     #[arg(long, value_name = "COUNT", env = "TONNAGE_GATE_SHARDS_PER_GPU")]
     shards_per_gpu: Option<u32>,
+    /// Jobs without GPUs too: hold for their CPUs and memory, and report what they ran for, by sacct, to be charged
+    #[arg(long, env = "TONNAGE_GATE_CPU_JOBS")]
+    cpu_jobs: bool,
     /// GPU-hours of an account, a user, a partition and a model that are leased at once, so that submissions need no answer
     /// of the aggregator's, 0 to 9600 [default: 0]
     #[arg(long, value_name = "HOURS", env = "TONNAGE_GATE_ESCROW_GPU_HOURS")]
@@ -105,6 +109,12 @@ pub struct GateArgs {
     /// Seconds from a job's end until its hold is settled, 0 to 3600: its last windows are in by then [default: 60]
     #[arg(long, value_name = "SECONDS", env = "TONNAGE_GATE_SETTLE_SECONDS")]
     settle_seconds: Option<u32>,
+    /// Slurm's sacct, for cpu_jobs [default: /usr/bin/sacct]
+    #[arg(long = "slurm.sacct", value_name = "FILE", env = "TONNAGE_SLURM_SACCT")]
+    slurm_sacct: Option<PathBuf>,
+    /// Slurm's scontrol, for cpu_jobs [default: /usr/bin/scontrol]
+    #[arg(long = "slurm.scontrol", value_name = "FILE", env = "TONNAGE_SLURM_SCONTROL")]
+    slurm_scontrol: Option<PathBuf>,
     /// off, error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", env = "TONNAGE_LOG_LEVEL")]
     log_level: Option<String>,
@@ -133,6 +143,7 @@ struct File {
     unbudgeted: Option<String>,
     deadline_ms: Option<u32>,
     shards_per_gpu: Option<u32>,
+    cpu_jobs: Option<bool>,
     escrow_gpu_hours: Option<u32>,
     escrow_seconds: Option<u32>,
     listen: Option<SocketAddr>,
@@ -140,6 +151,8 @@ struct File {
     slurm_conf: Option<PathBuf>,
     push_limits: Option<String>,
     slurm_sacctmgr: Option<PathBuf>,
+    slurm_sacct: Option<PathBuf>,
+    slurm_scontrol: Option<PathBuf>,
     sweep_seconds: Option<u32>,
     token_seconds: Option<u32>,
     settle_seconds: Option<u32>,
@@ -179,6 +192,11 @@ impl GateArgs {
         let settle = seconds("settle_seconds", self.settle_seconds, file.settle_seconds, 60, 0, 3600)?;
         let deadline = seconds("deadline_ms", self.deadline_ms, file.deadline_ms, 400, 1, 5000)?;
         let shards = seconds("shards_per_gpu", self.shards_per_gpu, file.shards_per_gpu, 1, 1, 1024)?;
+        let programs = Programs {
+            sacct: path(self.slurm_sacct, file.slurm_sacct, "/usr/bin/sacct"),
+            scontrol: path(self.slurm_scontrol, file.slurm_scontrol, "/usr/bin/scontrol"),
+        };
+        let cpu_jobs = self.cpu_jobs || file.cpu_jobs.unwrap_or(false);
         let sacctmgr = path(self.slurm_sacctmgr, file.slurm_sacctmgr, "/usr/bin/sacctmgr");
         let pushed = self.push_limits.or(file.push_limits).map(|cluster| name("push_limits", cluster));
         let guard = pushed.transpose()?.map(|cluster| (sacctmgr, cluster));
@@ -194,7 +212,7 @@ impl GateArgs {
             policy: policy("policy", self.policy.or(file.policy))?,
             unbudgeted: policy("unbudgeted", self.unbudgeted.or(file.unbudgeted))?,
             deadline: Duration::from_millis(deadline.into()),
-            site: Site { shards_per_gpu: shards.into() },
+            site: Site { shards_per_gpu: shards.into(), cpu_jobs },
             escrow: Terms { gpu_seconds: u64::from(hours) * 3600, seconds: lease },
             slurm: Slurm {
                 squeue: path(self.slurm_squeue, file.slurm_squeue, "/usr/bin/squeue"),
@@ -202,6 +220,7 @@ impl GateArgs {
                 within: Duration::from_secs(60),
             },
             guard,
+            reports: cpu_jobs.then_some(programs),
             sweep_every: Duration::from_secs(sweep.into()),
             waits: Waits { token_ns: i64::from(token) * S, settle_ns: i64::from(settle) * S },
         };

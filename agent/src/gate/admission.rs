@@ -1,7 +1,7 @@
 //! One ask, one answer: what the job needs, whether there is enough, and what to tell the user.
 //!
 //! ```text
-//! ok held TEXT               it is held under the token           ok none     it needs no GPU
+//! ok held TEXT               it is held under the token           ok none     it needs nothing that has a price
 //! ok escrow=ID=AMOUNT TEXT   it is let in for leased money
 //! ok open TEXT               nobody could say, and the policy lets it in
 //! no TEXT                    it is refused
@@ -18,6 +18,7 @@ use super::ledger::{ARRAY, Ask, Checked, EXTENDS, Escrow, GATE, Granted, Ledger,
 use super::mark::{Kind, word};
 use super::need::{Need, Site};
 use super::owed::Owed;
+use super::processors;
 use super::request::{AskError, Fields, Request, Verb, wrong};
 use super::settings::Policy;
 use crate::metrics::gate::{Counts, Outcome};
@@ -69,7 +70,9 @@ impl Admission {
         let what = said(&ask.need);
         let key = Key::of(&ask);
         // A change of a job has no mark to say what it was let in for.
-        let spent = if request.verb == Verb::Submit { self.purse.spend(&key, &ask.need) } else { None };
+        let leasable = ask.need.gpus > 0;
+        let spends = leasable && request.verb == Verb::Submit;
+        let spent = if spends { self.purse.spend(&key, &ask.need) } else { None };
         if let Some(spent) = spent {
             self.lease(key);
             let Spent { transaction, amount, left } = spent;
@@ -80,7 +83,10 @@ impl Admission {
         }
         match self.ledger.check(&ask).await {
             Ok(Checked::Granted(granted)) => {
-                self.lease(key);
+                // Money is leased by the price of GPUs.
+                if leasable {
+                    self.lease(key);
+                }
                 (Outcome::Held, Answer::Let(Kind::Held, format!("{whose}: {what}{}", amounts(&granted))))
             }
             Ok(Checked::Refused(why)) => {
@@ -181,7 +187,7 @@ pub fn ask(request: &Request, site: Site, cluster: &str) -> Result<Option<Ask>, 
             }
         }
     };
-    if need.gpus == 0 {
+    if need.is_nothing() {
         return Ok(None);
     }
     if !fields.text("array_inx").is_empty() {
@@ -207,14 +213,18 @@ fn whose(ask: &Ask) -> String {
     if ask.account.is_empty() { format!("user {}", ask.user) } else { format!("account {}", ask.account) }
 }
 
-/// `4 GPUs (a100) for 1-00:00:00`.
+/// `4 GPUs (a100) for 1-00:00:00`, `4 CPUs, 8 GB for 01:00:00`.
 fn said(need: &Need) -> String {
-    let Need { gpus, model, seconds } = need;
+    let Need { gpus, model, seconds, cpus, memory_bytes } = need;
     let plural = if *gpus == 1 { "" } else { "s" };
     let model = if model.is_empty() { String::new() } else { format!(" ({model})") };
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let days = if days > 0 { format!("{days}-") } else { String::new() };
-    format!("{gpus} GPU{plural}{model} for {days}{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
+    let what = match gpus {
+        0 => processors::said(*cpus, *memory_bytes),
+        _ => format!("{gpus} GPU{plural}{model}"),
+    };
+    format!("{what} for {days}{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
 fn amounts(granted: &Granted) -> String {
@@ -246,7 +256,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const SITE: Site = Site { shards_per_gpu: 1 };
+    const SITE: Site = Site { shards_per_gpu: 1, cpu_jobs: false };
 
     fn of(line: &str) -> Result<Option<Ask>, AskError> {
         ask(&Request::parse(line).unwrap(), SITE, "c")
@@ -293,8 +303,10 @@ mod tests {
         ] {
             assert_eq!(short(text), shown);
         }
-        let need = Need { gpus: 4, model: "a100".into(), seconds: 90_061 };
+        let need = Need { gpus: 4, model: "a100".into(), seconds: 90_061, ..Need::default() };
         assert_eq!(said(&need), "4 GPUs (a100) for 1-01:01:01");
+        let without = Need { cpus: 4, memory_bytes: 8 << 30, seconds: 3600, ..Need::default() };
+        assert_eq!(said(&without), "4 CPUs, 8 GB for 01:00:00");
         assert_eq!(one_line("a\nb"), "a b");
     }
 }

@@ -208,7 +208,7 @@ impl Purse {
             account,
             user,
             partition,
-            need: Need { gpus: 1, model, seconds: self.terms.gpu_seconds },
+            need: Need { gpus: 1, model, seconds: self.terms.gpu_seconds, ..Need::default() },
             details,
             job: None,
             overdraft: String::new(),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn seconds(seconds: u64) -> Need {
-        Need { gpus: 1, model: String::new(), seconds }
+        Need { gpus: 1, seconds, ..Need::default() }
     }
 
     fn granted(amount: &str) -> Granted {

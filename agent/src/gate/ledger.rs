@@ -11,6 +11,7 @@ use tonnage_proto::rest::ErrorAnswer;
 use super::client::{Answered, CallError, Client};
 use super::guard::Account;
 use super::need::Need;
+use super::runs::Run;
 
 /// Open holds that one answer lists,
 const PAGE: usize = 1000;
@@ -66,6 +67,8 @@ struct CheckBody<'a> {
     partition: &'a str,
     gpus: u64,
     gpu_model: &'a str,
+    cpus: u64,
+    memory_bytes: u64,
     wall_time: String,
     idempotency_key: &'a str,
     job_details: &'a BTreeMap<&'static str, String>,
@@ -146,6 +149,34 @@ pub enum Change {
     Void,
 }
 
+#[derive(Serialize)]
+struct JobsBody<'a> {
+    cluster: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until_s: Option<i64>,
+    jobs: &'a [&'a Run],
+}
+
+/// What the ledger says to what jobs without GPUs ran for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Reported {
+    /// The first so many were looked at.
+    pub taken: usize,
+    pub refused: Vec<RefusedRun>,
+    /// Until when it was told everything; 0: of nothing yet.
+    pub until_s: i64,
+    /// Jobs whose ends it misses.
+    pub missing: Vec<String>,
+}
+
+/// What cannot be so.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RefusedRun {
+    pub job_id: String,
+    pub field: String,
+    pub message: String,
+}
+
 /// The ledger gave no answer, or none that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -177,7 +208,7 @@ impl Ledger {
     /// # Errors
     /// If nobody answers, or it cannot say.
     pub async fn check(&self, ask: &Ask) -> Result<Checked, LedgerError> {
-        let Need { gpus, model, seconds } = &ask.need;
+        let Need { gpus, model, seconds, cpus, memory_bytes } = &ask.need;
         let (days, rest) = (seconds / 86_400, seconds % 86_400);
         let wall_time = format!("{days}-{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
         let from = match &ask.escrow {
@@ -192,6 +223,8 @@ impl Ledger {
             partition: &ask.partition,
             gpus: *gpus,
             gpu_model: model,
+            cpus: *cpus,
+            memory_bytes: *memory_bytes,
             wall_time,
             idempotency_key: &ask.key,
             job_details: &ask.details,
@@ -272,6 +305,20 @@ impl Ledger {
             }
         }
         Err(LedgerError::TooMany(PAGES_MAX * PAGE))
+    }
+
+    /// Tells what jobs without GPUs ran for; `until_s`: everything until then is told with this.
+    ///
+    /// # Errors
+    /// If nobody answers, or it cannot take it.
+    pub async fn report(&self, runs: &[&Run], until_s: Option<i64>) -> Result<Reported, LedgerError> {
+        let body = serde_json::to_vec(&JobsBody { cluster: &self.cluster, until_s, jobs: runs })?;
+        let answered =
+            self.client.call(Method::POST, "/api/v1/usage/jobs", body.into(), self.deadline).await?;
+        if answered.status != StatusCode::OK {
+            return Err(status(&answered));
+        }
+        Ok(serde_json::from_slice(&answered.body)?)
     }
 
     /// All accounts, as far as they matter to the guard.

@@ -1,9 +1,10 @@
-//! What a job needs: GPUs and of which model, and for how long at most, by all of Slurm's ways of asking
-//! <https://slurm.schedmd.com/sbatch.html>. Pure.
+//! What a job needs: GPUs and of which model, or without any its CPUs and memory, and for how long at most, by all of Slurm's ways of
+//! asking <https://slurm.schedmd.com/sbatch.html>. Pure.
 //!
 //! An ask that cannot be read is an error and never no GPUs. Where Slurm may give more or fewer, the most that was asked for counts: a
 //! hold reserves, and what the job really held is what it costs.
 
+use super::processors;
 use super::request::{AskError, Fields, Number, wrong};
 use super::tres::{self, Gres};
 
@@ -18,9 +19,11 @@ const TASKS_MAX: u64 = 4_000_000;
 pub struct Site {
     /// Shards that one GPU is cut into; 1 counts each as a GPU.
     pub shards_per_gpu: u64,
+    /// Jobs without GPUs need CPUs and memory; else they need nothing.
+    pub cpu_jobs: bool,
 }
 
-/// GPUs of a model for a time.
+/// GPUs of a model, or CPUs and memory, for a time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Need {
     /// All of the job, of all tasks of an array; 0: none.
@@ -29,6 +32,9 @@ pub struct Need {
     pub model: String,
     /// The longest that each of them may be held.
     pub seconds: u64,
+    /// Without GPUs, all of the job, of all tasks of an array; 0: none.
+    pub cpus: u64,
+    pub memory_bytes: u64,
 }
 
 impl Need {
@@ -38,7 +44,7 @@ impl Need {
     /// At the first field that cannot be read, or has no end.
     pub fn of(fields: &Fields, site: Site) -> Result<Self, AskError> {
         let gres = gpus(fields, site)?;
-        if gres.count == 0 {
+        if gres.count == 0 && !site.cpu_jobs {
             return Ok(Self::default());
         }
         let tasks = tasks(fields.text("array_inx"))?;
@@ -46,25 +52,51 @@ impl Need {
         let seconds = seconds.ok_or_else(|| {
             wrong("time_limit", fields.text("time_limit"), "use at most 400 days, so that it has a price")
         })?;
+        if gres.count == 0 {
+            let (cpus, memory_bytes) = processors::of(fields, tasks)?;
+            return Ok(Self { seconds, cpus, memory_bytes, ..Self::default() });
+        }
         let too_many = || wrong("gpus", &gres.count.to_string(), "that is more than can be priced at once");
         let all = gres.count.checked_mul(tasks).ok_or_else(too_many)?;
         if all <= GPUS_MAX {
-            return Ok(Self { gpus: all, model: gres.model, seconds });
+            return Ok(Self { gpus: all, model: gres.model, seconds, ..Self::default() });
         }
         // The tasks of a large array one after the other cost the same.
         let seconds =
             seconds.checked_mul(tasks).filter(|seconds| *seconds <= SECONDS_MAX && gres.count <= GPUS_MAX);
-        Ok(Self { gpus: gres.count, model: gres.model, seconds: seconds.ok_or_else(too_many)? })
+        let seconds = seconds.ok_or_else(too_many)?;
+        Ok(Self { gpus: gres.count, model: gres.model, seconds, ..Self::default() })
     }
 
-    /// What it needs more than `before`, of GPUs for a time; `None` if it is not more.
+    /// It needs nothing that has a price.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.gpus == 0 && self.cpus == 0 && self.memory_bytes == 0
+    }
+
+    /// What it needs more than `before`, for a time; `None` if it is not more.
     #[must_use]
     pub fn beyond(&self, before: &Self) -> Option<Self> {
+        if self.gpus == 0 {
+            return self.processors_beyond(before);
+        }
         let work = |need: &Self| u128::from(need.gpus) * u128::from(need.seconds);
         let before = if self.model == before.model { work(before) } else { 0 };
         let more = work(self).checked_sub(before).filter(|more| *more > 0)?;
         let seconds = u64::try_from(more.div_ceil(u128::from(self.gpus.max(1)))).ok()?;
         Some(Self { seconds, ..self.clone() })
+    }
+
+    /// What more of CPUs and of memory, each as much of it for all of the time.
+    fn processors_beyond(&self, before: &Self) -> Option<Self> {
+        let more = |after: u64, was: u64| {
+            let work = |amount: u64, need: &Self| u128::from(amount) * u128::from(need.seconds);
+            let more = work(after, self).saturating_sub(work(was, before));
+            u64::try_from(more.div_ceil(u128::from(self.seconds.max(1)))).ok()
+        };
+        let (cpus, memory_bytes) =
+            (more(self.cpus, before.cpus)?, more(self.memory_bytes, before.memory_bytes)?);
+        (cpus > 0 || memory_bytes > 0).then(|| Self { cpus, memory_bytes, ..self.clone() })
     }
 }
 
@@ -112,7 +144,7 @@ fn gpus(fields: &Fields, site: Site) -> Result<Gres, AskError> {
 }
 
 /// Nodes that it may get. Without a number Slurm takes as many as the tasks need, which nobody knows here: one at least.
-fn nodes(fields: &Fields) -> Result<u64, AskError> {
+pub(super) fn nodes(fields: &Fields) -> Result<u64, AskError> {
     if let Some(nodes) = fields.count("max_nodes")?.max(fields.count("min_nodes")?) {
         return Ok(nodes);
     }
@@ -124,7 +156,7 @@ fn sockets(fields: &Fields, nodes: u64) -> Result<Option<u64>, AskError> {
     Ok(fields.count("sockets_per_node")?.and_then(|sockets| sockets.checked_mul(nodes)))
 }
 
-fn task_count(fields: &Fields, nodes: u64) -> Result<Option<u64>, AskError> {
+pub(super) fn task_count(fields: &Fields, nodes: u64) -> Result<Option<u64>, AskError> {
     if let Some(tasks) = fields.count("num_tasks")? {
         return Ok(Some(tasks));
     }
@@ -183,7 +215,7 @@ fn tasks(text: &str) -> Result<u64, AskError> {
 mod tests {
     use super::*;
 
-    const SITE: Site = Site { shards_per_gpu: 4 };
+    const SITE: Site = Site { shards_per_gpu: 4, cpu_jobs: false };
 
     fn need(pairs: &[(&str, &str)]) -> Result<(u64, String, u64), AskError> {
         let with_time = Fields::of(pairs).over(&Fields::of(&[("partition_default_time", "60")]));
@@ -286,7 +318,8 @@ mod tests {
 
     #[test]
     fn what_a_change_asks_more_is_its_difference() {
-        let need = |gpus, model: &str, seconds| Need { gpus, model: model.to_owned(), seconds };
+        let need =
+            |gpus, model: &str, seconds| Need { gpus, model: model.to_owned(), seconds, ..Need::default() };
         assert_eq!(need(2, "a", 100).beyond(&need(2, "a", 60)), Some(need(2, "a", 40)));
         assert_eq!(need(4, "a", 100).beyond(&need(2, "a", 100)), Some(need(4, "a", 50)));
         assert_eq!(need(4, "a", 50).beyond(&need(2, "a", 100)), None);
@@ -297,5 +330,27 @@ mod tests {
             "of another model it is all"
         );
         assert_eq!(need(3, "", 1).beyond(&need(1, "", 1)), Some(need(3, "", 1)), "rounded up");
+    }
+
+    #[test]
+    fn a_job_without_gpus_needs_its_cpus_and_memory_where_the_site_says_so() {
+        let pairs =
+            [("num_tasks", "4"), ("min_mem_per_cpu", "2048"), ("time_limit", "60"), ("array_inx", "0-1")];
+        assert_eq!(Need::of(&Fields::of(&pairs), SITE), Ok(Need::default()));
+        let site = Site { cpu_jobs: true, ..SITE };
+        let need = Need::of(&Fields::of(&pairs), site).unwrap();
+        assert_eq!((need.gpus, need.cpus, need.memory_bytes, need.seconds), (0, 8, 16 << 30, 3600));
+        assert!(Need::of(&Fields::of(&pairs[..2]), site).is_err(), "without an end it has no price");
+        let gpus =
+            Need::of(&Fields::of(&[("tres_per_job", "gres:gpu:1"), ("time_limit", "1")]), site).unwrap();
+        assert_eq!((gpus.gpus, gpus.cpus), (1, 0), "a job with GPUs costs what its GPUs cost");
+        let longer = Need { seconds: 7200, ..need.clone() };
+        let more = longer.beyond(&need).unwrap();
+        assert_eq!(
+            (more.cpus, more.memory_bytes, more.seconds),
+            (4, 8 << 30, 7200),
+            "half of all, for all of it"
+        );
+        assert_eq!(need.beyond(&longer), None);
     }
 }

@@ -8,6 +8,7 @@ use super::client::Target;
 use super::escrow::Terms;
 use super::need::Site;
 use super::plan::Waits;
+use super::reporter::Programs;
 use super::slurm::Slurm;
 
 /// What is answered where nobody can say.
@@ -40,6 +41,8 @@ pub struct Settings {
     pub slurm: Slurm,
     /// Slurm's sacctmgr and cluster, where limits are to be set in Slurm too.
     pub guard: Option<(PathBuf, String)>,
+    /// Where it is told what jobs without GPUs ran for.
+    pub reports: Option<Programs>,
     pub sweep_every: Duration,
     pub waits: Waits,
 }

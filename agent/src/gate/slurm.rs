@@ -90,6 +90,8 @@ impl Slurm {
         if let Some(conf) = &self.conf {
             command.env("SLURM_CONF", conf);
         }
+        // Times as Unix seconds, whatever the zone.
+        command.env("SLURM_TIME_FORMAT", "%s");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let answer = tokio::time::timeout(self.within, read(program, command));
         answer.await.unwrap_or(Err(SlurmError::Slow(self.within)))

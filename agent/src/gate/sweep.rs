@@ -18,6 +18,7 @@ use super::mark::{Kind, Mark};
 use super::need::Site;
 use super::owed::Owed;
 use super::plan::{Action, Memory, Waits, plan};
+use super::reporter::Reporter;
 use super::request::{AskError, Request};
 use super::slurm::{Slurm, SlurmError};
 use crate::metrics::gate::{Counts, Swept};
@@ -30,6 +31,7 @@ pub struct Sweep {
     pub waits: Waits,
     pub every: Duration,
     pub guard: Option<Guard>,
+    pub reporter: Option<Reporter>,
     pub owed: Arc<Owed>,
     pub purse: Arc<Purse>,
     pub counts: Arc<Counts>,
@@ -49,9 +51,21 @@ enum SweepError {
 
 impl Sweep {
     /// Sweeps until `stop`.
-    pub async fn run(self, stop: Shutdown) {
-        let mut memory = Memory::default();
+    pub async fn run(mut self, stop: Shutdown) {
+        let (mut memory, mut reporter) = (Memory::default(), self.reporter.take());
         while !stop.is_set() {
+            // First, so that holds are settled once what their jobs ran for is told.
+            if let Some(reporter) = &mut reporter {
+                let told = reporter.tend(&self.ledger, &self.slurm).await;
+                if let Err(error) = &told {
+                    let error = chain(error);
+                    tracing::warn!(
+                        error,
+                        "What jobs ran for is not all told; what is left is told the next time."
+                    );
+                }
+                self.counts.reported(told.ok().map(|told| (told.told, told.refused)));
+            }
             match self.once(&mut memory).await {
                 Ok(()) => self.counts.swept(Ok(self.clock.wall_ns())),
                 Err(error) => {
@@ -141,7 +155,7 @@ impl Sweep {
                 tracing::warn!(
                     job,
                     why,
-                    "A job that was let in without asking has no hold; its GPUs are charged all the same."
+                    "A job that was let in without asking has no hold; what it uses is charged all the same."
                 );
                 self.counts.did(Swept::NotHeld);
             }
@@ -181,7 +195,7 @@ impl Sweep {
                         tracing::warn!(
                             job,
                             ?other,
-                            "What a job was given more has no hold; its GPUs are charged all the same."
+                            "What a job was given more has no hold; what it uses is charged all the same."
                         );
                         self.counts.did(Swept::NotHeld);
                     }

@@ -63,6 +63,8 @@ impl Swept {
     ];
 }
 
+const REPORTED: [&str; 2] = ["taken", "refused"];
+
 /// See the module.
 pub struct Counts {
     registry: Registry,
@@ -71,6 +73,8 @@ pub struct Counts {
     sweeps: IntCounterVec,
     swept_at: Gauge,
     failed: IntCounter,
+    jobs: IntCounterVec,
+    reports_failed: IntCounter,
     last: Mutex<Option<Result<i64, String>>>,
 }
 
@@ -97,6 +101,17 @@ impl Counts {
             "tonnage_gate_sweep_failures_total",
             "Sweeps without a whole answer of Slurm's and the aggregator's.",
         )?;
+        let jobs = IntCounterVec::new(
+            Opts::new(
+                "tonnage_gate_jobs_reported_total",
+                "Runs of jobs without GPUs that the ledger was told of.",
+            ),
+            &["result"],
+        )?;
+        let reports_failed = IntCounter::new(
+            "tonnage_gate_report_failures_total",
+            "Looks at Slurm's accounting of which not all was told.",
+        )?;
         let opts = Opts::new("tonnage_gate_info", "The gate's version and cluster.")
             .const_label("version", version)
             .const_label("cluster", cluster);
@@ -107,11 +122,28 @@ impl Counts {
         registry.register(Box::new(sweeps.clone()))?;
         registry.register(Box::new(swept_at.clone()))?;
         registry.register(Box::new(failed.clone()))?;
+        registry.register(Box::new(jobs.clone()))?;
+        registry.register(Box::new(reports_failed.clone()))?;
         registry.register(Box::new(info))?;
         // So that all are there from the start.
         Outcome::ALL.iter().for_each(|(_, name)| drop(requests.with_label_values(&[name])));
         Swept::ALL.iter().for_each(|(_, name)| drop(sweeps.with_label_values(&[name])));
-        Ok(Self { registry, requests, seconds, sweeps, swept_at, failed, last: Mutex::default() })
+        REPORTED.iter().for_each(|name| drop(jobs.with_label_values(&[name])));
+        let last = Mutex::default();
+        Ok(Self { registry, requests, seconds, sweeps, swept_at, failed, jobs, reports_failed, last })
+    }
+
+    /// A look at Slurm's accounting: how many runs were told, and how many of them refused; `None`: it failed.
+    pub fn reported(&self, told: Option<(u64, u64)>) {
+        match told {
+            Some((told, refused)) => {
+                let counts = [told.saturating_sub(refused), refused];
+                for (name, count) in REPORTED.iter().zip(counts) {
+                    self.jobs.with_label_values(&[name]).inc_by(count);
+                }
+            }
+            None => self.reports_failed.inc(),
+        }
     }
 
     pub fn answered(&self, outcome: Outcome, took_ns: i64) {

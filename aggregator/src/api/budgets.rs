@@ -30,6 +30,7 @@ pub(super) mod burn;
 pub(super) mod estimates;
 pub(super) mod given;
 pub(super) mod grants;
+pub(super) mod jobs;
 pub(super) mod recover;
 mod request;
 pub(super) mod seen;
@@ -140,9 +141,11 @@ pub(super) async fn void(
 async fn hold(api: &Api, what: What, by: String) -> Result<Hold, ApiError> {
     match act(api, what, by).await? {
         Acted::Hold(hold) => Ok(*hold),
-        Acted::Account(_) | Acted::Grant(_) | Acted::Recovered(..) | Acted::Reported(_) => {
-            Err(ApiError::internal())
-        }
+        Acted::Account(_)
+        | Acted::Grant(_)
+        | Acted::Ran(_)
+        | Acted::Recovered(..)
+        | Acted::Reported(_) => Err(ApiError::internal()),
     }
 }
 

@@ -30,6 +30,7 @@ use crate::store::query::{QueryError, kept};
 use crate::store::{Connection, StoreError, audit, existence};
 
 mod evidence;
+mod jobs;
 mod words;
 
 pub(super) const PARAMETERS: [&str; 6] = ["device", "instance", "pod", "job", "cluster", "at"];
@@ -131,8 +132,11 @@ fn find(
             return Err(QueryError::Expired);
         }
         let (time_ns, cost_nanos, slices) = ledger::asked(db, &who, start_ns, *tenure)?;
-        asked += GpuTime::of_slices(i128::from(time_ns), slices);
         answer.asked_cost_nanos += cost_nanos;
+        // What jobs without GPUs ran for is no time of a GPU's.
+        if !existence::tenure_by_id(db, *tenure)?.is_of_jobs() {
+            asked += GpuTime::of_slices(i128::from(time_ns), slices);
+        }
         if at < DEVICES_MAX {
             let slot = ledger::slot(db, start_ns, *tenure)?;
             let shown = device(db, (&book, &who), slot, expired, &mut answer.notes)?;
@@ -195,6 +199,9 @@ fn device(
     expired: &dyn Fn() -> bool,
     notes: &mut Vec<String>,
 ) -> Result<ExplainedDevice, QueryError> {
+    if slot.tenure.is_of_jobs() {
+        return Ok(jobs::partition(db, (book, who), slot, notes)?);
+    }
     let SlotRecord { start_ns, tenure, extent, facts, price_nanos, rows } = slot;
     let priced_by = PriceFacts {
         cluster: &tenure.node.cluster,
@@ -290,6 +297,7 @@ fn row(record: &RowRecord, who: &Who, rate: Option<Rate>, existence_ns: i64) -> 
     let figures = record.row;
     let arithmetic = match (kind, rate) {
         (RowKind::Rounding, _) => "the slot's price less the charges of all other rows".to_owned(),
+        (RowKind::Cpu | RowKind::Memory, _) => String::new(),
         (RowKind::Intruder, _) => "no time of its own, so no charge".to_owned(),
         (_, None) => "unpriced".to_owned(),
         (_, Some(rate)) => words::arithmetic(rate, figures.time_ns, rate.charge(i128::from(figures.time_ns))),

@@ -331,6 +331,13 @@ fn holds() -> Vec<Route> {
             "Ends a hold whose work will never run; wants the role gate",
         )
         .posted(&[404, 409]),
+        Route::json::<budgets::jobs::JobsAnswer>(
+            "/api/v1/usage/jobs",
+            limited(post(budgets::jobs::report)),
+            "What jobs without GPUs ran for, to be charged; wants the role gate",
+        )
+        .posted(&[413])
+        .reads::<budgets::jobs::JobsBody>(),
     ]
 }
 

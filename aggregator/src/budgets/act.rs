@@ -5,6 +5,7 @@ use super::BudgetError;
 use super::grant::{Award, GrantChange};
 use super::hold::{Ask, Hold, State, Subject};
 use super::report::Reported;
+use super::run::{Report, Told};
 use super::tree::{Account, Change};
 
 /// What somebody wants done; `by` is who.
@@ -42,6 +43,8 @@ pub enum What {
     Recover(Orphans),
     /// Keeps what was reported of a job, and settles its hold.
     Report(Box<Reported>),
+    /// What jobs without GPUs ran for: slots charge it.
+    Ran(Report),
 }
 
 /// Holds that are taken to be left behind.
@@ -68,4 +71,5 @@ pub enum Acted {
     Recovered(Vec<(Hold, State)>, bool),
     /// The hold that was settled, or why it could not be; `None` if there was none to settle.
     Reported(Option<Result<Box<Hold>, BudgetError>>),
+    Ran(Told),
 }

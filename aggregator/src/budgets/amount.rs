@@ -9,6 +9,9 @@ const TIME_NS_MAX: i64 = 400 * 86_400 * S;
 /// GPUs of one job.
 pub const GPUS_MAX: u32 = 100_000;
 pub const NODES_MAX: u32 = 100_000;
+/// CPUs, and bytes of memory (1 EiB), of one job, all tasks of an array together.
+pub const CPUS_MAX: u64 = 100_000_000;
+pub const MEMORY_BYTES_MAX: u64 = 1 << 60;
 
 /// What the work may cost, and the hold for it, in nano-dollars. `rate` is nano-dollars per slice-nanosecond as a fraction,
 /// of a GPU that has so many slices.
@@ -33,6 +36,31 @@ pub fn amounts(
 #[must_use]
 pub fn buffered(cost_nanos: i64, buffer_permille: u32) -> Option<i64> {
     i64::try_from(up(i128::from(cost_nanos) * i128::from(buffer_permille), 1000)).ok()
+}
+
+/// The same of work without GPUs: so many CPUs and bytes of memory for a time, by nano-dollars per CPU-nanosecond and per
+/// byte-second. Either part is rounded up.
+///
+/// # Errors
+/// If it is more than the ledger can keep.
+pub fn compute(
+    [cpu, memory]: [(i128, i128); 2],
+    (cpus, memory_bytes): (u64, u64),
+    time_ns: i64,
+    buffer_permille: u32,
+) -> Result<(i64, i64), BudgetError> {
+    let too_much = || invalid("wall_time", "is so long that its cost is more than the ledger can keep");
+    let part =
+        |(num, den): (i128, i128), amount: i128| num.checked_mul(amount).map(|product| up(product, den));
+    let cpu_ns = i128::from(cpus) * i128::from(time_ns);
+    // Time limits are whole seconds.
+    let byte_seconds = i128::from(memory_bytes) * up(i128::from(time_ns), i128::from(S));
+    let cpu = part(cpu, cpu_ns).ok_or_else(too_much)?;
+    let memory = part(memory, byte_seconds).ok_or_else(too_much)?;
+    let cost = cpu.checked_add(memory).ok_or_else(too_much)?;
+    let hold = cost.checked_mul(i128::from(buffer_permille)).map(|product| up(product, 1000));
+    let narrow = |amount: i128| i64::try_from(amount).map_err(|_| too_much());
+    Ok((narrow(cost)?, narrow(hold.ok_or_else(too_much)?)?))
 }
 
 /// A quotient of numbers that are not negative, rounded up.
@@ -194,6 +222,12 @@ mod tests {
         assert_eq!(amounts(rate, 7, 1, S, 1200), Ok((1_000_000, 1_200_000)));
         assert_eq!(amounts((1, 3), 1, 1, 1, 1200), Ok((1, 2)), "a third, and a fifth more of one");
         assert_eq!(amounts((1, 3), 1, 0, S, 1200), Ok((0, 0)));
+        // Four CPUs at 0.02 an hour and 8 GB at 0.003, for an hour: 0.080 and 0.024.
+        let [cpu, memory] = [(20_000_000, 3600 * i128::from(S)), (3_000_000, 3600 << 30)];
+        let asked = (4, 8 << 30);
+        assert_eq!(compute([cpu, memory], asked, 3600 * S, 1200), Ok((104_000_000, 124_800_000)));
+        assert_eq!(compute([cpu, memory], (1, 1), S, 1200), Ok((5557, 6669)), "either part is rounded up");
+        assert!(compute([(1 << 50, 1); 2], (CPUS_MAX, MEMORY_BYTES_MAX), TIME_NS_MAX, 1200).is_err());
         let dearest = (1_000_000_000_000_000, 1);
         assert!(amounts(dearest, 7, GPUS_MAX, TIME_NS_MAX, 1200).is_err());
     }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::NAME_BYTES_MAX;
 
+use super::amount::{CPUS_MAX, MEMORY_BYTES_MAX};
 use super::selector::Usage;
 use super::{BudgetError, invalid};
 
@@ -31,7 +32,7 @@ const DETAILS_BYTES_MAX: usize = 8192;
 const ARRAY: &str = "array";
 
 /// What work asks for. Journalled with its answer, and hashed: the same key with another request is a conflict.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ask {
     /// The caller's name for this very request; empty if it gives none.
     #[serde(default)]
@@ -50,6 +51,11 @@ pub struct Ask {
     #[serde(default)]
     pub model: String,
     pub gpus: u32,
+    /// Of work without GPUs, all of it; 0 if it does not say.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub cpus: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub memory_bytes: u64,
     pub time_ns: i64,
     pub lease_ns: i64,
     /// The job or pod, if it is known already.
@@ -66,6 +72,11 @@ pub struct Ask {
     /// It is held elsewhere already, and so much: no price is asked, and it is held whether there is enough or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_nanos: Option<i64>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a hold has to do with money that a gate spends by itself.
@@ -388,6 +399,13 @@ impl Ask {
             }
             if text.contains('\0') {
                 return Err(invalid(field, "has the character U+0000; leave it out"));
+            }
+        }
+        for (field, number, most) in
+            [("cpus", self.cpus, CPUS_MAX), ("memory_bytes", self.memory_bytes, MEMORY_BYTES_MAX)]
+        {
+            if number > most {
+                return Err(invalid(field, format!("{number} is more than {most}")));
             }
         }
         if self.account.is_empty() && self.namespace.is_empty() && self.user.is_empty() {

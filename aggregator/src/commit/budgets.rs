@@ -110,6 +110,7 @@ impl Budgets {
             What::Settle { transaction, subject } => self.settle(context, transaction, subject.as_ref(), by),
             What::Recover(orphans) => self.recover(context, orphans, by),
             What::Report(reported) => self.report(context, reported, by),
+            What::Ran(_) => Err(CommitError::Bug("what jobs ran for is no matter of holds")),
             What::Void { transaction } => {
                 self.with(context, transaction, |budgets, hold| budgets.end(context, hold, State::Voided, by))
             }

@@ -10,7 +10,7 @@ use super::budgets;
 use super::fold::Context;
 use super::working::Working;
 use super::{CommitError, HelloFacts, Position, Sealed, Verdict};
-use crate::budgets::{Act, Acted, BudgetError};
+use crate::budgets::{Act, Acted, BudgetError, What};
 use crate::model::{NodeName, Order, OrderError};
 use crate::prices::Book;
 use crate::store::Connection;
@@ -152,7 +152,7 @@ pub(super) fn order(
     Ok(Ok(done))
 }
 
-/// Does something to accounts or holds.
+/// Does something to accounts or holds, or takes what jobs ran for.
 pub(super) fn budget(
     db: &Connection,
     working: &mut Working,
@@ -162,6 +162,9 @@ pub(super) fn budget(
 ) -> Result<Result<Acted, BudgetError>, CommitError> {
     let purged_until_ns = working.marks(db)?.purged_until_ns;
     let context = budgets::Context { db, book, now_ns, purged_until_ns };
+    if let What::Ran(report) = &act.what {
+        return Ok(working.ran(context, report, &act.by)?.map(Acted::Ran));
+    }
     working.budgets(db, book)?.act(context, act)
 }
 

@@ -32,6 +32,8 @@ mod churn;
 mod described;
 /// Devices in parts.
 mod instances;
+/// What jobs without GPUs ran for.
+mod jobs;
 /// Sums over devices and pods.
 mod rolled;
 

@@ -12,6 +12,7 @@ use tonnage_proto::limits::{SLOT_NS, slot_start};
 
 use super::CommitError;
 use super::budgets::Budgets;
+use super::jobs;
 use super::nodes::Nodes;
 use super::written::Written;
 use crate::ledger::coverage::Coverage;
@@ -44,13 +45,13 @@ pub(super) struct Slot {
     pub(super) state: SlotState,
     /// Its rows as the store has them, where this transaction changed them.
     pub(super) stored: Option<Rows>,
-    tenure: Arc<TenureRecord>,
+    pub(super) tenure: Arc<TenureRecord>,
     pub(super) dirty: bool,
 }
 
 impl Slot {
     /// Its rows, to be changed.
-    fn rows(&mut self) -> &mut Rows {
+    pub(super) fn rows(&mut self) -> &mut Rows {
         if self.stored.is_none() {
             self.stored = Some(self.state.rows.clone());
         }
@@ -166,6 +167,15 @@ impl Working {
         }
         let id = write::instance(db, device, instance)?;
         self.instances.insert(instance.clone(), id);
+        Ok(id)
+    }
+
+    pub(super) fn owner(&mut self, db: &Connection, owner: &Owner) -> Result<i64, CommitError> {
+        if let Some(id) = self.owners.get(owner) {
+            return Ok(*id);
+        }
+        let id = write::owner(db, owner)?;
+        self.owners.insert(owner.clone(), id);
         Ok(id)
     }
 
@@ -291,15 +301,7 @@ impl Working {
                 Some(at) => self.instance(db, device, &batch.instances[at])?,
                 None => WHOLE,
             };
-            let owner = &batch.owners[usage.owner];
-            let id = match self.owners.get(owner) {
-                Some(id) => *id,
-                None => {
-                    let id = write::owner(db, owner)?;
-                    self.owners.insert(owner.clone(), id);
-                    id
-                }
-            };
+            let id = self.owner(db, &batch.owners[usage.owner])?;
             let kind = if usage.intruder { RowKind::Intruder } else { RowKind::Held };
             owned.push(((instance, id, kind), usage));
         }
@@ -363,18 +365,11 @@ impl Working {
         let mut written = Written::default();
         let (mut dirty, mut unposted) = (Vec::new(), Vec::new());
         for ((start_ns, tenure), slot) in self.slots.iter_mut().filter(|(_, slot)| slot.dirty) {
-            let facts = PriceFacts {
-                cluster: &slot.tenure.node.cluster,
-                node: &slot.tenure.node.node,
-                gpu_model: &slot.tenure.model,
-                facts: known_facts(&mut self.facts, db, slot.state.facts)?,
-            };
-            let rate = book.rate(&facts, *start_ns, slot.tenure.slices);
-            let charge = rate
-                .map(|rate| move |ns: i64| i64::try_from(rate.charge(i128::from(ns))).unwrap_or(i64::MAX));
-            let charge = charge.as_ref().map(|charge| charge as &dyn Fn(i64) -> i64);
-            let extent = slot.state.extent;
-            slot.state.price_nanos = settle(slot.rows(), extent, charge)?;
+            if slot.tenure.is_of_jobs() {
+                jobs::settle(slot, book, *start_ns);
+            } else {
+                settle_gpu(slot, book, *start_ns, known_facts(&mut self.facts, db, slot.state.facts)?)?;
+            }
             let changed = written.take(db, &mut self.rollup_keys, (*start_ns, *tenure), slot)?;
             if changed && *start_ns < closed_until_ns {
                 unposted.push([*start_ns, *tenure]);
@@ -460,6 +455,24 @@ impl Working {
         ];
         rows + stays + others.iter().sum::<usize>()
     }
+}
+
+/// Prices a slot of a GPU.
+fn settle_gpu(slot: &mut Slot, book: &Book, start_ns: i64, facts: &NodeFacts) -> Result<(), CommitError> {
+    let tenure = Arc::clone(&slot.tenure);
+    let facts = PriceFacts {
+        cluster: &tenure.node.cluster,
+        node: &tenure.node.node,
+        gpu_model: &tenure.model,
+        facts,
+    };
+    let rate = book.rate(&facts, start_ns, tenure.slices);
+    let charge =
+        rate.map(|rate| move |ns: i64| i64::try_from(rate.charge(i128::from(ns))).unwrap_or(i64::MAX));
+    let charge = charge.as_ref().map(|charge| charge as &dyn Fn(i64) -> i64);
+    let extent = slot.state.extent;
+    slot.state.price_nanos = settle(slot.rows(), extent, charge)?;
+    Ok(())
 }
 
 /// Facts by their number; 0 is a slot that knows none.

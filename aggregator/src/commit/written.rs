@@ -7,7 +7,6 @@ use tonnage_proto::limits::{DAY_NS, HOUR_NS};
 use super::CommitError;
 use super::working::Slot;
 use crate::ledger::rows::{Key, NOBODY, Row};
-use crate::model::RowKind;
 use crate::store::Connection;
 use crate::store::rollup::{self, Figures, Keys};
 use crate::store::write::{self, Rollup, TableRow, table_row};
@@ -56,7 +55,7 @@ impl Written {
                 sum.add(&difference);
             }
             let (_, owner, kind) = key;
-            if kind == RowKind::Held && owner != NOBODY {
+            if kind.is_charge() && owner != NOBODY {
                 *self.held.entry((start_ns, tenure, owner)).or_default() += difference.cost_nanos;
             }
             let number = rollup_keys.number(db, tenure, key)?;

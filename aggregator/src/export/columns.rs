@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::Version;
 use super::row::{Row, hours, month, owner_name};
 use super::split::METHOD;
-use crate::model::Owner;
+use crate::model::{Owner, RowKind};
 use crate::store::query::posted::Posting;
 
 /// What a column holds.
@@ -79,12 +79,27 @@ fn cost<'a>(row: &Row<'_>) -> Cell<'a> {
     Cell::Amount(row.charge.figures.cost_nanos)
 }
 
-fn gpu_hours<'a>(row: &Row<'_>) -> Cell<'a> {
-    Cell::Amount(hours(row.charge.gpu_time(row.charge.figures.time_ns)))
+/// Hours in billionths: of a GPU, of a CPU, or of a GiB of memory; rounded down.
+fn quantity<'a>(row: &Row<'_>) -> Cell<'a> {
+    let figures = row.charge.figures;
+    Cell::Amount(match row.charge.kind {
+        RowKind::Cpu => figures.time_ns.div_euclid(3_600),
+        RowKind::Memory => (figures.memory_byte_seconds * 1_000_000_000).div_euclid(3_600 << 30),
+        _ => hours(row.charge.gpu_time(figures.time_ns)),
+    })
+}
+
+fn unit<'a>(row: &Row<'_>) -> Cell<'a> {
+    known(match row.charge.kind {
+        RowKind::Cpu => "CPU-Hours",
+        RowKind::Memory => "GiB-Hours",
+        _ => "GPU-Hours",
+    })
 }
 
 /// Seconds of the whole GPU, in billionths.
 fn gpu_seconds<'a>(row: &Row<'_>, slice_ns: i128) -> Cell<'a> {
+    let slice_ns = if row.is_of_job() { 0 } else { slice_ns };
     Cell::Amount(row.charge.gpu_time(slice_ns).ns())
 }
 
@@ -116,8 +131,8 @@ static COLUMNS: &[Column] = &[
     time("ChargePeriodStart", |row| Cell::Time(row.start_ns)),
     // Always null, as InvoiceId: there are no commitments and no invoices, and rules for other columns look at both.
     text("CommitmentDiscountStatus", |_| Cell::Null).or_null(),
-    amount("ConsumedQuantity", gpu_hours),
-    text("ConsumedUnit", |_| known("GPU-Hours")),
+    amount("ConsumedQuantity", quantity),
+    text("ConsumedUnit", unit),
     amount("ContractedCost", cost),
     amount("EffectiveCost", cost),
     text("HostProviderName", |row| known(&row.bill.parties.host_provider)).since_1_3(),
@@ -125,17 +140,23 @@ static COLUMNS: &[Column] = &[
     text("InvoiceIssuerName", |row| known(&row.bill.parties.invoice_issuer)),
     amount("ListCost", cost),
     text("PricingCategory", |_| known("Standard")),
-    amount("PricingQuantity", gpu_hours),
-    text("PricingUnit", |_| known("GPU-Hours")),
+    amount("PricingQuantity", quantity),
+    text("PricingUnit", unit),
     text("ProviderName", |row| known(&row.bill.parties.provider)),
     text("PublisherName", |row| known(&row.bill.parties.provider)),
     text("RegionId", |row| known(&row.charge.facts.region)).or_null(),
     text("RegionName", |row| known(&row.charge.facts.region)).or_null(),
     text("ResourceId", |row| Cell::Text(row.resource_id())),
     text("ResourceName", |row| made(row.resource_name())),
-    text("ResourceType", |row| known(if row.charge.instance.is_some() { "MIG Instance" } else { "GPU" })),
+    text("ResourceType", |row| {
+        known(match row.charge.instance {
+            Some(_) => "MIG Instance",
+            None if row.is_of_job() => "Slurm Partition",
+            None => "GPU",
+        })
+    }),
     text("ServiceCategory", |_| known("Compute")),
-    text("ServiceName", |_| known("GPU")),
+    text("ServiceName", |row| known(if row.is_of_job() { "CPU and Memory" } else { "GPU" })),
     text("ServiceProviderName", |row| known(&row.bill.parties.provider)).since_1_3(),
     text("ServiceSubcategory", |_| known("Other (Compute)")),
     text("Tags", |row| made(row.tags())),
@@ -145,9 +166,9 @@ static COLUMNS: &[Column] = &[
     text("x_Cluster", |row| known(&row.charge.tenure.node.cluster)),
     text("x_Container", |row| of_owner(row, |owner| &owner.container)).or_null(),
     amount("x_EnergyJoules", |row| Cell::Amount(row.charge.figures.energy_uj * 1_000)),
-    text("x_GpuModel", |row| known(&row.charge.tenure.model)).or_null(),
+    text("x_GpuModel", |row| known(if row.is_of_job() { "" } else { &row.charge.tenure.model })).or_null(),
     amount("x_GpuSeconds", |row| gpu_seconds(row, row.charge.figures.time_ns)),
-    text("x_GpuUuid", |row| known(&row.charge.tenure.uuid)),
+    text("x_GpuUuid", |row| known(if row.is_of_job() { "" } else { &row.charge.tenure.uuid })).or_null(),
     text("x_InstanceType", |row| known(&row.charge.facts.instance_type)).or_null(),
     text("x_Job", |row| of_owner(row, |owner| &owner.job_id)).or_null(),
     text("x_Kind", |row| known(row.kind())),
@@ -157,7 +178,7 @@ static COLUMNS: &[Column] = &[
     text("x_MigProfile", |row| row.charge.instance.as_ref().map_or(Cell::Null, |mig| known(&mig.profile)))
         .or_null(),
     text("x_Namespace", |row| of_owner(row, |owner| &owner.namespace)).or_null(),
-    text("x_Node", |row| known(&row.charge.tenure.node.node)),
+    text("x_Node", |row| known(&row.charge.tenure.node.node)).or_null(),
     text("x_Owner", |row| made(row.owner().map(owner_name))).or_null(),
     text("x_OwnerKind", |row| row.owner().map_or(Cell::Null, |owner| known(owner.kind.name()))).or_null(),
     text("x_Partition", |row| of_owner(row, |owner| &owner.partition)).or_null(),

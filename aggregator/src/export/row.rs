@@ -51,8 +51,11 @@ impl Row<'_> {
         self.charge.owner.as_deref()
     }
 
-    /// What is billed for: a GPU, or a MIG instance.
+    /// What is billed for: a GPU, or a MIG instance; of a job without GPUs its partition.
     pub(super) fn resource_id(&self) -> Cow<'_, str> {
+        if self.is_of_job() {
+            return Cow::Owned(format!("{}/{}", self.charge.tenure.uuid, self.charge.tenure.life));
+        }
         match &self.charge.instance {
             None => Cow::Borrowed(&self.charge.tenure.uuid),
             Some(mig) if mig.uuid.is_empty() => Cow::Owned(format!(
@@ -66,6 +69,9 @@ impl Row<'_> {
     /// GPUs have no names of their own: node and model, and an instance's profile.
     pub(super) fn resource_name(&self) -> String {
         let tenure = &self.charge.tenure;
+        if self.is_of_job() {
+            return format!("partition {}", tenure.life);
+        }
         let mut name = format!("{} {}", tenure.node.node, tenure.model);
         if let Some(instance) = self.charge.instance.as_ref().filter(|instance| !instance.profile.is_empty())
         {
@@ -83,7 +89,13 @@ impl Row<'_> {
             RowKind::Rounding => "rounding",
             RowKind::Intruder => "intruder",
             RowKind::Stranded => "stranded",
+            RowKind::Cpu => "cpu",
+            RowKind::Memory => "memory",
         }
+    }
+
+    pub(super) fn is_of_job(&self) -> bool {
+        self.charge.kind.is_of_job()
     }
 
     pub(super) fn description(&self) -> String {
@@ -103,6 +115,7 @@ impl Row<'_> {
             RowKind::Rounding => {
                 "What is left of the GPU's price when each charge is rounded down".to_owned()
             }
+            RowKind::Cpu | RowKind::Memory => return self.description_of_job(),
             RowKind::Intruder => {
                 let who = self.owner().map_or_else(String::new, owner_name);
                 format!("Use by {who} of a GPU that others held, without time or cost")
@@ -110,6 +123,13 @@ impl Row<'_> {
         };
         let correction = if self.charge.posting == Posting::First { "" } else { " (correction)" };
         format!("{what}: {gpu}{instance}{correction}")
+    }
+
+    fn description_of_job(&self) -> String {
+        let what = if self.charge.kind == RowKind::Cpu { "CPU time" } else { "Memory" };
+        let who = self.owner().map_or_else(String::new, owner_name);
+        let correction = if self.charge.posting == Posting::First { "" } else { " (correction)" };
+        format!("{what} held by {who}, which had no GPU{correction}")
     }
 
     /// JSON of what the resource has, and in 1.2 of its owner, too: 1.3 has `AllocatedTags` for that.
@@ -121,7 +141,8 @@ impl Row<'_> {
         put(&mut tags, "node", &tenure.node.node);
         put(&mut tags, "instance_type", &facts.instance_type);
         put(&mut tags, "capacity_type", &facts.capacity_type);
-        if self.version == Version::V1_2 {
+        // What is not split has no other place for its owner.
+        if self.version == Version::V1_2 || self.split.is_none() {
             self.put_owner(&mut tags);
         }
         Value::Object(tags).to_string()

@@ -28,7 +28,8 @@ pub(super) fn of(charges: &[Charge]) -> Vec<Option<Split>> {
     };
     let mut splits = Vec::with_capacity(charges.len());
     for parts in charges.chunk_by(same_origin) {
-        if parts.iter().all(|part| part.owner.is_none()) {
+        // A job without GPUs is charged for what it held itself.
+        if parts.iter().all(|part| part.owner.is_none() || part.kind.is_of_job()) {
             splits.extend(parts.iter().map(|_| None));
             continue;
         }

@@ -41,6 +41,8 @@ pub fn settle(
         RowKind::Held | RowKind::Stranded => true,
         RowKind::Idle => *instance != WHOLE,
         RowKind::Unobserved | RowKind::Rounding | RowKind::Intruder => false,
+        // Of no GPU: no slot of one has them.
+        RowKind::Cpu | RowKind::Memory => false,
     };
     let held_ns: i64 = rows.iter().filter(|(key, _)| measured(key)).map(|(_, row)| row.time_ns).sum();
     let Extent { existence_ns, covered_ns } = extent;

@@ -121,10 +121,14 @@ pub(super) fn assets(
     for Group { key, sums, .. } in groups {
         let Ok([cluster, node, uuid, model]) = <[String; 4]>::try_from(key) else { continue };
         let existence = sums.held + sums.idle + sums.unobserved;
+        // What jobs without GPUs ran for is of no asset here.
+        if existence == GpuTime::default() && sums.gpu_cost_nanos() == 0 {
+            continue;
+        }
         let (time, nanos, gpus) = nodes.entry(NodeName { cluster, node }).or_default();
         *time += existence;
-        *nanos += sums.cost_nanos();
-        gpus.push(Gpu { uuid, model, hours: hours(existence), cost: Number(sums.cost_nanos()) });
+        *nanos += sums.gpu_cost_nanos();
+        gpus.push(Gpu { uuid, model, hours: hours(existence), cost: Number(sums.gpu_cost_nanos()) });
     }
     let (unknown, mut found) = (NodeFacts::default(), BTreeMap::new());
     for (key, hardware) in hardware {

@@ -13,7 +13,7 @@ use tonnage_proto::rest::{IdlePolicy, PriceRow};
 use super::matcher::{Matcher, Patterns};
 use super::nodes::Nodes;
 use super::unit::Unit;
-use super::{Rate, parse};
+use super::{Compute, Rate, compute, parse};
 use crate::model::NodeFacts;
 
 /// Largest book in bytes.
@@ -92,6 +92,7 @@ pub(super) struct Series {
 pub struct Book {
     pub(super) currency: String,
     pub(super) series: Vec<Series>,
+    compute: Vec<compute::Series>,
     idle: IdlePolicy,
     nodes: Nodes,
     text: String,
@@ -108,6 +109,7 @@ impl Book {
         Self {
             currency: "USD".to_owned(),
             series: Vec::new(),
+            compute: Vec::new(),
             idle: IdlePolicy::default(),
             nodes: Nodes::default(),
             text: String::new(),
@@ -128,8 +130,8 @@ impl Book {
     /// At the first thing that is wrong, with its line.
     pub fn parse(text: &str) -> Result<Self, BookError> {
         let (prices, nodes) = text.split_once(NODES_BELOW).unwrap_or((text, ""));
-        let parse::Prices { currency, idle, series } = parse::book(prices)?;
-        Ok(Self { currency, series, idle, nodes: Nodes::parse(nodes)?, text: text.to_owned() })
+        let parse::Prices { currency, idle, series, compute } = parse::book(prices)?;
+        Ok(Self { currency, series, compute, idle, nodes: Nodes::parse(nodes)?, text: text.to_owned() })
     }
 
     /// The text of a book together with a nodes file's; [`Book::parse`] reads it.
@@ -143,6 +145,18 @@ impl Book {
     pub fn rate(&self, facts: &PriceFacts<'_>, slot_start_ns: i64, slices: u32) -> Option<Rate> {
         let (_, row) = self.found(facts, slot_start_ns)?;
         row.unit.rate(row.price_nanos, slot_start_ns, slices)
+    }
+
+    /// What CPUs and memory of jobs without GPUs cost in the slot that starts at `slot_start_ns`; `None` = unpriced.
+    #[must_use]
+    pub fn compute(&self, cluster: &str, partition: &str, slot_start_ns: i64) -> Option<Compute> {
+        compute::rates(&self.compute, cluster, partition, slot_start_ns)
+    }
+
+    /// Has it a price of jobs without GPUs for some partition of this cluster?
+    #[must_use]
+    pub fn prices_jobs_of(&self, cluster: &str) -> bool {
+        self.compute.iter().any(|series| series.is_of_cluster(cluster))
     }
 
     /// Does a GPU of which nothing is heard go on existing? Yes, unless the row that prices it says `absent`. Asked
@@ -213,13 +227,15 @@ impl Book {
     /// Rows in the book.
     #[must_use]
     pub fn row_count(&self) -> usize {
-        self.series.iter().map(|series| series.rows.len()).sum()
+        let compute: usize = self.compute.iter().map(compute::Series::rows).sum();
+        self.series.iter().map(|series| series.rows.len()).sum::<usize>() + compute
     }
 
-    /// All rows, series by series as they first appear, each series by `valid_from`.
+    /// All rows, series by series as they first appear, each series by `valid_from`; then those of CPUs and of memory.
     #[must_use]
     pub fn rows(&self) -> Vec<PriceRow> {
-        self.series.iter().flat_map(|series| series.rows.iter().map(|row| price_row(series, row))).collect()
+        let gpus = self.series.iter().flat_map(|series| series.rows.iter().map(|row| price_row(series, row)));
+        gpus.chain(self.compute.iter().flat_map(compute::Series::shown)).collect()
     }
 }
 
@@ -236,7 +252,7 @@ fn price_row(series: &Series, row: &Row) -> PriceRow {
     }
 }
 
-fn rfc3339(at_ns: i64) -> String {
+pub(super) fn rfc3339(at_ns: i64) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(at_ns)).map_or_else(|_| String::new(), |at| at.to_string())
 }
 

@@ -13,6 +13,7 @@ use tonnage_proto::limits::{LABELS_PER_NODE_MAX, NAME_BYTES_MAX};
 use tonnage_proto::rest::IdlePolicy;
 
 use super::book::{BOOK_BYTES_MAX, BOOK_ROWS_MAX, BookError, Row, Series};
+use super::compute;
 use super::matcher::{Compiler, Fact, Patterns};
 use super::unit::Unit;
 
@@ -28,6 +29,7 @@ pub(super) struct Prices {
     pub(super) currency: String,
     pub(super) idle: IdlePolicy,
     pub(super) series: Vec<Series>,
+    pub(super) compute: Vec<compute::Series>,
 }
 
 pub(super) fn book(text: &str) -> Result<Prices, BookError> {
@@ -35,14 +37,16 @@ pub(super) fn book(text: &str) -> Result<Prices, BookError> {
     let table = lines.table()?;
     let mut currency = None;
     let mut prices = None;
+    let mut compute = Vec::new();
     let mut idle = IdlePolicy::default();
     for (key, value) in table.get_ref() {
         match key.get_ref().as_ref() {
             "currency" => currency = Some(self::currency(&lines, value)?),
             "price" => prices = Some(value),
+            "compute" => compute = compute::parse(&lines, value)?,
             "idle" => idle = self::idle(&lines, value)?,
             other => {
-                let reason = "is not a key of a price book; it has currency, idle and [[price]]";
+                let reason = "is not a key of a price book; it has currency, idle, [[price]] and [[compute]]";
                 return Err(lines.error(key.span().start, "", Some(other), reason));
             }
         }
@@ -51,7 +55,7 @@ pub(super) fn book(text: &str) -> Result<Prices, BookError> {
         lines.error(0, "currency", None, "is missing; say what prices are in, e.g. currency = \"USD\"")
     })?;
     let series = prices.map_or(Ok(Vec::new()), |prices| series(&lines, prices))?;
-    Ok(Prices { currency, idle, series })
+    Ok(Prices { currency, idle, series, compute })
 }
 
 /// What shall become of the cost of what nobody held. It is billed by, and no row of the ledger depends on it.
@@ -120,8 +124,8 @@ fn price(lines: &Lines<'_>, at: usize, table: &DeTable<'_>) -> Result<(Patterns,
     for (key, value) in table {
         match key.get_ref().as_ref() {
             "match" => patterns = self::patterns(lines, value)?,
-            "valid_from" => valid_from_ns = Some(time(lines, value)?),
-            "price" => price = Some(amount(lines, value)?),
+            "valid_from" => valid_from_ns = Some(time(lines, "price.valid_from", value)?),
+            "price" => price = Some(amount(lines, "price.price", value)?),
             "unit" => unit = Some(value),
             "gpus_per_node" => gpus = Some(value),
             "silence" => absent_when_silent = silence(lines, value)?,
@@ -183,26 +187,31 @@ fn unit(
     })
 }
 
-fn amount(lines: &Lines<'_>, value: &Spanned<DeValue<'_>>) -> Result<i128, BookError> {
+pub(super) fn amount(
+    lines: &Lines<'_>,
+    field: &str,
+    value: &Spanned<DeValue<'_>>,
+) -> Result<i128, BookError> {
     let nanos = match value.get_ref() {
         DeValue::String(text) => decimal::to_nanos(text),
         DeValue::Integer(_) => integer(value).and_then(|n| n.checked_mul(1_000_000_000)),
         DeValue::Float(_) => {
-            let reason = "is a TOML float, which is not exact; quote it, e.g. price = \"2.50\"";
-            return Err(lines.wrong("price.price", value, reason));
+            let key = field.rsplit('.').next().unwrap_or(field);
+            let reason = format!("is a TOML float, which is not exact; quote it, e.g. {key} = \"2.50\"");
+            return Err(lines.wrong(field, value, &reason));
         }
         _ => None,
     };
     let nanos = nanos.ok_or_else(|| {
-        lines.wrong("price.price", value, "is not a price; use a quoted decimal with at most nine places")
+        lines.wrong(field, value, "is not a price; use a quoted decimal with at most nine places")
     })?;
     if !(0..=PRICE_NANOS_MAX).contains(&nanos) {
-        return Err(lines.wrong("price.price", value, "is out of range; a price is from 0 to 1000000"));
+        return Err(lines.wrong(field, value, "is out of range; a price is from 0 to 1000000"));
     }
     Ok(nanos)
 }
 
-fn time(lines: &Lines<'_>, value: &Spanned<DeValue<'_>>) -> Result<i64, BookError> {
+pub(super) fn time(lines: &Lines<'_>, field: &str, value: &Spanned<DeValue<'_>>) -> Result<i64, BookError> {
     let text = match value.get_ref() {
         DeValue::String(text) => text.to_string(),
         DeValue::Datetime(at) => at.to_string(),
@@ -211,7 +220,7 @@ fn time(lines: &Lines<'_>, value: &Spanned<DeValue<'_>>) -> Result<i64, BookErro
     let at = text.parse::<Timestamp>().ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok());
     at.ok_or_else(|| {
         let reason = "is not a time; use RFC 3339 with an offset, e.g. 2026-01-01T00:00:00Z";
-        lines.wrong("price.valid_from", value, reason)
+        lines.wrong(field, value, reason)
     })
 }
 
@@ -281,7 +290,7 @@ impl<'a> Lines<'a> {
         })
     }
 
-    fn line(&self, at: usize) -> u32 {
+    pub(super) fn line(&self, at: usize) -> u32 {
         u32::try_from(self.ends.partition_point(|end| *end < at) + 1).unwrap_or(u32::MAX)
     }
 

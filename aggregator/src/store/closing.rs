@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest, Sha256};
 
 use super::write::{Mark, mark, set_mark};
-use super::{StoreError, server, wide};
+use super::{StoreError, jobs, server, wide};
 use crate::ledger::rows::{Key, Row, WHOLE};
 use crate::model::RowKind;
 use crate::store::sql::{self, Connection, OptionalExtension, params};
@@ -118,7 +118,8 @@ pub fn first_slot(db: &Connection, from_ns: i64) -> Result<Option<i64>> {
         .query_row([from_ns], |row| row.get(0))?)
 }
 
-/// True if a device that may yet be heard of is not covered up to `until_ns`, though it existed before.
+/// True if a device that may yet be heard of is not covered up to `until_ns`, though it existed before, or more is to come of jobs
+/// without GPUs.
 pub fn is_incomplete(db: &Connection, until_ns: i64) -> Result<bool> {
     let found = db
         .prepare_cached(
@@ -129,7 +130,7 @@ pub fn is_incomplete(db: &Connection, until_ns: i64) -> Result<bool> {
         )?
         .query_row([until_ns], |_| Ok(()))
         .optional()?;
-    Ok(found.is_some())
+    Ok(found.is_some() || jobs::is_awaited(db, until_ns)?)
 }
 
 /// Posts what the rows of some (slot, tenure), in order, differ by from all that is posted of them, under `checkpoint`.

@@ -50,7 +50,7 @@ pub(super) fn open(folder: &Path) -> Result<PathBuf, StoreError> {
         let transaction = db.begin()?;
         // Another process may have made it meanwhile.
         if transaction.query_row("PRAGMA user_version", [], |row| row.get::<i64>(0))? == 0 {
-            transaction.execute_batch(schema::CREATE)?;
+            transaction.execute_batch(&schema::CREATE)?;
             meta::mint(&transaction)?;
             transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
         }
@@ -66,7 +66,7 @@ pub(super) fn create(path: &Path) -> Result<Connection, StoreError> {
         // It is a copy: it is whole on disk, or it is made again.
         connection.pragma_update(None, "journal_mode", "OFF")?;
         connection.pragma_update(None, "synchronous", "OFF")?;
-        connection.execute_batch(schema::CREATE)?;
+        connection.execute_batch(&schema::CREATE)?;
         connection.pragma_update(None, "user_version", schema::VERSION)?;
         Ok(connection)
     };

@@ -24,6 +24,14 @@ pub struct TenureRecord {
     pub life: String,
 }
 
+impl TenureRecord {
+    /// Is it where jobs without GPUs ran, and no GPU's? Nodes have names; then its life is their partition.
+    #[must_use]
+    pub fn is_of_jobs(&self) -> bool {
+        self.node.node.is_empty()
+    }
+}
+
 /// The store's number of a tenure, made at the first window that it is offered. One that begins because MIG was switched is
 /// as old as the one before it in that life.
 pub fn tenure(

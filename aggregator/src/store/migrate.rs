@@ -292,7 +292,8 @@ CREATE INDEX delivery_due ON delivery (next_ns) WHERE done_ns = 0;
 CREATE INDEX delivery_alert ON delivery (alert, channel, id);
 ";
 
-/// Grants came to be; holds came to tell what their checks found besides, and jobs to be reported by those who ran them.
+/// Grants came to be; holds came to tell what their checks found besides, and jobs to be reported by those who ran them; what jobs
+/// without GPUs ran for came to be kept.
 pub(super) const FROM_9: &str = "
 CREATE TABLE award (
     id         INTEGER PRIMARY KEY,
@@ -307,6 +308,12 @@ CREATE INDEX hold_ended ON hold (account, state, ended_ns);
 CREATE TABLE report (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, at_ns INTEGER NOT NULL, outcome INTEGER NOT NULL, json TEXT NOT NULL
 );
+CREATE TABLE job_run (
+    cluster TEXT NOT NULL, job_id TEXT NOT NULL, start_s INTEGER NOT NULL, end_s INTEGER NOT NULL,
+    ended INTEGER NOT NULL, json TEXT NOT NULL, PRIMARY KEY (cluster, job_id, start_s)
+) WITHOUT ROWID;
+CREATE INDEX job_run_end ON job_run (cluster, ended, end_s);
+CREATE TABLE job_report (cluster TEXT PRIMARY KEY, until_s INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::audit::{Buckets, described_hash, sums_before};
 use super::opening::{Opening, OpeningDevice, OpeningTenure};
-use super::{StoreError, budgets, described, existence, opening, rollup, server, wide, write};
+use super::{StoreError, budgets, described, existence, jobs, opening, rollup, server, wide, write};
 use crate::store::sql::{self, Connection, OptionalExtension, params};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -142,7 +142,7 @@ pub fn delete(db: &Connection, opening: &mut Opening, hours_from_ns: i64, days_f
         // The last interval of each device stays, so that its stay can be gone on from.
         "DELETE FROM covered WHERE start_ns < (SELECT MAX(c.start_ns) FROM covered c
             WHERE c.device = covered.device AND c.start_ns < ?1)",
-        "DELETE FROM journal WHERE kind = 1 AND to_ns <= ?1 AND at_ns < ?1",
+        "DELETE FROM journal WHERE kind IN (1, 13) AND to_ns <= ?1 AND at_ns < ?1",
         "DELETE FROM journal WHERE kind IN (3, 4, 9) AND at_ns < ?1",
         "DELETE FROM journal WHERE kind = 2 AND at_ns < ?1
             AND id < (SELECT MAX(id) FROM journal WHERE kind = 2)",
@@ -150,6 +150,7 @@ pub fn delete(db: &Connection, opening: &mut Opening, hours_from_ns: i64, days_f
         db.execute(sql, [horizon_ns])?;
     }
     budgets::purge(db, horizon_ns)?;
+    jobs::purge(db, horizon_ns)?;
     db.execute("DELETE FROM hour WHERE start < ?1", params![hours_from_ns])?;
     db.execute("DELETE FROM day WHERE start < ?1", params![days_from_ns])?;
     rollup::delete(db, horizon_ns, hours_from_ns, days_from_ns)?;

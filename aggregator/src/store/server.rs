@@ -95,7 +95,7 @@ fn translated(sql: &str) -> String {
 
 /// The statements of [`schema::CREATE`] as PostgreSQL has them.
 fn create() -> String {
-    let mut sql = translated(schema::CREATE);
+    let mut sql = translated(&schema::CREATE);
     sql.push_str("CREATE TABLE schema_version (version BIGINT NOT NULL);");
     for (table, _) in PARTITIONED {
         let Some(at) = sql.find(&format!("CREATE TABLE {table} (")) else { continue };

@@ -36,6 +36,8 @@ pub enum JournalKind {
     Hold = 11,
     /// Grants were changed: JSON of `budgets::GrantChange`.
     Grant = 12,
+    /// What jobs without GPUs ran for: JSON of `budgets::run::Stated`.
+    Jobs = 13,
 }
 
 impl JournalKind {
@@ -56,6 +58,7 @@ impl JournalKind {
             "account",
             "hold",
             "grant",
+            "jobs",
         ];
         names.get(usize::try_from(kind).unwrap_or(0)).copied().unwrap_or_default()
     }
@@ -389,7 +392,7 @@ fn slot_row(row: &SqlRow<'_>) -> sql::Result<(Key, Row)> {
     Ok(((row.get(0)?, row.get(1)?, kind), figures))
 }
 
-/// Stores the states of (slot, tenure)s but for their rows. One without existence is not kept.
+/// Stores the states of (slot, tenure)s but for their rows. One without existence and rows of jobs is not kept.
 pub fn put_slot_states<'a>(
     db: &Connection,
     states: impl Iterator<Item = (i64, i64, &'a SlotState)>,
@@ -397,7 +400,9 @@ pub fn put_slot_states<'a>(
     let mut rows = Vec::new();
     for (start_ns, tenure, state) in states {
         let Extent { existence_ns, covered_ns } = state.extent;
-        if state.extent == Extent::default() {
+        // What jobs without GPUs ran for has rows and no existence.
+        let of_jobs = || state.rows.keys().any(|(_, _, kind)| kind.is_of_job());
+        if state.extent == Extent::default() && !of_jobs() {
             db.prepare_cached("DELETE FROM slot_state WHERE start = ?1 AND tenure = ?2")?
                 .execute([start_ns, tenure])?;
             continue;

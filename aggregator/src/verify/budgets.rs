@@ -12,7 +12,7 @@ use crate::budgets::allocation::Decision;
 use crate::budgets::hold::{Event, State, Subject};
 use crate::budgets::period::Period;
 use crate::budgets::{Change, Hold, Selector, Spec};
-use crate::model::{OwnerKind, RowKind};
+use crate::model::OwnerKind;
 use crate::store::audit::{Bucket, BucketKey, Entry};
 use crate::store::budgets::{self as stored, Listed};
 use crate::store::{Connection, StoreError};
@@ -243,7 +243,7 @@ impl Account {
 fn charged(slots: &BTreeMap<BucketKey, Bucket>, hold: &Hold) -> i64 {
     let Some(subject) = &hold.subject else { return 0 };
     let rows = slots.iter().filter(|(key, _)| {
-        let Some(owner) = key.owner.as_ref().filter(|_| key.kind == RowKind::Held) else { return false };
+        let Some(owner) = key.owner.as_ref().filter(|_| key.kind.is_charge()) else { return false };
         let own = match subject {
             Subject::Job(id) => owner.kind == OwnerKind::SlurmJob && owner.job_id == *id,
             Subject::Pod(uid) => owner.kind == OwnerKind::Pod && owner.pod_uid == *uid,

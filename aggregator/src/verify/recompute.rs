@@ -15,6 +15,7 @@ use tonnage_proto::metering::ack::Outcome;
 use super::budgets::Replayed;
 use super::described::Journalled;
 use super::grants::Granted;
+use super::jobs;
 use super::measured::{Measured, instance, owner, priced};
 use super::{Report, parse_book};
 use crate::model::{Instance, NodeFacts, NodeName, Order, Owner};
@@ -40,6 +41,7 @@ pub(super) struct Recomputed {
     pub(super) described: Journalled,
     pub(super) budgets: Replayed,
     pub(super) grants: Granted,
+    jobs: jobs::Replayed,
 }
 
 /// A node's life, and into how many slices the device is cut there.
@@ -109,6 +111,7 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
         described: Journalled::default(),
         budgets: Replayed::default(),
         grants: Granted::default(),
+        jobs: jobs::Replayed::default(),
     };
     if let Some(opening) = opening {
         ledger.open(opening)?;
@@ -124,6 +127,7 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
             10 => ledger.budgets.account(&entry)?,
             11 => ledger.budgets.hold(&entry)?,
             12 => ledger.grants.add(&entry)?,
+            13 => ledger.jobs.add(&entry)?,
             _ => {}
         }
         Ok(())
@@ -265,6 +269,11 @@ impl Recomputed {
             }
         });
         rows
+    }
+
+    /// The same of jobs without GPUs.
+    pub(super) fn slots_of_jobs(&self) -> BTreeMap<BucketKey, Bucket> {
+        self.jobs.slots(&self.book, self.horizon_ns)
     }
 
     /// For every (slot, device, tenure's start): its existence in slice-nanoseconds and its price in nano-dollars,

@@ -179,8 +179,14 @@ pub(crate) struct Check {
     #[arg(long)]
     pub(crate) cluster: Option<String>,
     /// All GPUs as a number, or what each node has as gpu:a100:4
-    #[arg(long)]
-    pub(crate) gpus: String,
+    #[arg(long, required_unless_present = "cpus")]
+    pub(crate) gpus: Option<String>,
+    /// All CPUs of work without GPUs
+    #[arg(long, conflicts_with = "gpus")]
+    pub(crate) cpus: Option<u64>,
+    /// All its memory in MB, as Slurm counts them
+    #[arg(long, value_name = "MB", requires = "cpus")]
+    pub(crate) memory: Option<u64>,
     #[arg(long)]
     pub(crate) nodes: Option<u32>,
     /// The model of the GPUs, in place of the type in --gpus

@@ -124,8 +124,9 @@ pub(super) fn budget(show: &Show<'_>, command: Budget, out: &mut dyn Write) -> R
         }
         Budget::Check(check) => check,
     };
-    let Check { account, partition, namespace, user, cluster, gpus, nodes, model, time, job, key } = check;
-    let gpus = gpus.parse::<u32>().map_or_else(|_| json!(gpus), |number| json!(number));
+    let Check { account, partition, namespace, user, cluster, nodes, model, time, job, key, .. } = check;
+    let Check { gpus, cpus, memory, .. } = check;
+    let gpus = gpus.map(|gpus| gpus.parse::<u32>().map_or_else(|_| json!(gpus), |number| json!(number)));
     let mut body = Map::new();
     let given = [
         ("account", account.map(Value::from)),
@@ -133,7 +134,9 @@ pub(super) fn budget(show: &Show<'_>, command: Budget, out: &mut dyn Write) -> R
         ("namespace", namespace.map(Value::from)),
         ("user_id", user.map(Value::from)),
         ("cluster", cluster.map(Value::from)),
-        ("gpus", Some(gpus)),
+        ("gpus", gpus),
+        ("cpus", cpus.map(Value::from)),
+        ("memory_bytes", memory.map(|mb| mb.saturating_mul(1 << 20).into())),
         ("nodes", nodes.map(Value::from)),
         ("gpu_model", model.map(Value::from)),
         ("wall_time", Some(time.into())),

@@ -169,6 +169,10 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
             "intruder_busy_seconds",
             "currency",
             "methods",
+            "cpu_seconds",
+            "ram_byte_seconds",
+            "cpu_cost",
+            "ram_cost",
         ]
         .map(str::to_owned),
     );
@@ -194,6 +198,10 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
             figures.intruder_busy_seconds,
             answer.currency.clone(),
             row.methods.join(" "),
+            figures.cpu_seconds,
+            figures.ram_byte_seconds,
+            figures.cpu_cost,
+            figures.ram_cost,
         ]);
         cells
     });
@@ -307,7 +315,7 @@ TOTAL       3.00    50.0  1.000   12.3457  12.3457
         assert_eq!(rows[0].len(), rows[1].len());
         assert_eq!(rows[1][0], "ml");
         assert_eq!(rows[1][12], "2.345678901");
-        assert_eq!(rows[1].last().unwrap(), "held_cgroup held_split");
+        assert_eq!(rows[1][16], "held_cgroup held_split");
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub struct ExplainAnswer {
     pub currency: String,
     /// The slot is over and its rows are posted; what changes is a correction.
     pub closed: bool,
-    /// One for each GPU, and for each way that it was partitioned, in the slot.
+    /// One for each GPU, and for each way that it was partitioned, in the slot; of jobs without GPUs one for each partition, whose
+    /// time is that of CPUs.
     pub devices: Vec<ExplainedDevice>,
     /// Of all rows that were asked about, whether or not `devices` show them: GPU time as of the cost answers, and cost.
     pub asked_gpu_seconds: String,
@@ -78,8 +79,8 @@ pub struct ExplainedMatch {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedRow {
-    /// `held`, `idle`, `stranded`, `unobserved`, `rounding` or `intruder`.
-    #[schemars(extend("enum" = ["held", "idle", "stranded", "unobserved", "rounding", "intruder"]))]
+    /// `held`, `idle`, `stranded`, `unobserved`, `rounding` or `intruder`; of a job without GPUs `cpu` or `memory`.
+    #[schemars(extend("enum" = ["held", "idle", "stranded", "unobserved", "rounding", "intruder", "cpu", "memory"]))]
     pub kind: String,
     /// Null: nobody's.
     pub owner: Option<OwnerName>,
@@ -108,7 +109,7 @@ pub struct ExplainedEntry {
     pub checkpoint: i64,
     /// Number of the entry that this one corrects; 0 = none.
     pub corrects: i64,
-    #[schemars(extend("enum" = ["held", "idle", "stranded", "unobserved", "rounding", "intruder"]))]
+    #[schemars(extend("enum" = ["held", "idle", "stranded", "unobserved", "rounding", "intruder", "cpu", "memory"]))]
     pub kind: String,
     pub owner: Option<OwnerName>,
     pub instance: String,

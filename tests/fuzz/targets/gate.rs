@@ -73,9 +73,9 @@ fn check(bytes: &[u8]) -> Result<bool, String> {
         promise(mark.request().as_ref() == Ok(&request), || format!("{mark:?} is not {request:?}"))?;
     }
     for fields in [request.ask.clone(), request.ask.over(&request.was)] {
-        let Ok(need) = Need::of(&fields, Site { shards_per_gpu: 4 }) else { continue };
+        let Ok(need) = Need::of(&fields, Site { shards_per_gpu: 4, cpu_jobs: true }) else { continue };
         promise(need.gpus <= GPUS_MAX && need.seconds <= SECONDS_MAX, || format!("{need:?}"))?;
-        promise((need.gpus == 0) == (need.seconds == 0), || format!("{need:?}"))?;
+        promise(need.is_nothing() == (need.seconds == 0), || format!("{need:?}"))?;
         promise(need.beyond(&need).is_none(), || format!("{need:?} is more than itself"))?;
     }
     Ok(true)

@@ -11,6 +11,7 @@ use super::{refused, transaction_of};
 use crate::api::error::ApiError;
 use crate::budgets::amount::{self, NODES_MAX};
 use crate::budgets::hold::{Ask, Escrow, LEASE_NS, Subject};
+use crate::store::jobs;
 
 const S: i64 = 1_000_000_000;
 
@@ -27,6 +28,11 @@ pub(in crate::api) struct CheckBody {
     /// All GPUs of the job as a number, or what each node has as a GRES, gpu:a100:4.
     #[serde(default)]
     gpus: Option<Gpus>,
+    /// Of work without GPUs, all of it; GPUs' prices have those of their nodes in them.
+    #[serde(default)]
+    cpus: u64,
+    #[serde(default)]
+    memory_bytes: u64,
     /// The job's time limit as Slurm writes it, 1-12:00:00.
     wall_time: String,
     #[serde(default)]
@@ -141,6 +147,13 @@ impl CheckBody {
             Some(Gpus::Text(text)) => text,
         };
         let (gpus, of_type) = amount::gpus(&gpus, nodes).map_err(refused)?;
+        let without_gpus = gpus == 0 && (self.cpus > 0 || self.memory_bytes > 0);
+        let model = match self.gpu_model {
+            // As what it will be charged is of, so that limits of GPUs' models do not hold it.
+            model if model.is_empty() && without_gpus => jobs::MODEL.to_owned(),
+            model if model.is_empty() => of_type,
+            model => model,
+        };
         let escrow = escrow(self.escrow, self.escrow_id, self.escrow_amount)?;
         let lease_ns = self.lease_seconds.map_or(LEASE_NS, |seconds| i64::from(seconds) * S);
         Ok(Ask {
@@ -150,8 +163,10 @@ impl CheckBody {
             partition: self.partition,
             namespace: self.namespace,
             user: self.user_id,
-            model: if self.gpu_model.is_empty() { of_type } else { self.gpu_model },
+            model,
             gpus,
+            cpus: self.cpus,
+            memory_bytes: self.memory_bytes,
             time_ns: amount::time_limit(&self.wall_time).map_err(refused)?,
             lease_ns,
             subject: subject(self.job_id, self.pod_uid)?,

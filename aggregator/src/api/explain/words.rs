@@ -38,6 +38,8 @@ pub(super) fn kind(kind: RowKind) -> &'static str {
         RowKind::Rounding => "rounding",
         RowKind::Intruder => "intruder",
         RowKind::Stranded => "stranded",
+        RowKind::Cpu => "cpu",
+        RowKind::Memory => "memory",
     }
 }
 

@@ -17,6 +17,9 @@ use crate::store::described;
 use crate::store::sql::{Connection, params};
 use crate::store::write::{Mark, set_mark};
 
+/// Of CPUs and memory.
+mod jobs;
+
 /// Rows by their columns' names; null is the empty text.
 type Rows = Vec<BTreeMap<String, String>>;
 

@@ -16,9 +16,7 @@ fn hold() -> Hold {
         lease_ns: LEASE_NS,
         subject: None,
         details: BTreeMap::new(),
-        overdraft: String::new(),
-        escrow: Escrow::None,
-        given_nanos: None,
+        ..Ask::default()
     };
     Hold {
         id: 1,

@@ -88,10 +88,16 @@ impl Budgets {
         ask: &Ask,
         buffer_permille: u32,
     ) -> Result<Result<Option<(i64, i64)>, BudgetError>, CommitError> {
-        if ask.gpus == 0 {
-            return Ok(Ok(Some((0, 0))));
-        }
         let slot_ns = slot_start(context.now_ns);
+        if ask.gpus == 0 {
+            // Without such a price in the book, work without GPUs costs nothing.
+            let Some(prices) = context.book.compute(&ask.cluster, &ask.partition, slot_ns) else {
+                return Ok(Ok(Some((0, 0))));
+            };
+            let asked = (ask.cpus, ask.memory_bytes);
+            let rates = [prices.cpu.parts(), prices.memory.parts()];
+            return Ok(amount::compute(rates, asked, ask.time_ns, buffer_permille).map(Some));
+        }
         if self.gpus.as_ref().is_none_or(|(of_ns, _)| *of_ns != slot_ns) {
             self.gpus = Some((slot_ns, stored::gpus(context.db, slot_ns - 2 * SLOT_NS)?));
         }

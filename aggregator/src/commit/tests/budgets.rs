@@ -42,9 +42,7 @@ fn ask(account: &str, seconds: i64) -> Ask {
         lease_ns: 3600 * S,
         subject: None,
         details: BTreeMap::new(),
-        overdraft: String::new(),
-        escrow: Escrow::None,
-        given_nanos: None,
+        ..Ask::default()
     }
 }
 

@@ -18,6 +18,9 @@ use crate::store::{StoreError, facts, wide};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
+/// Kinds of rows that are what an owner is charged (`RowKind::is_charge`).
+const CHARGES: [i64; 3] = [RowKind::Held as i64, RowKind::Cpu as i64, RowKind::Memory as i64];
+
 /// What a key of roll-ups sums, if somebody held it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RolledUsage {
@@ -29,9 +32,10 @@ pub struct RolledUsage {
 fn rolled_usage(db: &Connection, key: i64) -> Result<Option<RolledUsage>> {
     let mut statement = db.prepare_cached(
         "SELECT cluster, namespace, \"user\", account, partition, model FROM rollup_key
-         WHERE id = ?1 AND kind = ?2 AND owner_kind <> 0",
+         WHERE id = ?1 AND kind IN (?2, ?3, ?4) AND owner_kind <> 0",
     )?;
-    let found = statement.query_row([key, i64::from(RowKind::Held as u8)], |row| {
+    let [held, cpu, memory] = CHARGES;
+    let found = statement.query_row([key, held, cpu, memory], |row| {
         let usage = Usage {
             cluster: row.get(0)?,
             namespace: row.get(1)?,
@@ -170,9 +174,10 @@ pub fn charged(db: &Connection, cluster: &str, subject: &Subject, from_ns: i64) 
     let mut statement = db.prepare_cached(&format!(
         "SELECT {sum} FROM slot s JOIN owner o ON o.id = s.owner JOIN tenure t ON t.id = s.tenure
          JOIN node n ON n.id = t.node
-         WHERE s.start >= ?1 AND s.kind = ?2 AND o.kind = ?3 AND o.{column} = ?4 AND n.cluster = ?5"
+         WHERE s.start >= ?1 AND s.kind IN (?5, ?6, ?7) AND o.kind = ?2 AND o.{column} = ?3 AND n.cluster = ?4"
     ))?;
-    let values = params![from_ns, RowKind::Held as u8, kind as u8, name, cluster];
+    let [held, cpu, memory] = CHARGES;
+    let values = params![from_ns, kind as u8, name, cluster, held, cpu, memory];
     let sum = statement.query_row(values, |row| wide::read(row, 0))?;
     Ok(i64::try_from(sum).unwrap_or(i64::MAX))
 }
@@ -210,7 +215,7 @@ pub fn gpus(db: &Connection, from_ns: i64) -> Result<Vec<KnownGpu>> {
     let mut statement = db.prepare_cached(
         "SELECT DISTINCT n.cluster, n.name, d.model, t.slices, s.facts FROM slot_state s
          JOIN tenure t ON t.id = s.tenure JOIN node n ON n.id = t.node JOIN device d ON d.id = t.device
-         WHERE s.start >= ?1",
+         WHERE s.start >= ?1 AND n.name <> ''",
     )?;
     let rows = statement.query_map([from_ns], |row| {
         let gpu = KnownGpu {

@@ -125,6 +125,12 @@ pub struct Sums {
     pub stranded_cost_nanos: i128,
     pub unobserved_cost_nanos: i128,
     pub rounding_cost_nanos: i128,
+    /// Of jobs without GPUs, and in no figure above: time of CPUs, the part of it that has no price, and memory.
+    pub cpu_ns: i128,
+    pub unpriced_cpu_ns: i128,
+    pub ram_byte_seconds: i128,
+    pub cpu_cost_nanos: i128,
+    pub ram_cost_nanos: i128,
     /// Of held rows, and of intruders.
     pub method: u32,
 }
@@ -132,6 +138,12 @@ pub struct Sums {
 impl Sums {
     #[must_use]
     pub fn cost_nanos(&self) -> i128 {
+        self.gpu_cost_nanos() + self.cpu_cost_nanos + self.ram_cost_nanos
+    }
+
+    /// Without what jobs without GPUs cost.
+    #[must_use]
+    pub fn gpu_cost_nanos(&self) -> i128 {
         self.held_cost_nanos + self.idle_cost_nanos + self.unobserved_cost_nanos + self.rounding_cost_nanos
     }
 
@@ -155,12 +167,28 @@ impl Sums {
         self.stranded_cost_nanos += other.stranded_cost_nanos;
         self.unobserved_cost_nanos += other.unobserved_cost_nanos;
         self.rounding_cost_nanos += other.rounding_cost_nanos;
+        self.cpu_ns += other.cpu_ns;
+        self.unpriced_cpu_ns += other.unpriced_cpu_ns;
+        self.ram_byte_seconds += other.ram_byte_seconds;
+        self.cpu_cost_nanos += other.cpu_cost_nanos;
+        self.ram_cost_nanos += other.ram_cost_nanos;
         self.method |= other.method;
     }
 
     /// `figures` in the order of [`SUMMED`], of a device with so many slices.
     pub(super) fn of_row(kind: RowKind, method: u32, slices: u32, figures: [i128; 6]) -> Self {
         let [time_ns, busy_ns, memory_byte_seconds, energy_uj, cost_nanos, unpriced_ns] = figures;
+        match kind {
+            RowKind::Cpu => {
+                let (cpu_ns, unpriced_cpu_ns, cpu_cost_nanos) = (time_ns, unpriced_ns, cost_nanos);
+                return Self { cpu_ns, unpriced_cpu_ns, cpu_cost_nanos, ..Self::default() };
+            }
+            RowKind::Memory => {
+                let (ram_byte_seconds, ram_cost_nanos) = (memory_byte_seconds, cost_nanos);
+                return Self { ram_byte_seconds, ram_cost_nanos, ..Self::default() };
+            }
+            _ => {}
+        }
         let [time, busy, unpriced] =
             [time_ns, busy_ns, unpriced_ns].map(|slice_ns| GpuTime::of_slices(slice_ns, slices));
         let mut sums = Self { busy, memory_byte_seconds, energy_uj, unpriced, ..Self::default() };
@@ -176,6 +204,7 @@ impl Sums {
             }
             RowKind::Unobserved => (sums.unobserved, sums.unobserved_cost_nanos) = (time, cost_nanos),
             RowKind::Rounding => sums.rounding_cost_nanos = cost_nanos,
+            RowKind::Cpu | RowKind::Memory => {}
         }
         sums
     }
@@ -239,7 +268,7 @@ impl<'a> Adding<'a> {
 
     /// The group of what passes the filter; `None` if it is in totals alone.
     pub(super) fn group(&self, line: &Line<'_>) -> Result<Option<(bool, Vec<String>)>, sql::Error> {
-        let owned = matches!(line.kind, RowKind::Held | RowKind::Intruder);
+        let owned = line.kind.is_charge() || line.kind == RowKind::Intruder;
         if !owned && !self.query.idle {
             return Ok(None);
         }

@@ -253,10 +253,14 @@ impl Dimension {
             _ => None,
         };
         if let Some(column) = device {
+            // What is of no GPU is on no node that has a name here.
+            if kind.is_of_job() && column != 0 {
+                return Ok(sentinel::UNALLOCATED.to_owned());
+            }
             return Ok(text(column)?.to_owned());
         }
         match kind {
-            RowKind::Held | RowKind::Intruder => {}
+            RowKind::Held | RowKind::Intruder | RowKind::Cpu | RowKind::Memory => {}
             RowKind::Idle | RowKind::Stranded => return Ok(sentinel::IDLE.to_owned()),
             RowKind::Unobserved => return Ok(sentinel::UNOBSERVED.to_owned()),
             RowKind::Rounding => return Ok(sentinel::ROUNDING.to_owned()),

@@ -59,7 +59,7 @@ pub fn nodes(connection: &Connection) -> Result<Vec<NodeRecord>, StoreError> {
          SELECT n.cluster, n.name, COALESCE(here.devices, 0), n.agent_version, n.skew_ns,
                 n.accepted, n.refused, n.quarantined, seen.until
          FROM node n LEFT JOIN here ON here.node = n.id LEFT JOIN seen ON seen.node = n.id
-         ORDER BY n.cluster, n.name",
+         WHERE n.name <> '' ORDER BY n.cluster, n.name",
     )?;
     let rows = statement.query_map([], |row| {
         Ok(NodeRecord {

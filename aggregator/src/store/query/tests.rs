@@ -132,6 +132,7 @@ fn naive(facts: &[&Fact]) -> Sums {
                 sums.held_cost_nanos += cost;
                 sums.method |= fact.method;
             }
+            RowKind::Cpu | RowKind::Memory => {}
             RowKind::Intruder => {
                 sums.busy = sums.busy - busy;
                 sums.intruder_busy += busy;

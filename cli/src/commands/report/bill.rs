@@ -38,17 +38,24 @@ impl Bill {
     pub(super) fn of(mut answer: CostAnswer, policy: IdlePolicy) -> Result<Self, Unreadable> {
         answer.idle_policy = policy;
         let read = |text: &str| decimal::to_nanos(text).ok_or(Unreadable);
-        let mut owed = Vec::new();
+        // What jobs without GPUs cost is of whom they are, and no share of idle GPUs goes by it. Older servers do not tell of it.
+        let of_jobs = |text: &str| if text.is_empty() { Ok(0) } else { read(text) };
+        let (mut owed, mut jobs) = (Vec::new(), Vec::new());
         for row in &answer.rows {
             let cost_nanos = read(&row.figures.cost)?;
             let held_nanos = read(&row.figures.held_cost)?;
-            owed.push((held_nanos, cost_nanos - held_nanos));
+            let jobs_nanos = of_jobs(&row.figures.cpu_cost)? + of_jobs(&row.figures.ram_cost)?;
+            owed.push((held_nanos, cost_nanos - held_nanos - jobs_nanos));
+            jobs.push(jobs_nanos);
         }
         match policy {
             IdlePolicy::Report => {}
             IdlePolicy::Share => share(&answer.rows, &mut owed)?,
             IdlePolicy::Platform => bear(&mut answer, &mut owed),
         }
+        jobs.resize(owed.len(), 0);
+        let mut owed: Vec<(i128, i128)> =
+            owed.into_iter().zip(jobs).map(|((held, idle), jobs)| (held + jobs, idle)).collect();
         // Who held nothing and bears nothing owes nothing.
         let keep: Vec<bool> = owed.iter().map(|owed| *owed != (0, 0)).collect();
         let mut kept = keep.iter();
@@ -56,8 +63,8 @@ impl Bill {
             answer.rows.retain(|_| kept.next().is_none_or(|kept| *kept));
             owed.retain(|owed| *owed != (0, 0));
         }
-        let charge = |(held_nanos, idle_nanos): (i128, i128)| Charge {
-            charge: decimal::from_nanos(held_nanos + idle_nanos),
+        let charge = |(own_nanos, idle_nanos): (i128, i128)| Charge {
+            charge: decimal::from_nanos(own_nanos + idle_nanos),
             idle_share: decimal::from_nanos(idle_nanos),
         };
         Ok(Self { charges: owed.into_iter().map(charge).collect(), answer })

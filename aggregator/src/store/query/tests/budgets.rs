@@ -36,7 +36,7 @@ fn tree(rng: &mut StdRng) -> Tree {
 /// Whose a row is, as its group is called.
 fn group(tree: &Tree, fact: &Fact) -> String {
     match RowKind::from_number(fact.kind).unwrap() {
-        RowKind::Held | RowKind::Intruder => {}
+        RowKind::Held | RowKind::Intruder | RowKind::Cpu | RowKind::Memory => {}
         RowKind::Idle | RowKind::Stranded => return "__idle__".into(),
         RowKind::Unobserved => return "__unobserved__".into(),
         RowKind::Rounding => return "__rounding__".into(),
