@@ -11,7 +11,7 @@ mod cost;
 pub(crate) mod grants;
 pub(crate) mod moved;
 
-pub(crate) use cost::{Chargeback, Cost, IdleCost, Report};
+pub(crate) use cost::{Chargeback, Cost, Report};
 
 /// Whose GPU-seconds were these, and what did they cost?
 #[derive(Debug, Parser)]

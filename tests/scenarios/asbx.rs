@@ -314,3 +314,45 @@ fn verbs_of_an_asbb_are_verbs_here() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn grants_move_to_the_accounts_that_they_pay_for() -> anyhow::Result<()> {
+    let world = begun(5)?;
+    let folder = world.dir().join("dump");
+    std::fs::create_dir(&folder)?;
+    let grant = |id: usize, number: &str, code: &str| {
+        json!({
+            "id": id, "grant_number": number, "funding_agency": "NSF", "principal_investigator": "Ada Lovelace",
+            "institution": "University", "grant_start_date": "2026-01-01T00:00:00Z", "grant_end_date": "2029-01-01T00:00:00Z",
+            "total_award_amount": 1_550_000.5, "direct_costs": 1_000_000, "indirect_cost_rate": 0.55, "indirect_costs": 550_000,
+            "budget_period_months": 12, "current_budget_period": 1, "status": "active", "internal_project_code": code,
+        })
+    };
+    let accounts = json!([account(1, "physics", 1000.0, 0.0, 0.0), account(2, "biology", 10.0, 0.0, 0.0)]);
+    let grants = json!([grant(1, "NSF-1", "physics"), grant(2, "NSF/2", "P-2"), grant(3, "NSF-3", "P-3")]);
+    std::fs::write(folder.join("accounts.json"), accounts.to_string())?;
+    std::fs::write(folder.join("grants.json"), grants.to_string())?;
+    let folder = folder.display().to_string();
+    let import = ["import", "asbb", "--from-dir", &folder, "--grant-account", "NSF/2=biology", "--yes"];
+    for result in ["moved", "there already"] {
+        let (code, moved, error) = tonnage(&world, &import)?;
+        ensure!(code == 1 && error.contains("1 rows were refused"), "{code} {error} {moved}");
+        ensure!(moved.contains("--grant-account NSF-3=ACCOUNT"), "{moved}");
+        let of_grants: Vec<&str> = moved.lines().filter(|line| line.contains("NSF")).collect();
+        ensure!(
+            of_grants.iter().filter(|line| line.contains(result)).count() == 2,
+            "{result}: {of_grants:?}"
+        );
+    }
+    let grants: Vec<Value> = world.aggregator.answer("/api/v1/grants")?;
+    let found: BTreeMap<String, String> = grants
+        .iter()
+        .map(|grant| (grant["grant_number"].to_string(), grant["exact"]["total_award_amount"].to_string()))
+        .collect();
+    let award = "\"1550000.500000000\"".to_owned();
+    ensure!(
+        found == BTreeMap::from([("\"NSF-1\"".to_owned(), award.clone()), ("\"NSF/2\"".to_owned(), award)]),
+        "{found:?}"
+    );
+    conserved(&world)
+}

@@ -184,6 +184,10 @@ fn parameter(name: &str, place: &str, route: &Route) -> Value {
         "status" if route.path.ends_with("/transactions") => {
             (one_of(&super::budgets::STATUSES), "Only those that stand so; all unless told otherwise")
         }
+        "status" if route.path.ends_with("/alerts") => {
+            let names = crate::model::AlertState::ALL.map(|(_, name)| name);
+            (one_of(&names), "Only those that stand so; all unless told otherwise")
+        }
         "status" => (
             one_of(&crate::budgets::Standing::NAMES),
             "Only accounts that stand so; all unless told otherwise",

@@ -29,6 +29,9 @@ pub(crate) struct Asbb {
     /// Whose jobs its holds are for; needed unless usage comes from one cluster alone
     #[arg(long)]
     pub(crate) cluster: Option<String>,
+    /// Which account a grant pays for, of whom an ASBB does not tell [default: the account that its internal_project_code names]
+    #[arg(long = "grant-account", value_name = "NUMBER=ACCOUNT", value_parser = pair)]
+    pub(crate) grant_accounts: Vec<(String, String)>,
     /// Only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -63,4 +66,13 @@ pub(crate) enum Config {
         #[arg(long = "for", value_enum, default_value = "aggregator")]
         process: Process,
     },
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once('=') {
+        Some((number, account)) if !number.is_empty() && !account.is_empty() => {
+            Ok((number.to_owned(), account.to_owned()))
+        }
+        _ => Err("write NUMBER=ACCOUNT, e.g. NSF-2534=physics".to_owned()),
+    }
 }

@@ -35,7 +35,8 @@ struct Row {
 
 pub(super) fn import(show: &Show<'_>, command: Import, out: &mut dyn Write) -> Result<(), Error> {
     let Import::Asbb(asbb) = command;
-    let Asbb { from_url, from_token_file, from_dir, job_files, cluster, dry_run, yes } = *asbb;
+    let Asbb { from_url, from_token_file, from_dir, job_files, cluster, grant_accounts, dry_run, yes } =
+        *asbb;
     let mut found = match (from_url, from_dir) {
         (Some(url), _) => source::from_server(url, from_token_file.as_deref())?,
         (None, Some(folder)) => source::from_folder(&folder)?,
@@ -44,7 +45,7 @@ pub(super) fn import(show: &Show<'_>, command: Import, out: &mut dyn Write) -> R
     if let Some(folder) = job_files {
         found.job_files = source::job_files(&folder)?;
     }
-    let plan = Plan::of(&found, cluster.as_deref());
+    let plan = Plan::of(&found, cluster.as_deref(), &grant_accounts);
     if !dry_run && !yes {
         let Plan { accounts, holds, grants, jobs, .. } = &plan;
         let [accounts, holds, grants, jobs] = [accounts.len(), holds.len(), grants.len(), jobs.len()];
@@ -176,6 +177,9 @@ impl Work<'_> {
             result,
             detail,
         };
+        if what == "grant" && self.told("GET", &format!("{path}/{}", path_part(&item.name)), "")?.is_ok() {
+            return Ok(row("there already", "left as it is".to_owned()));
+        }
         if self.dry_run {
             return Ok(row("would be moved", String::new()));
         }

@@ -17,7 +17,7 @@ use crate::api::auth::Identity;
 use crate::api::error::ApiError;
 use crate::api::params::Params;
 use crate::budgets::What;
-use crate::budgets::hold::{Ask, Escrow, LEASE_NS, Subject};
+use crate::budgets::hold::{Ask, LEASE_NS, Subject};
 use crate::store::tokens::Role;
 
 const S: i64 = 1_000_000_000;
@@ -63,17 +63,12 @@ pub(in crate::api) async fn give(
         cluster: body.cluster,
         account: body.account,
         partition: body.partition,
-        namespace: String::new(),
         user: body.user_id,
-        model: String::new(),
-        gpus: 0,
-        time_ns: 0,
         lease_ns: body.lease_seconds.map_or(LEASE_NS, |seconds| i64::from(seconds) * S),
         subject: body.job_id.filter(|id| !id.is_empty()).map(Subject::Job),
         details: body.job_details,
-        overdraft: String::new(),
-        escrow: Escrow::None,
         given_nanos: Some(body.amount.0),
+        ..Ask::default()
     };
     Ok(Json(HoldAnswer::of(&hold(&api, What::Check(Box::new(ask)), by).await?)))
 }

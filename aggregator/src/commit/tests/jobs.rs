@@ -36,7 +36,7 @@ impl Ledger {
         answered.try_recv().unwrap().unwrap()
     }
 
-    fn report(&mut self, cluster: &str, until: i64, runs: &[Run]) -> Result<Told, BudgetError> {
+    fn state_runs(&mut self, cluster: &str, until: i64, runs: &[Run]) -> Result<Told, BudgetError> {
         let until_s = if until == 0 { 0 } else { BEGIN_S + until };
         let report = Report { cluster: cluster.into(), until_s, runs: runs.to_vec() };
         match self.does(What::Ran(report))? {
@@ -47,7 +47,7 @@ impl Ledger {
 
     /// What is taken of statements that all can be so.
     fn state(&mut self, runs: &[Run]) -> Told {
-        let told = self.report("c", 0, runs).unwrap();
+        let told = self.state_runs("c", 0, runs).unwrap();
         assert_eq!((told.taken, told.refused.len()), (runs.len(), 0), "{told:?}");
         told
     }
@@ -135,7 +135,7 @@ fn a_statement_that_cannot_be_so_is_refused_by_itself_and_harms_nothing() {
         run("10", 0, 10, true),
         Run { job_id: "11_1".into(), ..run("11", 0, 10, true) },
     ];
-    let told = ledger.report("c", 2000, &bad).unwrap();
+    let told = ledger.state_runs("c", 2000, &bad).unwrap();
     let fields: Vec<_> = told
         .refused
         .iter()
@@ -149,13 +149,13 @@ fn a_statement_that_cannot_be_so_is_refused_by_itself_and_harms_nothing() {
     assert_eq!(ledger.slots().len(), 2);
     // So many runs of one job cannot be at once.
     let huge = |start| Run { cpus: CPUS_MAX, memory_bytes: 0, ..run("12", start, 900, true) };
-    let told = ledger.report("c", 0, &[huge(0), huge(1), huge(2)]).unwrap();
+    let told = ledger.state_runs("c", 0, &[huge(0), huge(1), huge(2)]).unwrap();
     assert_eq!(told.refused.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(ledger.ran("12").0, i128::from(CPUS_MAX) * 900);
     ledger.verify();
 
     let mut ledger = Ledger::new(BOOK, 2000);
-    let error = ledger.report("nowhere", 2000, &[run("7", 0, 10, true)]).unwrap_err();
+    let error = ledger.state_runs("nowhere", 2000, &[run("7", 0, 10, true)]).unwrap_err();
     assert!(error.to_string().starts_with("cluster: \"nowhere\" is of no agent"), "{error}");
     assert!(ledger.slots().is_empty());
     ledger.verify();
@@ -167,10 +167,10 @@ fn what_jobs_ran_for_is_posted_and_corrected_and_belongs_to_no_gpu() {
     let mut agent = Agent::new("n", "a", 1);
     let cells: Vec<_> = (0..90).map(|cell| (cell * 10, 10, 6)).collect();
     ledger.take(agent.batch("GPU-1", &cells));
-    ledger.report("c", 850, &[run("7", 0, 850, false)]).unwrap();
+    ledger.state_runs("c", 850, &[run("7", 0, 850, false)]).unwrap();
     ledger.tick();
     assert!(closing::entries_from(&ledger.db(), 0).unwrap().is_empty(), "more is to come of that slot");
-    ledger.report("c", 1000, &[run("7", 0, 1000, false)]).unwrap();
+    ledger.state_runs("c", 1000, &[run("7", 0, 1000, false)]).unwrap();
     ledger.tick();
     let entries = closing::entries_from(&ledger.db(), 0).unwrap();
     let posted = |entries: &[closing::Posted], kind| -> i64 {
@@ -199,14 +199,14 @@ fn what_jobs_ran_for_is_posted_and_corrected_and_belongs_to_no_gpu() {
 #[test]
 fn a_silent_gate_holds_slots_up_for_an_hour_and_is_told_what_it_misses() {
     let mut ledger = Ledger::new(PRICES, 100);
-    ledger.report("c", 100, &[run("7", 0, 100, false), run("8", 0, 90, true)]).unwrap();
+    ledger.state_runs("c", 100, &[run("7", 0, 100, false), run("8", 0, 90, true)]).unwrap();
     ledger.at(1000).tick();
     assert!(closing::entries_from(&ledger.db(), 0).unwrap().is_empty());
     ledger.at(4600).tick();
     assert_eq!(closing::entries_from(&ledger.db(), 0).unwrap().len(), 4);
-    let told = ledger.report("c", 4500, &[]).unwrap();
+    let told = ledger.state_runs("c", 4500, &[]).unwrap();
     assert_eq!((told.missing, told.until_s), (vec!["7".to_owned()], BEGIN_S + 4500));
-    assert_eq!(ledger.report("c", 4400, &[]).unwrap().until_s, BEGIN_S + 4500, "it never goes back");
+    assert_eq!(ledger.state_runs("c", 4400, &[]).unwrap().until_s, BEGIN_S + 4500, "it never goes back");
     ledger.verify();
 }
 

@@ -65,9 +65,19 @@ fn a_database_of_the_version_before_is_brought_up_and_knows_pods() {
     .unwrap();
     let db = Store::connect(access).unwrap().writer().unwrap();
     assert_eq!(version(&db).unwrap(), Some(schema::VERSION));
-    for table in
-        ["described", "description", "subject", "account", "binding", "hold", "alert", "delivery", "report", "award", "job_run"]
-    {
+    for table in [
+        "described",
+        "description",
+        "subject",
+        "account",
+        "binding",
+        "hold",
+        "alert",
+        "delivery",
+        "report",
+        "award",
+        "job_run",
+    ] {
         let count: i64 =
             db.query_row(&format!("SELECT COUNT(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         assert_eq!(count, 0);

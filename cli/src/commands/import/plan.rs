@@ -4,9 +4,9 @@
 //! holds those move that are open. That cannot be read off their status, which is `completed` from the beginning, nor off `budget_held`,
 //! from which a reconciled hold is never taken: a hold is open if no charge and no refund is of its job or names it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use tonnage_proto::decimal::from_nanos;
 
@@ -70,8 +70,29 @@ impl Moved {
     }
 }
 
+/// What a grant is made of.
+const GRANT_FIELDS: [&str; 17] = [
+    "grant_number",
+    "funding_agency",
+    "agency_program",
+    "principal_investigator",
+    "co_investigators",
+    "institution",
+    "department",
+    "grant_start_date",
+    "grant_end_date",
+    "total_award_amount",
+    "indirect_cost_rate",
+    "budget_period_months",
+    "status",
+    "compliance_requirements",
+    "federal_award_id",
+    "internal_project_code",
+    "cost_center",
+];
+
 impl Plan {
-    pub(super) fn of(source: &Source, cluster: Option<&str>) -> Self {
+    pub(super) fn of(source: &Source, cluster: Option<&str>, grant_accounts: &[(String, String)]) -> Self {
         let mut plan = Self::default();
         let accounts = plan.read::<Account>("account", "accounts", source.accounts.as_deref());
         let schedules = plan.read::<Schedule>("schedule", "allocations", source.allocations.as_deref());
@@ -98,7 +119,7 @@ impl Plan {
             plan.account(&account, &own, held);
         }
         for (at, row) in source.grants.iter().flatten().enumerate() {
-            plan.grant(at, row);
+            plan.grant(at, row, grant_accounts);
         }
         for (name, read) in &source.job_files {
             plan.job(name, read.as_deref(), cluster);
@@ -170,13 +191,43 @@ impl Plan {
         self.accounts.push(Moved { name: name.clone(), limit, used, held, open, body, schedules });
     }
 
-    fn grant(&mut self, at: usize, row: &RawValue) {
-        match serde_json::from_str::<Value>(row.get()) {
-            Ok(grant) if grant["grant_number"].is_string() => {
-                let (name, body) = (text(&grant["grant_number"]), row.get().to_owned());
-                self.grants.push(Item { name, amount: None, body });
-            }
-            _ => self.refuse("grant", &format!("grants[{at}]"), "is no object with a grant_number"),
+    /// A grant under the fields that it is made of here; what else an ASBB tells follows from them.
+    fn grant(&mut self, at: usize, row: &RawValue, grant_accounts: &[(String, String)]) {
+        let mut grant: BTreeMap<String, Box<RawValue>> = serde_json::from_str(row.get()).unwrap_or_default();
+        let word = |field: &str| {
+            let value = grant.get(field)?;
+            serde_json::from_str::<String>(value.get()).ok().filter(|word| !word.is_empty())
+        };
+        let Some(name) = word("grant_number") else {
+            let reason = "is no object with a grant_number";
+            return self.refuse("grant", &format!("grants[{at}]"), reason);
+        };
+        let status = word("status").unwrap_or_default();
+        if status == "cancelled" {
+            return self.refuse("grant", &name, "status: is cancelled, so it pays for nothing here");
+        }
+        let told =
+            grant_accounts.iter().find(|(number, _)| *number == name).map(|(_, account)| account.clone());
+        let named =
+            || word("internal_project_code").filter(|code| self.accounts.iter().any(|of| of.name == *code));
+        let Some(account) = told.or_else(named) else {
+            let reason = format!("no account is known that it pays for: add --grant-account {name}=ACCOUNT");
+            return self.refuse("grant", &name, reason);
+        };
+        grant.retain(|field, value| {
+            // Whether it is pending, active or completed its dates say.
+            GRANT_FIELDS.contains(&field.as_str())
+                && value.get() != "null"
+                && (field != "status" || status == "suspended")
+        });
+        // Amounts stay as they are written.
+        let body = to_raw_value(&account).and_then(|account| {
+            grant.insert("account".to_owned(), account);
+            serde_json::to_string(&grant)
+        });
+        match body {
+            Ok(body) => self.grants.push(Item { name, amount: None, body }),
+            Err(error) => self.refuse("grant", &name, error.to_string()),
         }
     }
 

@@ -55,7 +55,7 @@ fn what_is_left_of_an_account_moves_and_of_its_holds_those_that_nothing_has_ende
         transactions: rows(&transactions),
         ..Source::default()
     };
-    let plan = Plan::of(&source, Some("c"));
+    let plan = Plan::of(&source, Some("c"), &[]);
     assert_eq!(names(&plan.holds), ["txn_3_1"]);
     let hold: Value = serde_json::from_str(&plan.holds[0].body).unwrap();
     assert_eq!(
@@ -93,7 +93,7 @@ fn parts_that_are_still_to_come_are_moved_as_a_schedule_of_their_own() {
         allocations: rows(&schedules),
         ..Source::default()
     };
-    let plan = Plan::of(&source, None);
+    let plan = Plan::of(&source, None, &[]);
     let (first, paused) = &plan.accounts[0].schedules[0];
     assert_eq!(
         (&first["total_budget"], &first["allocation_amount"], &first["start_date"], paused),
@@ -115,7 +115,13 @@ fn rows_and_files_that_are_wrong_are_named_and_the_others_move() {
     let source = Source {
         accounts: rows(&json!([{ "slurm_account": "a" }, 7, account(2, "b", 5.0, 1e-7, 0.0), odd])),
         transactions: rows(&json!([{ "type": "hold", "amount": "much", "transaction_id": "txn_1" }])),
-        grants: rows(&json!([{ "grant_number": "NSF-1" }, {}, null])),
+        grants: rows(&json!([
+            { "grant_number": "NSF-1", "internal_project_code": "b", "id": 7, "status": "completed", "cost_center": null },
+            {},
+            null,
+            { "grant_number": "NSF-2", "internal_project_code": "nobody" },
+            { "grant_number": "NSF-3", "internal_project_code": "b", "status": "cancelled" },
+        ])),
         job_files: vec![
             ("job-7".to_owned(), Ok(good.to_string())),
             ("job-8".to_owned(), Ok("{".to_owned())),
@@ -123,10 +129,11 @@ fn rows_and_files_that_are_wrong_are_named_and_the_others_move() {
         ],
         ..Source::default()
     };
-    let plan = Plan::of(&source, None);
+    let plan = Plan::of(&source, None, &[]);
     assert_eq!(plan.accounts.iter().map(|of| of.name.as_str()).collect::<Vec<_>>(), ["b"]);
     assert_eq!(plan.accounts[0].body["budget_limit"], "4.999999900");
     assert_eq!((names(&plan.grants), names(&plan.jobs)), (vec!["NSF-1"], vec!["7"]));
+    assert_eq!(plan.grants[0].body, r#"{"account":"b","grant_number":"NSF-1","internal_project_code":"b"}"#);
     let refused: Vec<String> =
         plan.refused.iter().map(|refused| format!("{} {}", refused.what, refused.name)).collect();
     let expected = [
@@ -136,6 +143,8 @@ fn rows_and_files_that_are_wrong_are_named_and_the_others_move() {
         "account c",
         "grant grants[1]",
         "grant grants[2]",
+        "grant NSF-2",
+        "grant NSF-3",
         "job job-8",
         "job job-9",
     ];
