@@ -77,9 +77,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
             show.write(&text, inventory::devices, inventory::devices_csv, &mut out)?;
         }
         Command::Devices { command: Some(Devices::Retire { uuid, at }) } => {
-            let at: Vec<(&str, String)> = at.map(|at| ("at", at)).into_iter().collect();
-            let path = format!("/api/v1/devices/{}/retire", audit::path_part(&uuid));
-            show.write(&client.order(&path, &at)?, audit::done, audit::done_csv, &mut out)?;
+            audit::retire(&show, &uuid, at, &mut out)?;
         }
         Command::Unobserved(Unobserved { window, device }) => {
             let query = audit::query([("window", window), ("device", device)]);

@@ -45,7 +45,8 @@ pub struct Window {
     pub end: String,
 }
 
-/// Sums over slots. For every answer: `cost = held_cost + idle_cost + unobserved_cost + rounding_cost`, exactly.
+/// Sums over slots. For every answer `cost = held_cost + idle_cost + unobserved_cost + rounding_cost + job_cpu_cost + job_ram_cost`,
+/// exactly.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Figures {
     pub held_seconds: String,
@@ -81,9 +82,9 @@ pub struct Figures {
     #[serde(default)]
     pub ram_byte_seconds: String,
     #[serde(default)]
-    pub cpu_cost: String,
+    pub job_cpu_cost: String,
     #[serde(default)]
-    pub ram_cost: String,
+    pub job_ram_cost: String,
     /// All costs, but those that are parts of others.
     pub cost: String,
     /// `cost` per hour of the part of the window that has passed, rounded down to a nano-dollar.

@@ -241,6 +241,7 @@ fn a_report_has_the_ledgers_sums_in_each_of_its_forms_and_says_how_they_were_mea
 }
 
 /// The PDF as another program reads it.
+#[allow(clippy::print_stderr, reason = "a skipped test has to say so")]
 fn read_back(world: &World, hash: &str) -> anyhow::Result<()> {
     let file = world.dir().join("report.pdf");
     let path = file.display().to_string();
@@ -249,7 +250,7 @@ fn read_back(world: &World, hash: &str) -> anyhow::Result<()> {
     ensure!(bytes.starts_with(b"%PDF-1."), "no PDF");
     let output = Command::new("pdftotext").args(["-layout", &path, "-"]).stdin(Stdio::null()).output();
     let Ok(output) = output else {
-        println!("SKIPPED: pdftotext is not installed");
+        eprintln!("SKIPPED: pdftotext is not installed");
         return Ok(());
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -30,8 +30,8 @@ pub(super) fn figures(sums: &Sums, elapsed_ns: i64) -> Figures {
         cpu_seconds: from_nanos(sums.cpu_ns),
         unpriced_cpu_seconds: from_nanos(sums.unpriced_cpu_ns),
         ram_byte_seconds: sums.ram_byte_seconds.to_string(),
-        cpu_cost: from_nanos(sums.cpu_cost_nanos),
-        ram_cost: from_nanos(sums.ram_cost_nanos),
+        job_cpu_cost: from_nanos(sums.cpu_cost_nanos),
+        job_ram_cost: from_nanos(sums.ram_cost_nanos),
         cost: from_nanos(cost),
         hourly_rate: from_nanos(rate),
     }

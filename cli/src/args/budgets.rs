@@ -132,7 +132,7 @@ pub(crate) enum Holds {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Budget {
     /// Check whether there is enough for some work, and hold it if so
-    Check(Check),
+    Check(Box<Check>),
     /// Settle a hold whose job has ended
     Reconcile(Reconcile),
 }

@@ -28,6 +28,18 @@ pub(super) fn path_part(name: &str) -> String {
         .collect()
 }
 
+/// Takes a device out of service.
+pub(super) fn retire(
+    show: &Show<'_>,
+    uuid: &str,
+    at: Option<String>,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    let at: Vec<(&str, String)> = at.map(|at| ("at", at)).into_iter().collect();
+    let path = format!("/api/v1/devices/{}/retire", path_part(uuid));
+    show.write(&show.client.order(&path, &at)?, done, done_csv, out)
+}
+
 pub(super) fn quarantine(show: &Show<'_>, command: Quarantine, out: &mut dyn Write) -> Result<(), Error> {
     const PATH: &str = "/api/v1/quarantine";
     match command {

@@ -122,7 +122,7 @@ pub(super) fn budget(show: &Show<'_>, command: Budget, out: &mut dyn Write) -> R
                 out,
             );
         }
-        Budget::Check(check) => check,
+        Budget::Check(check) => *check,
     };
     let Check { account, partition, namespace, user, cluster, nodes, model, time, job, key, .. } = check;
     let Check { gpus, cpus, memory, .. } = check;

@@ -171,8 +171,8 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
             "methods",
             "cpu_seconds",
             "ram_byte_seconds",
-            "cpu_cost",
-            "ram_cost",
+            "job_cpu_cost",
+            "job_ram_cost",
         ]
         .map(str::to_owned),
     );
@@ -200,8 +200,8 @@ pub(super) fn csv(answer: &CostAnswer) -> Vec<Vec<String>> {
             row.methods.join(" "),
             figures.cpu_seconds,
             figures.ram_byte_seconds,
-            figures.cpu_cost,
-            figures.ram_cost,
+            figures.job_cpu_cost,
+            figures.job_ram_cost,
         ]);
         cells
     });

@@ -29,8 +29,11 @@ fn charged(site: &Site, job: u32) -> anyhow::Result<i64> {
     let answer: CostAnswer = site.world.aggregator.answer("/api/v1/cost/jobs?window=2h&limit=1000")?;
     let row = answer.rows.iter().find(|row| row.key.get("job").is_some_and(|id| *id == job.to_string()));
     let Some(row) = row else { return Ok(0) };
-    ensure!(row.figures.cost == row.figures.cpu_cost && row.figures.held_seconds == "0.000000000", "{row:?}");
-    Ok(row.figures.cpu_cost.replace('.', "").parse()?)
+    ensure!(
+        row.figures.cost == row.figures.job_cpu_cost && row.figures.held_seconds == "0.000000000",
+        "{row:?}"
+    );
+    Ok(row.figures.job_cpu_cost.replace('.', "").parse()?)
 }
 
 /// What a job's runs cost by Slurm's accounting, once `runs` of them have ended.
@@ -110,7 +113,7 @@ fn a_job_without_gpus_is_held_for_and_charged_by_slurms_accounting_whoever_is_aw
     }
     let answer: CostAnswer = site.world.aggregator.answer("/api/v1/cost/jobs?window=2h&limit=1000")?;
     let of_gpu = answer.rows.iter().find(|row| row.key.get("job").is_some_and(|id| *id == gpu.to_string()));
-    ensure!(of_gpu.is_some_and(|row| row.figures.cpu_cost == "0.000000000"), "{of_gpu:?}");
+    ensure!(of_gpu.is_some_and(|row| row.figures.job_cpu_cost == "0.000000000"), "{of_gpu:?}");
 
     refuses_what_cannot_be(&site, first)?;
     ensure!(charged(&site, first)? == cost);

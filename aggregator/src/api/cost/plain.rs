@@ -1,7 +1,7 @@
 //! The same costs as plain numbers, under the names that Kubecent's clients read, beside our exact texts.
 //!
-//! A number here is written with all its nine places; whoever reads it into a double rounds it. CPU, memory and storage are not
-//! measured: they are 0, and `not_measured` says so.
+//! A number here is written with all its nine places; whoever reads it into a double rounds it. CPU and memory are those of jobs
+//! without GPUs alone; of all else they are not measured, nor is storage: that is 0, and `not_measured` says so.
 
 use std::collections::BTreeMap;
 
@@ -44,23 +44,25 @@ pub(super) struct PlainCosts {
     gpu_cost: Number,
     /// Held, idle and unobserved.
     gpu_hours: Number,
-    cpu_cost: u8,
-    memory_cost: u8,
+    /// Of jobs without GPUs.
+    cpu_cost: Number,
+    memory_cost: Number,
     storage_cost: u8,
     network_cost: u8,
 }
 
 impl PlainCosts {
     pub(super) fn of(figures: &Figures) -> Self {
-        let cost = exact(&figures.cost);
+        let [cost, cpu_cost, memory_cost] =
+            [&figures.cost, &figures.job_cpu_cost, &figures.job_ram_cost].map(|text| exact(text));
         let seconds = [&figures.held_seconds, &figures.idle_seconds, &figures.unobserved_seconds];
         let seconds: i128 = seconds.into_iter().map(|text| exact(text).0).sum();
         Self {
             total_cost: cost,
-            gpu_cost: cost,
+            gpu_cost: Number(cost.0 - cpu_cost.0 - memory_cost.0),
             gpu_hours: Number(seconds.div_euclid(SECONDS_PER_HOUR)),
-            cpu_cost: 0,
-            memory_cost: 0,
+            cpu_cost,
+            memory_cost,
             storage_cost: 0,
             network_cost: 0,
         }

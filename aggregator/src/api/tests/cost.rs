@@ -161,7 +161,7 @@ async fn clients_of_kubecent_find_their_fields_as_numbers_beside_ours() {
     let body = site.get("/api/v1/cost/namespaces?window=today").await.body;
     // Exact in the text, whatever a reader makes of it.
     let ml = "{\"name\":\"ml\",\"total_cost\":0.333333333,\"gpu_cost\":0.333333333,\"gpu_hours\":0.083333333,\
-        \"cpu_cost\":0,\"memory_cost\":0,\"storage_cost\":0,\"network_cost\":0,\"idle_cost\":0.000000000,\"pod_count\":1}";
+        \"cpu_cost\":0.000000000,\"memory_cost\":0.000000000,\"storage_cost\":0,\"network_cost\":0,\"idle_cost\":0.000000000,\"pod_count\":1}";
     assert!(body.contains(ml), "{body}");
     assert!(body.contains("\"total\":1.000000000,\"item_count\":4"), "{body}");
     let value: Value = serde_json::from_str(&body).unwrap();
@@ -200,7 +200,7 @@ async fn months_and_the_cluster_are_the_sum_of_what_is_in_them() {
     assert_eq!(cluster["totals"]["cost"], web.totals.cost.as_str());
     assert_eq!((&cluster["cluster_name"], &cluster["pods"]), (&"c".into(), &4.into()));
     assert_eq!(cluster["allocation"]["total_cost"], cluster["clusters"][0]["total_cost"]);
-    assert_eq!(cluster["allocation"]["memory_cost"], 0);
+    assert_eq!(cluster["allocation"]["memory_cost"], 0.0);
     let nothing: Value = site.get("/api/v1/cost/cluster?window=1970-01&cluster=x").await.json();
     assert_eq!((&nothing["cluster_name"], &nothing["namespaces"]), (&"x".into(), &0.into()));
 }

@@ -44,7 +44,7 @@ impl Bill {
         for row in &answer.rows {
             let cost_nanos = read(&row.figures.cost)?;
             let held_nanos = read(&row.figures.held_cost)?;
-            let jobs_nanos = of_jobs(&row.figures.cpu_cost)? + of_jobs(&row.figures.ram_cost)?;
+            let jobs_nanos = of_jobs(&row.figures.job_cpu_cost)? + of_jobs(&row.figures.job_ram_cost)?;
             owed.push((held_nanos, cost_nanos - held_nanos - jobs_nanos));
             jobs.push(jobs_nanos);
         }

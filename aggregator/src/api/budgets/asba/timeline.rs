@@ -228,10 +228,12 @@ impl Status {
         let now_ns = self.now_ns;
         let deadline = |kind, name, at_ns: i64| {
             let days = days_until(at_ns, now_ns);
-            let severity = match days {
-                ..=CRITICAL_DAYS => "critical",
-                ..=WARNING_DAYS => "warning",
-                _ => "info",
+            let severity = if days <= CRITICAL_DAYS {
+                "critical"
+            } else if days <= WARNING_DAYS {
+                "warning"
+            } else {
+                "info"
             };
             Deadline {
                 kind,
