@@ -16,11 +16,13 @@ use tonnage_runtime::telemetry::Format;
 use tonnage_runtime::tls::{IdentityFiles, ServerFiles};
 use tracing::level_filters::LevelFilter;
 
+mod estimator;
 mod focus;
 mod kubernetes;
 mod opencost;
 mod store;
 
+use estimator::EstimatorArgs;
 use focus::FocusArgs;
 use kubernetes::KubernetesArgs;
 pub use opencost::OpenCost;
@@ -179,6 +181,8 @@ pub struct ServeArgs {
     kubernetes: KubernetesArgs,
     #[command(flatten)]
     focus: FocusArgs,
+    #[command(flatten)]
+    estimator: EstimatorArgs,
     /// Ask nobody for a token. Only with all listeners on loopback.
     #[arg(long)]
     insecure_loopback: bool,
@@ -247,6 +251,10 @@ struct File {
     focus_host_provider: Option<String>,
     focus_invoice_issuer: Option<String>,
     focus_account_name: Option<String>,
+    estimator_url: Option<String>,
+    estimator_token_file: Option<PathBuf>,
+    estimator_ca_file: Option<PathBuf>,
+    estimator_timeout_ms: Option<u32>,
     insecure_loopback: Option<bool>,
     log_level: Option<String>,
     log_format: Option<String>,
@@ -275,6 +283,8 @@ pub struct Config {
     pub kubernetes: Vec<Settings>,
     /// Who is who in exports.
     pub focus: Parties,
+    /// `None` = prices decide.
+    pub estimator: Option<crate::estimator::Settings>,
     pub insecure_loopback: bool,
     pub log_level: LevelFilter,
     pub log_format: Format,
@@ -295,11 +305,13 @@ impl ServeArgs {
         let opencost = self.opencost.resolve(&file, insecure_loopback)?;
         let focus = self.focus.resolve(&file)?;
         let kubernetes = self.kubernetes.resolve(&file)?;
+        let estimator = self.estimator.resolve(&file)?;
         let log_level = parsed("log_level", file.log_level)?;
         let log_format = parsed("log_format", file.log_format)?;
         let config = Config {
             opencost,
             kubernetes,
+            estimator,
             store: store.resolve()?,
             listen_http: self.listen_http.or(file.listen_http).unwrap_or(([127, 0, 0, 1], 7788).into()),
             listen_grpc: self.listen_grpc.or(file.listen_grpc).unwrap_or(([127, 0, 0, 1], 7787).into()),

@@ -30,6 +30,7 @@ pub mod verify;
 
 pub mod alerts;
 pub mod commit;
+pub mod estimator;
 pub mod follow;
 pub mod kubernetes;
 pub mod serve;

@@ -20,6 +20,7 @@ use crate::model::{GpuTime, UsageBatch};
 
 mod alerts;
 pub mod budgets;
+pub mod estimator;
 mod kubernetes;
 pub mod opencost;
 pub mod scrape;
@@ -89,6 +90,7 @@ pub struct Metrics {
     pub(crate) kubernetes: Kubernetes,
     pub(crate) alerts: Alerts,
     pub(crate) budgets: budgets::Counters,
+    pub(crate) estimator: estimator::Estimates,
     /// In the order of [`Operation::ALL`].
     store_errors: [IntCounter; Operation::ALL.len()],
 }
@@ -151,6 +153,7 @@ impl Metrics {
         let kubernetes = Kubernetes::new(&registry);
         let alerts = Alerts::new(&registry);
         let budgets = budgets::Counters::new(&registry);
+        let estimator = estimator::Estimates::new(&registry);
         let store_errors = counters(
             "tonnage_store_errors_total",
             "Times that the ledger's store failed, or its database was not there, by what it was wanted for. What was too slow is not one.",
@@ -163,6 +166,7 @@ impl Metrics {
             kubernetes,
             alerts,
             budgets,
+            estimator,
             batches,
             windows,
             quarantined,

@@ -40,6 +40,8 @@ use crate::store::server::Presence;
 use crate::store::{Location, Readers, Store, StoreError, write};
 use crate::verify;
 
+mod estimated;
+
 /// What streams and requests get to end after a stop.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Longest time between two ticks of the commit thread, and how often the clock is asked.
@@ -85,10 +87,7 @@ pub enum RunError {
 pub async fn run(config: Config) -> Result<(), RunError> {
     let stop = Shutdown::new();
     stop.on_signals()?;
-    let clock = match &config.simulated_clock {
-        Some(path) => Clock::simulated(path)?,
-        None => Clock::system(),
-    };
+    let clock = clock(&config)?;
     let tls = config.tls.clone().map(|files| Tls::load(files, &clock)).transpose()?.map(Arc::new);
     let http = listen("listen_http", config.listen_http).await?;
     let grpc = listen("listen_grpc", config.listen_grpc).await?;
@@ -141,6 +140,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         health: Arc::clone(&healthy),
         ready,
     };
+    let state = estimated::estimated(state, config.estimator);
     tokio::spawn(tick(state.clock.clone(), queue.clone(), stop.clone()));
     watch((config.kubernetes, rules), &state, &queue, &stop);
     tracing::info!(http = %config.listen_http, grpc = %config.listen_grpc, "Serving.");
@@ -165,6 +165,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     api_stop.set();
     let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
     if bug { Err(RunError::CommitEnded) } else { Ok(()) }
+}
+
+fn clock(config: &Config) -> Result<Clock, RunError> {
+    config.simulated_clock.as_deref().map_or_else(|| Ok(Clock::system()), |path| Ok(Clock::simulated(path)?))
 }
 
 fn retention(config: &Config) -> Retention {

@@ -115,7 +115,11 @@ fn a_check_whose_answer_a_kill_cut_off_is_the_same_hold_when_it_is_sent_again() 
     begin(&mut world.aggregator)?;
     account(&world.aggregator)?;
     let (mut first, mut cut) = (BTreeMap::new(), 0);
-    for round in 0..5 {
+    for round in 0..25 {
+        // A fast machine may answer all of a round before it is killed.
+        if round >= 5 && cut > 0 {
+            break;
+        }
         let urls = [world.aggregator.url()];
         let sent = std::thread::spawn(move || send_all(&urls, 40 * (round + 1)));
         // Some are answered, some are on their way: whichever, it is the disk that says what is held.

@@ -18,6 +18,9 @@ mod cgroups;
 /// A ledger in PostgreSQL.
 mod databases;
 
+/// An estimator of what work costs, over HTTP.
+mod estimator;
+
 /// Drivers that hang, refuse, talk nonsense or are let go of.
 mod faults;
 

@@ -1,6 +1,7 @@
 //! What work may cost at most, from what it asks for: `price x GPUs x time limit`, and the hold for it, which is so much more
 //! than that. Rounded up, so that a hold never is less than its work.
 
+use super::hold::Estimate;
 use super::{BudgetError, invalid};
 
 const S: i64 = 1_000_000_000;
@@ -61,6 +62,19 @@ pub fn compute(
     let hold = cost.checked_mul(i128::from(buffer_permille)).map(|product| up(product, 1000));
     let narrow = |amount: i128| i64::try_from(amount).map_err(|_| too_much());
     Ok((narrow(cost)?, narrow(hold.ok_or_else(too_much)?)?))
+}
+
+/// The same by what an estimator says, unless that is more than the work can cost at most.
+#[must_use]
+pub fn estimated((cost, hold): (i64, i64), estimate: &Estimate, buffer_permille: u32) -> (i64, i64) {
+    match estimate {
+        Estimate::Outside { cost_nanos } if *cost_nanos <= cost => {
+            let buffered = up(i128::from(*cost_nanos) * i128::from(buffer_permille), 1000);
+            // It is no more than `hold`, which fits.
+            (*cost_nanos, i64::try_from(buffered).unwrap_or(hold))
+        }
+        Estimate::Outside { .. } | Estimate::Fallback | Estimate::Price => (cost, hold),
+    }
 }
 
 /// A quotient of numbers that are not negative, rounded up.
@@ -213,6 +227,13 @@ mod tests {
         ] {
             assert!(gpus(text, 2).unwrap_err().to_string().starts_with("gpus: "), "{text}");
         }
+    }
+
+    #[test]
+    fn an_estimate_lowers_what_is_held_and_never_raises_it() {
+        let of = |cost_nanos| estimated((10, 12), &Estimate::Outside { cost_nanos }, 1200);
+        assert_eq!([of(0), of(1), of(5), of(10), of(11)], [(0, 0), (1, 2), (5, 6), (10, 12), (10, 12)]);
+        assert_eq!(estimated((10, 12), &Estimate::Fallback, 1200), (10, 12));
     }
 
     #[test]

@@ -19,6 +19,10 @@ use super::amount::{CPUS_MAX, MEMORY_BYTES_MAX};
 use super::selector::Usage;
 use super::{BudgetError, invalid};
 
+mod estimate;
+
+pub use estimate::Estimate;
+
 const S: i64 = 1_000_000_000;
 /// For how long a hold lasts of which nothing is heard, unless it is told: a day, in which a job may wait to start.
 pub const LEASE_NS: i64 = 86_400 * S;
@@ -72,6 +76,9 @@ pub struct Ask {
     /// It is held elsewhere already, and so much: no price is asked, and it is held whether there is enough or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_nanos: Option<i64>,
+    /// What somebody outside said of its cost. The same request may have another one when it comes again.
+    #[serde(default, skip_serializing_if = "Estimate::is_price")]
+    pub estimate: Estimate,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]

@@ -418,7 +418,7 @@ impl Budgets {
 
 /// The answer to a request that came before, if it is the same.
 fn again(known: Hold, ask: &Ask, field: &'static str) -> Answer {
-    if known.ask == *ask {
+    if known.ask == (Ask { estimate: known.ask.estimate.clone(), ..ask.clone() }) {
         return Ok(Acted::Hold(Box::new(known)));
     }
     let id = known.transaction_id();

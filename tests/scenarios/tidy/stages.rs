@@ -64,6 +64,11 @@ const AGGREGATOR: &[Rule] = &[
     ("kubernetes", &["commit", "metrics", "model"], "tells the commit thread what it sees"),
     ("http", &[], "asks others, whatever it is about"),
     (
+        "estimator",
+        &["budgets", "http", "metrics"],
+        "says what checks may cost, before they go to the commit thread",
+    ),
+    (
         "alerts",
         &["budgets", "commit", "http", "metrics", "model", "store"],
         "finds by the sums that are shown, and tells the commit thread",
@@ -87,7 +92,7 @@ const AGGREGATOR: &[Rule] = &[
     ),
     (
         "config",
-        &["export", "kubernetes", "model", "opencost", "store"],
+        &["estimator", "export", "http", "kubernetes", "model", "opencost", "store"],
         "knows what the address of an upstream and of a database is like, and who is who on a bill",
     ),
 ];

@@ -10,7 +10,7 @@ use tonnage_proto::decimal::{to_nanos, without_exponent};
 use super::{refused, transaction_of};
 use crate::api::error::ApiError;
 use crate::budgets::amount::{self, NODES_MAX};
-use crate::budgets::hold::{Ask, Escrow, LEASE_NS, Subject};
+use crate::budgets::hold::{Ask, Escrow, Estimate, LEASE_NS, Subject};
 use crate::store::jobs;
 
 const S: i64 = 1_000_000_000;
@@ -173,6 +173,7 @@ impl CheckBody {
             details: self.job_details,
             overdraft: self.overdraft,
             escrow,
+            estimate: Estimate::Price,
             given_nanos: None,
         })
     }

@@ -8,7 +8,6 @@ use super::{exact, said};
 use crate::api::cost::plain::Number;
 use crate::api::inventory::time;
 use crate::budgets::Hold;
-use crate::budgets::account::Estimate;
 use crate::budgets::hold::{State, Subject};
 
 /// `POST /api/v1/budget/check`, also where there is not enough.
@@ -56,7 +55,7 @@ struct CheckDetails {
     /// What such work typically costs, by what earlier jobs were charged; null of too few.
     typical_cost: Option<Number>,
     /// What the hold goes by: price, or measured.
-    estimate: Estimate,
+    estimate: &'static str,
 }
 
 /// The same amounts as texts.
@@ -95,7 +94,7 @@ impl CheckAnswer {
                 partition_held: partition.map(|of| number(of.held_nanos)),
                 partition_limit: partition.map(|of| number(of.limit_nanos)),
                 typical_cost: found.typical_nanos.map(number),
-                estimate: if found.measured { Estimate::Measured } else { Estimate::Price },
+                estimate: if found.measured { "measured" } else { hold.ask.estimate.name(hold.cost_nanos) },
             },
             exact: CheckExact {
                 estimated_cost: hold.cost_nanos.map(exact),

@@ -41,7 +41,7 @@ impl Budgets {
             },
         );
         let priced = match self.price(context, ask, buffer_permille)? {
-            Ok(priced) => priced,
+            Ok(priced) => priced.map(|by| amount::estimated(by, &ask.estimate, buffer_permille)),
             Err(error) => return Ok(Err(error)),
         };
         if priced.is_none() && fail == Fail::Closed {
