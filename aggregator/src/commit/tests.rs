@@ -28,6 +28,8 @@ mod alerts;
 mod budgets;
 /// Pods that come and go by the tens of thousands.
 mod churn;
+/// How many batches of nodes there were.
+mod counted;
 /// What Kubernetes says of pods.
 mod described;
 /// Devices in parts.
