@@ -41,6 +41,8 @@ const WINDOWS: i64 = BATCHES * (AGENTS * GPUS) as i64;
 const ASKED: usize = 100;
 const ASKED_WHILE_INGESTING: usize = 50;
 const FSYNCS: usize = 200;
+/// Half a second apart.
+const SETTLE_LOOKS_MAX: u32 = 2_400;
 
 /// Queries of a large fleet's ledger alone.
 ///
@@ -140,7 +142,12 @@ fn measure_on(engine: &Engine, runtime: &Runtime) -> anyhow::Result<()> {
 /// Waits until the usage of days that came within a minute is posted, and lets a server tidy up behind it: else both go on beside
 /// what is measured next, for minutes and on the same core.
 fn settle(engine: &Engine, world: &World) -> anyhow::Result<()> {
+    let mut looks = 0..SETTLE_LOOKS_MAX;
     while counter(world, "tonnage_unposted_slots")? > 0 {
+        anyhow::ensure!(
+            looks.next().is_some(),
+            "slots still wait to be posted after {SETTLE_LOOKS_MAX} looks"
+        );
         std::thread::sleep(Duration::from_millis(500));
     }
     if let (Engine::Postgres(server), Some(url)) = (engine, &world.aggregator.database) {
