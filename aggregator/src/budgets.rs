@@ -24,7 +24,7 @@ pub use act::{Act, Acted, Orphans, What};
 pub use grant::{Award, Awards, Grant, GrantChange};
 pub use hold::{Ask, Hold, State, Subject};
 pub use report::{Outcome, Report, Reported};
-pub use selector::{Selector, Usage};
+pub use selector::{Labels, Selector, Usage};
 pub use tree::{Account, Binding, Change, Tree};
 
 /// What was asked for is wrong, or does not fit what is there. Nothing has changed.

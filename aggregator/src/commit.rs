@@ -348,7 +348,7 @@ impl Committer {
                     Done::Order(take::order(&db, &mut self.working, &self.book, order, now_ns)?)
                 }
                 Submission::Told { told, .. } => {
-                    Done::Told(describe::told(&db, &self.turn.holder, told, now_ns)?)
+                    Done::Told(describe::told(&db, &mut self.working, &self.turn.holder, told, now_ns)?)
                 }
                 Submission::Budget { act, .. } => {
                     Done::Budget(Box::new(take::budget(&db, &mut self.working, &self.book, act, now_ns)?))

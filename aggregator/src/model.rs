@@ -10,7 +10,9 @@ mod subject;
 mod team;
 
 pub use alert::{Alert, AlertAct, AlertActed, AlertState, Delivery, Event, Finding, Sent, Severity};
-pub use subject::{Described, Description, LABEL_KEY_BYTES_MAX, Seen, Subject, SubjectKind, Told};
+pub use subject::{
+    Described, Description, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, Seen, Subject, SubjectKind, Told,
+};
 pub use team::{TeamSource, Teams};
 
 /// Who sent it: from the credential, never from a payload.

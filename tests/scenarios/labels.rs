@@ -14,6 +14,8 @@ use tonnage_proto::decimal::to_nanos;
 use tonnage_proto::limits::SLOT_NS;
 use tonnage_proto::rest::{CostAnswer, CostRow};
 
+use crate::ledgers::orders::{refused, said};
+
 const JOB: &str = "0b5f3f0e-0000-4000-8000-000000000001";
 
 struct Site {
@@ -137,6 +139,50 @@ fn a_label_that_changes_at_a_slots_edge_bills_each_slot_by_its_own() -> anyhow::
     );
     let of_team = properties("&aggregate=label:team&filter=label%5Bteam%5D:%22a%22")?;
     assert_eq!((&of_team["pod"], &of_team["labels"]), (&"train-0".into(), &serde_json::Value::Null));
+    site.verify()
+}
+
+#[test]
+fn a_budget_that_is_bound_by_a_label_pays_for_the_slots_that_had_it() -> anyhow::Result<()> {
+    let mut site = site()?;
+    site.wait_versions(2)?;
+    let bind = |name: &str, bound: &str| {
+        said(&site.world, &["account", "create", name, "--limit", "100", "--bind", bound])
+    };
+    bind("first", "label:team=a")?;
+    let shown = said(&site.world, &["account", "show", "first"])?;
+    anyhow::ensure!(shown.contains("label:team a"), "{shown}");
+    bind("second", "label:team=b")?;
+    // One pod could have both.
+    let both = ["account", "create", "third", "--limit", "1", "--bind", "label:app=x"];
+    let conflict = refused(&site.world, &both)?;
+    anyhow::ensure!(conflict.contains("label:app \"x\"") && conflict.contains("\"first\""), "{conflict}");
+    site.world.live(20)?;
+    let edge_ns = BEGIN_NS + SLOT_NS;
+    let now_ns = site.world.now().wall_ns;
+    site.world.advance(edge_ns - now_ns)?;
+    site.api.put("pods", train("b"));
+    site.wait_versions(3)?;
+    site.world.live(30)?;
+    site.world.nodes[0].stop(DEADLINE)?;
+    let (teams, budgets) = (site.held("label:team")?, site.held("budget")?);
+    assert_eq!((budgets["first"], budgets["second"]), (teams["a"], teams["b"]));
+    assert_eq!((budgets.len(), teams["a"] >= 19, teams["b"] >= 29), (2, true, true));
+    let (_, accounts) = site.world.aggregator.get("/api/v1/accounts")?;
+    let accounts: serde_json::Value = serde_json::from_str(&accounts)?;
+    for (at, team) in ["a", "b"].into_iter().enumerate() {
+        // A GPU costs a nano-dollar for each of so many nanoseconds: the same sums by another way.
+        let used = to_nanos(accounts[at]["exact"]["budget_used"].as_str().unwrap_or_default());
+        let answer: CostAnswer = site.world.aggregator.answer(&format!(
+            "/api/v1/cost/namespaces?aggregate=label:team&idle=false&window=24h&filter=label%5Bteam%5D:%22{team}%22"
+        ))?;
+        assert_eq!(used, to_nanos(&answer.totals.held_cost), "{team}");
+    }
+    let check = ["budget", "check", "--label", "team=a", "--gpus", "1", "--time", "1:00:00", "-o", "json"];
+    let held: serde_json::Value = serde_json::from_str(&said(&site.world, &check)?)?;
+    let id = held["transaction_id"].as_str().unwrap_or_default();
+    let hold = said(&site.world, &["hold", "show", id])?;
+    anyhow::ensure!(hold.contains("account_id: 1\n"), "{hold}");
     site.verify()
 }
 

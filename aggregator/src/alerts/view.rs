@@ -26,7 +26,7 @@ pub fn view(
 ) -> Result<View, StoreError> {
     let slots = (slot_start(now_ns) + SLOT_NS - DAY_NS, slot_start(now_ns) + SLOT_NS);
     let tree = budgets::tree(db)?;
-    let mut usages = budgets::Usages::new();
+    let mut usages = budgets::Usages::default();
     let unassigned = budgets::unassigned(db, &tree, &mut usages, slots, now_ns)?;
     let all = CostQuery { ranges: query::ranges(slots.0, slots.1), ..CostQuery::default() };
     let totals = match cost(db, &all, || false) {

@@ -180,11 +180,11 @@ pub(crate) fn look_up(
     if query.names(Dimension::of_node) {
         query.facts = query::facts(connection, window, outweigh(book), &expired)?;
     }
-    if query.names(Dimension::of_pod) {
-        query.described = query::described(connection, window, teams, &expired)?;
-    }
     if query.names(|dimension| *dimension == Dimension::Budget) {
         query.tree = Arc::new(budgets::tree(connection)?);
+    }
+    if query.names(Dimension::of_pod) || query.tree.is_by_labels() {
+        query.described = query::described(connection, window, teams, &expired)?;
     }
     Ok(())
 }

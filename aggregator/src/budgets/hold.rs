@@ -51,6 +51,9 @@ pub struct Ask {
     pub namespace: String,
     #[serde(default)]
     pub user: String,
+    /// Of the pod that it will be, as far as nothing is told of that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Of the GPUs, in any form that `account::names`; empty if it may be any.
     #[serde(default)]
     pub model: String,
@@ -415,10 +418,11 @@ impl Ask {
                 return Err(invalid(field, format!("{number} is more than {most}")));
             }
         }
-        if self.account.is_empty() && self.namespace.is_empty() && self.user.is_empty() {
+        let of_nobody = self.account.is_empty() && self.namespace.is_empty() && self.user.is_empty();
+        if of_nobody && self.labels.is_empty() {
             return Err(invalid(
                 "account",
-                "is not there; give the account, the namespace or the user whose work it is",
+                "is not there; give the account, the namespace, the user or the labels whose work it is",
             ));
         }
         if let Some((_, name)) = self.subject.as_ref().map(Subject::parts) {
@@ -432,6 +436,11 @@ impl Ask {
         if self.details.len() > DETAILS_MAX || bytes > DETAILS_BYTES_MAX {
             let reason = format!("has more than {DETAILS_MAX} pairs or {DETAILS_BYTES_MAX} bytes");
             return Err(invalid("job_details", reason));
+        }
+        let bytes: usize = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if self.labels.len() > DETAILS_MAX || bytes > DETAILS_BYTES_MAX {
+            let reason = format!("has more than {DETAILS_MAX} pairs or {DETAILS_BYTES_MAX} bytes");
+            return Err(invalid("labels", reason));
         }
         if self.given_nanos.is_some_and(|nanos| nanos < 0) {
             return Err(invalid("amount", "is less than 0"));

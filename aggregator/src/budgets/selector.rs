@@ -3,11 +3,17 @@
 //! Of several selectors that one row of usage matches, that of the highest [`Rank`] has it. Two of the same rank that one
 //! row could match are refused when the second is made, so that the order is total and each row has one account.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::NAME_BYTES_MAX;
 
 use super::{BudgetError, invalid};
+use crate::model::{LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX};
+
+/// Labels that one selector gives of each kind.
+const LABELS_MAX: usize = 8;
 
 /// What usage goes to an account. Texts are exact but for `namespace`, in which `*` is any text and `?` one character.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +31,12 @@ pub struct Selector {
     pub namespace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Of the pod, all of these.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Of the pod's namespace, all of these.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_labels: BTreeMap<String, String>,
 }
 
 /// What a selector is asked about; empty of what does not apply.
@@ -37,10 +49,19 @@ pub struct Usage {
     pub partition: String,
 }
 
+/// How the pod of some usage and its namespace are labelled in its slot; nothing of what is no pod, or is not told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Labels<'a> {
+    pub pod: Option<&'a BTreeMap<String, String>>,
+    pub namespace: Option<&'a BTreeMap<String, String>>,
+}
+
 /// What goes first, compared from left to right: an account is given, a namespace with more characters that are no
-/// wildcards, a user, a partition, a cluster.
+/// wildcards, more labels of the namespace, more of the pod, a namespace of wildcards alone, a user, a partition, a cluster.
+///
+/// A pod's author writes its labels, so these take no usage away from a namespace that is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank(bool, usize, bool, bool, bool);
+pub struct Rank(bool, usize, usize, usize, bool, bool, bool, bool);
 
 impl Selector {
     /// # Errors
@@ -53,8 +74,9 @@ impl Selector {
             ("bindings.namespace", &self.namespace),
             ("bindings.user", &self.user),
         ];
-        if fields.iter().all(|(_, value)| value.is_none()) {
-            let reason = "a binding gives at least one of cluster, account, partition, namespace, user";
+        if fields.iter().all(|(_, value)| value.is_none()) && !self.is_by_labels() {
+            let reason = "a binding gives at least one of cluster, account, partition, namespace, user, labels, \
+                          namespace_labels";
             return Err(invalid("bindings", reason));
         }
         for (field, value) in fields {
@@ -65,29 +87,58 @@ impl Selector {
                 return Err(invalid(field, reason));
             }
         }
+        for (field, labels) in
+            [("bindings.labels", &self.labels), ("bindings.namespace_labels", &self.namespace_labels)]
+        {
+            if labels.len() > LABELS_MAX {
+                return Err(invalid(field, format!("{} are given, of at most {LABELS_MAX}", labels.len())));
+            }
+            for (key, value) in labels {
+                let fits = !key.is_empty()
+                    && key.len() <= LABEL_KEY_BYTES_MAX
+                    && value.len() <= LABEL_VALUE_BYTES_MAX
+                    && !key.chars().chain(value.chars()).any(char::is_control);
+                if !fits {
+                    let reason = format!(
+                        "{key:?}: {value:?} is no label; a key has 1 to {LABEL_KEY_BYTES_MAX} bytes, a value at most \
+                         {LABEL_VALUE_BYTES_MAX}"
+                    );
+                    return Err(invalid(field, reason));
+                }
+            }
+        }
         Ok(())
     }
 
+    /// Does it take labels to tell what matches?
     #[must_use]
-    pub fn matches(&self, usage: &Usage) -> bool {
+    pub fn is_by_labels(&self) -> bool {
+        !self.labels.is_empty() || !self.namespace_labels.is_empty()
+    }
+
+    #[must_use]
+    pub fn matches(&self, usage: &Usage, labels: Labels<'_>) -> bool {
         let exact = |given: &Option<String>, value: &str| given.as_ref().is_none_or(|given| given == value);
         exact(&self.cluster, &usage.cluster)
             && exact(&self.account, &usage.account)
             && exact(&self.partition, &usage.partition)
             && exact(&self.user, &usage.user)
             && self.namespace.as_ref().is_none_or(|glob| is_match(glob, &usage.namespace))
+            && has(labels.pod, &self.labels)
+            && has(labels.namespace, &self.namespace_labels)
     }
 
     #[must_use]
     pub fn rank(&self) -> Rank {
-        let namespace = self.namespace.as_ref().map_or(0, |glob| {
+        let named = self.namespace.as_ref().map_or(0, |glob| {
             // An exact name goes before every pattern.
             let wild = glob.chars().filter(|c| matches!(c, '*' | '?')).count();
-            if wild == 0 { usize::MAX } else { 1 + glob.chars().count() - wild }
+            if wild == 0 { usize::MAX } else { glob.chars().count() - wild }
         });
-        let [account, user, partition, cluster] =
-            [&self.account, &self.user, &self.partition, &self.cluster].map(Option::is_some);
-        Rank(account, namespace, user, partition, cluster)
+        let [account, namespace, user, partition, cluster] =
+            [&self.account, &self.namespace, &self.user, &self.partition, &self.cluster].map(Option::is_some);
+        let [of_namespace, of_pod] = [self.namespace_labels.len(), self.labels.len()];
+        Rank(account, named, of_namespace, of_pod, namespace, user, partition, cluster)
     }
 
     /// Could one row of usage match both, and neither goes first?
@@ -106,7 +157,19 @@ impl Selector {
                 (Some(one), Some(other)) => globs_meet(one, other),
                 _ => true,
             }
+            && agree(&self.labels, &other.labels)
+            && agree(&self.namespace_labels, &other.namespace_labels)
     }
+}
+
+/// Is there each of the wanted labels?
+fn has(there: Option<&BTreeMap<String, String>>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| there.and_then(|labels| labels.get(key)) == Some(value))
+}
+
+/// Could one pod, or namespace, have all labels of both?
+fn agree(one: &BTreeMap<String, String>, other: &BTreeMap<String, String>) -> bool {
+    one.iter().all(|(key, value)| other.get(key).is_none_or(|of_other| of_other == value))
 }
 
 impl std::fmt::Display for Selector {
@@ -119,7 +182,11 @@ impl std::fmt::Display for Selector {
             ("user", &self.user),
         ];
         let given = fields.iter().filter_map(|(name, value)| Some(format!("{name} {:?}", value.as_ref()?)));
-        f.write_str(&given.collect::<Vec<_>>().join(", "))
+        let labels = [("label", &self.labels), ("namespace_label", &self.namespace_labels)];
+        let labels = labels.into_iter().flat_map(|(kind, labels)| {
+            labels.iter().map(move |(key, value)| format!("{kind}:{key} {value:?}"))
+        });
+        f.write_str(&given.chain(labels).collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -176,6 +243,14 @@ mod tests {
         Selector { namespace: Some(glob.into()), ..Selector::default() }
     }
 
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn labelled(pairs: &[(&str, &str)]) -> Selector {
+        Selector { labels: labels(pairs), ..Selector::default() }
+    }
+
     fn in_namespace(name: &str) -> Usage {
         Usage { cluster: "c".into(), namespace: name.into(), ..Usage::default() }
     }
@@ -190,9 +265,9 @@ mod tests {
             partition: "gpu".into(),
             ..Usage::default()
         };
-        assert!(selector.matches(&usage));
-        assert!(!selector.matches(&Usage { cluster: "d".into(), ..usage.clone() }));
-        assert!(!selector.matches(&Usage { account: String::new(), ..usage }));
+        assert!(selector.matches(&usage, Labels::default()));
+        assert!(!selector.matches(&Usage { cluster: "d".into(), ..usage.clone() }, Labels::default()));
+        assert!(!selector.matches(&Usage { account: String::new(), ..usage }, Labels::default()));
     }
 
     #[test]
@@ -209,7 +284,8 @@ mod tests {
             ("*", "", false),
             ("a*b*c", "a-b-b-c", true),
         ] {
-            assert_eq!(namespace(glob).matches(&in_namespace(name)), expected, "{glob} {name}");
+            let matches = namespace(glob).matches(&in_namespace(name), Labels::default());
+            assert_eq!(matches, expected, "{glob} {name}");
         }
     }
 
@@ -251,8 +327,14 @@ mod tests {
             account(Some("ada"), None),
             account(None, Some("gpu")),
             account(None, None),
+            Selector { labels: labels(&[("team", "a")]), ..namespace("team-a") },
             namespace("team-a"),
             namespace("team-*"),
+            Selector { namespace_labels: labels(&[("cost", "7")]), ..labelled(&[("team", "a")]) },
+            Selector { namespace_labels: labels(&[("cost", "7")]), ..Selector::default() },
+            labelled(&[("team", "a"), ("app", "b")]),
+            Selector { labels: labels(&[("team", "a")]), ..namespace("*") },
+            labelled(&[("team", "a")]),
             namespace("*"),
             user,
             Selector { cluster: Some("c".into()), ..Selector::default() },
@@ -262,6 +344,32 @@ mod tests {
         assert!(!namespace("a*").is_ambiguous_with(&namespace("b*")));
         assert!(!account(None, Some("gpu")).is_ambiguous_with(&account(None, Some("cpu"))));
         assert!(account(None, None).is_ambiguous_with(&account(None, None)));
+        assert!(labelled(&[("team", "a")]).is_ambiguous_with(&labelled(&[("app", "b")])));
+        assert!(!labelled(&[("team", "a")]).is_ambiguous_with(&labelled(&[("team", "b")])));
+        assert!(!labelled(&[("team", "a")]).is_ambiguous_with(&labelled(&[("team", "a"), ("app", "b")])));
+    }
+
+    #[test]
+    fn labels_match_where_all_of_them_are_there_and_nothing_that_is_no_pod() {
+        let selector = Selector {
+            labels: labels(&[("team", "a"), ("app", "")]),
+            namespace_labels: labels(&[("cost", "7")]),
+            ..Selector::default()
+        };
+        let (pod, namespace) = (labels(&[("app", ""), ("team", "a"), ("x", "y")]), labels(&[("cost", "7")]));
+        let usage = in_namespace("ml");
+        let all = Labels { pod: Some(&pod), namespace: Some(&namespace) };
+        assert!(selector.matches(&usage, all));
+        let few = labels(&[("team", "a")]);
+        for labels in [
+            Labels::default(),
+            Labels { pod: None, ..all },
+            Labels { namespace: None, ..all },
+            Labels { pod: Some(&few), ..all },
+            Labels { namespace: Some(&pod), ..all },
+        ] {
+            assert!(!selector.matches(&usage, labels), "{labels:?}");
+        }
     }
 
     #[test]
@@ -270,5 +378,16 @@ mod tests {
         let error = namespace("").check().unwrap_err().to_string();
         assert!(error.contains("bindings.namespace"), "{error}");
         assert!(namespace("a").check().is_ok());
+        assert!(labelled(&[("team", "")]).check().is_ok());
+        let (key, value) = ("k".repeat(LABEL_KEY_BYTES_MAX + 1), "v".repeat(LABEL_VALUE_BYTES_MAX + 1));
+        let many: Vec<String> = (0..=LABELS_MAX).map(|at| format!("k{at}")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|key| (key.as_str(), "v")).collect();
+        for bad in [&[("", "a")][..], &[(&key, "a")], &[("a", &value)], &[("a", "b\0")], &many] {
+            for selector in [labelled(bad), Selector { namespace_labels: labels(bad), ..Selector::default() }]
+            {
+                let error = selector.check().unwrap_err().to_string();
+                assert!(error.contains("labels"), "{error}");
+            }
+        }
     }
 }

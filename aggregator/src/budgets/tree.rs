@@ -8,7 +8,7 @@ use tonnage_proto::limits::{SLOT_NS, slot_start};
 
 use super::account::{Spec, Standing, Status};
 use super::allocation::{Schedule, Step};
-use super::selector::{Selector, Usage};
+use super::selector::{Labels, Selector, Usage};
 use super::{BudgetError, invalid};
 
 /// Accounts in one ledger, closed ones with them.
@@ -123,12 +123,18 @@ impl Tree {
         std::iter::successors(self.by_id(id), parent).take(DEPTH_MAX)
     }
 
-    /// Whose a row of usage in the slot at `at_ns` is: one account, or nobody's.
+    /// Is anything bound by labels, or was it? Then whose a pod's usage is cannot be told without them.
     #[must_use]
-    pub fn owner_of(&self, usage: &Usage, at_ns: i64) -> Option<i64> {
+    pub fn is_by_labels(&self) -> bool {
+        self.bindings.iter().any(|binding| binding.selector.is_by_labels())
+    }
+
+    /// Whose a row of usage in the slot at `at_ns` is, labelled so: one account, or nobody's.
+    #[must_use]
+    pub fn owner_of(&self, usage: &Usage, labels: Labels<'_>, at_ns: i64) -> Option<i64> {
         let in_force = |binding: &&Binding| binding.from_ns <= at_ns && at_ns < binding.to_ns;
         let matching =
-            self.bindings.iter().filter(in_force).filter(|binding| binding.selector.matches(usage));
+            self.bindings.iter().filter(in_force).filter(|binding| binding.selector.matches(usage, labels));
         matching.max_by_key(|binding| binding.selector.rank()).map(|binding| binding.account)
     }
 

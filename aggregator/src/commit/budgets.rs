@@ -25,6 +25,7 @@ use decide::Decided;
 mod decide;
 mod escrow;
 mod grants;
+mod pods;
 mod recover;
 mod reported;
 mod sums;
@@ -54,6 +55,7 @@ pub(super) struct Budgets {
     /// Usage by the key of a roll-up.
     usages: Usages,
     owners: HashMap<i64, Option<Subject>>,
+    pods: pods::Pods,
     /// GPUs of which something was known in the slot at the time, to price by.
     gpus: Option<(i64, Vec<KnownGpu>)>,
     /// What the last settled holds of accounts tell of what work costs.
@@ -193,9 +195,9 @@ impl Budgets {
             return self.draw(context, ask, &transaction, amount_nanos, by);
         }
         let slot_ns = slot_start(context.now_ns);
-        let Some(account) = self.tree.owner_of(&ask.usage(), slot_ns) else {
+        let Some(account) = self.account_of(context, ask, slot_ns)? else {
             self.counts.unassigned();
-            let text = "account: no budget's binding matches this account, partition, namespace and user on this cluster";
+            let text = "account: no budget's binding matches this account, partition, namespace, labels and user on this cluster";
             return Ok(Err(BudgetError::NotFound(text.to_owned())));
         };
         let decided = match self.decide(context, account, ask)? {

@@ -7,6 +7,7 @@
 use tonnage_proto::limits::{DAY_NS, SLOT_NS, slot_start};
 
 use super::CommitError;
+use super::working::Working;
 use crate::model::{Described, Seen, SubjectKind, Told};
 use crate::store::described::{self, Known, Text};
 use crate::store::write::{self, JournalEntry, JournalKind, Mark};
@@ -33,7 +34,13 @@ pub enum Taken {
 }
 
 /// Takes what is told of a cluster.
-pub(super) fn told(db: &Connection, holder: &str, told: &Told, now_ns: i64) -> Result<Taken, CommitError> {
+pub(super) fn told(
+    db: &Connection,
+    working: &mut Working,
+    holder: &str,
+    told: &Told,
+    now_ns: i64,
+) -> Result<Taken, CommitError> {
     let lease = format!("kubernetes {}", told.cluster);
     if !closing::lease(db, &lease, holder, now_ns, now_ns.saturating_add(LEASE_NS))? {
         return Ok(Taken::NotOurs);
@@ -56,6 +63,9 @@ pub(super) fn told(db: &Connection, holder: &str, told: &Told, now_ns: i64) -> R
         }
     }
     journal(db, &news, now_ns)?;
+    if let Some(budgets) = &mut working.budgets {
+        budgets.told(db, &news.versions)?;
+    }
     Ok(Taken::Taken { put_off })
 }
 

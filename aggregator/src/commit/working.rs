@@ -104,7 +104,7 @@ pub(super) struct Working {
     /// By UUID: as last described, and the store's number.
     devices: HashMap<String, (Device, i64)>,
     rollup_keys: Keys,
-    budgets: Option<Budgets>,
+    pub(super) budgets: Option<Budgets>,
 }
 
 impl Working {
@@ -382,12 +382,12 @@ impl Working {
         let state = |key: &(i64, i64)| self.slots.get(key).map(|slot| (key.0, key.1, &slot.state));
         write::put_slot_states(db, dirty.iter().filter_map(state))?;
         written.write(db, rolled_until_ns)?;
-        let cluster_of = |tenure: i64| self.tenures.get(&tenure).map(|tenure| tenure.node.cluster.clone());
+        let tenure_of = |tenure: i64| self.tenures.get(&tenure).map(|tenure| &**tenure);
         let budgets = match &mut self.budgets {
             Some(budgets) => budgets,
             none => none.insert(Budgets::load(db)?),
         };
-        budgets.fold(db, &written.figures, &written.held, cluster_of)?;
+        budgets.fold(db, &written.figures, &written.held, tenure_of)?;
         self.write_coverage(db, None)?;
         self.write_stays(db)?;
         self.nodes.write(db)

@@ -1,6 +1,7 @@
 //! What Kubernetes says of pods and namespaces: labels and controllers, and what of them the ledger keeps. Plain data.
 //!
-//! They group costs and decide none: whose time it was is what cgroups, the kubelet and Slurm's hooks say.
+//! They group costs, say whose budget pays where one is bound to labels, and decide no charge: whose time it was is what cgroups,
+//! the kubelet and Slurm's hooks say.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -11,7 +12,7 @@ const LABELS_MAX: usize = 64;
 /// Bytes of a label's key as Kubernetes has them: a prefix of 253, a slash and 63.
 pub const LABEL_KEY_BYTES_MAX: usize = 317;
 /// Bytes of a label's value as Kubernetes has them.
-const LABEL_VALUE_BYTES_MAX: usize = 63;
+pub const LABEL_VALUE_BYTES_MAX: usize = 63;
 /// Bytes of any other name.
 const NAME_BYTES_MAX: usize = tonnage_proto::limits::NAME_BYTES_MAX;
 

@@ -12,7 +12,7 @@ pub mod reports;
 mod usage;
 
 pub use usage::{
-    KnownGpu, RolledUsage, Usages, charged, clusters, gpus, spent, subject_of, unassigned, usage,
+    KnownGpu, RolledUsage, Usages, charged, clusters, gpus, is_owner, spent, subject_of, unassigned, usage,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;

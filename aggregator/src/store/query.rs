@@ -5,6 +5,7 @@
 //! quarters of an hour. SQL adds up per (tenure, owner); groups are made here, in 128-bit integers. Where roll-ups tell all that is asked
 //! they are read instead (`rolled`).
 
+mod charges;
 mod cost;
 mod described;
 mod dimension;
@@ -16,8 +17,9 @@ pub mod posted;
 mod ranges;
 mod rolled;
 
+pub use charges::pod_charges;
 pub use cost::{CostQuery, Field, Filter, GROUPS_MAX, Group, Groups, QueryError, Sums, cost};
-pub use described::{Described, Told, described};
+pub use described::{Described, Told, described, described_pod};
 pub use dimension::Dimension;
 pub use facts::{Facts, facts};
 pub use idle::{HeldIdle, IdleReport, IdleSums, Intrusion, Place, Unattributed, idle};

@@ -51,8 +51,8 @@ pub(crate) struct Said {
     /// What may be spent in each month of UTC; instead of all other limits but --limit
     #[arg(long, value_name = "AMOUNT")]
     pub(crate) monthly: Option<String>,
-    /// Whose usage is its own, e.g. account=physics,partition=gpu or namespace=ml-*; several times for several. All that is
-    /// bound is said at once [default of a new account: account=ACCOUNT]
+    /// Whose usage is its own, e.g. account=physics,partition=gpu or namespace=ml-*,label:team=vision; several times for
+    /// several. All that is bound is said at once [default of a new account: account=ACCOUNT]
     #[arg(long = "bind", value_name = "FIELD=VALUE,...")]
     pub(crate) bindings: Vec<String>,
     /// RFC 3339, or a date in UTC
@@ -167,7 +167,7 @@ pub(crate) struct Reconcile {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Check {
     /// Slurm's account
-    #[arg(long, required_unless_present_any = ["namespace", "user"])]
+    #[arg(long, required_unless_present_any = ["namespace", "user", "labels"])]
     pub(crate) account: Option<String>,
     #[arg(long)]
     pub(crate) partition: Option<String>,
@@ -175,6 +175,9 @@ pub(crate) struct Check {
     pub(crate) namespace: Option<String>,
     #[arg(long)]
     pub(crate) user: Option<String>,
+    /// Of the pod that it is for; several times for several
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<String>,
     /// Needed where usage comes from several
     #[arg(long)]
     pub(crate) cluster: Option<String>,

@@ -125,7 +125,15 @@ pub(super) fn budget(show: &Show<'_>, command: Budget, out: &mut dyn Write) -> R
         Budget::Check(check) => *check,
     };
     let Check { account, partition, namespace, user, cluster, nodes, model, time, job, key, .. } = check;
-    let Check { gpus, cpus, memory, .. } = check;
+    let Check { gpus, cpus, memory, labels, .. } = check;
+    let label = |pair: &String| {
+        let (key, value) = pair
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| Error::Refused(format!("--label {pair:?} is not KEY=VALUE")))?;
+        Ok((key.to_owned(), Value::from(value)))
+    };
+    let labels = labels.iter().map(label).collect::<Result<Map<_, _>, Error>>()?;
     let gpus = gpus.map(|gpus| gpus.parse::<u32>().map_or_else(|_| json!(gpus), |number| json!(number)));
     let mut body = Map::new();
     let given = [
@@ -133,6 +141,7 @@ pub(super) fn budget(show: &Show<'_>, command: Budget, out: &mut dyn Write) -> R
         ("partition", partition.map(Value::from)),
         ("namespace", namespace.map(Value::from)),
         ("user_id", user.map(Value::from)),
+        ("labels", (!labels.is_empty()).then_some(Value::Object(labels))),
         ("cluster", cluster.map(Value::from)),
         ("gpus", gpus),
         ("cpus", cpus.map(Value::from)),
@@ -235,14 +244,26 @@ fn body(said: Said) -> Result<Map<String, Value>, Error> {
 
 fn binding(text: &str) -> Result<Value, Error> {
     const FIELDS: [&str; 6] = ["cluster", "account", "partition", "namespace", "user", "from"];
-    let pairs = text.split(',').map(|pair| {
-        let known = pair.split_once('=').filter(|(field, _)| FIELDS.contains(field));
-        let (field, value) = known.ok_or_else(|| {
-            Error::Refused(format!("--bind {pair:?} is not FIELD=VALUE with one of {}", FIELDS.join(", ")))
-        })?;
-        Ok((field.to_owned(), Value::from(value)))
-    });
-    Ok(Value::Object(pairs.collect::<Result<_, Error>>()?))
+    const LABELS: [(&str, &str); 2] = [("label:", "labels"), ("namespace_label:", "namespace_labels")];
+    let mut given = Map::new();
+    for pair in text.split(',') {
+        let refused = || {
+            let fields = FIELDS.join(", ");
+            Error::Refused(format!(
+                "--bind {pair:?} is not FIELD=VALUE with one of {fields}, label:KEY, namespace_label:KEY"
+            ))
+        };
+        let (field, value) = pair.split_once('=').ok_or_else(refused)?;
+        let label = LABELS.iter().find_map(|(prefix, labels)| Some((*labels, field.strip_prefix(prefix)?)));
+        let into = match label {
+            Some((labels, _)) => given.entry(labels).or_insert_with(|| json!({})).as_object_mut(),
+            None if FIELDS.contains(&field) => Some(&mut given),
+            None => None,
+        };
+        let key = label.map_or(field, |(_, key)| key);
+        into.filter(|_| !key.is_empty()).ok_or_else(refused)?.insert(key.to_owned(), value.into());
+    }
+    Ok(Value::Object(given))
 }
 
 /// A field as text; empty of what is not there.
@@ -309,8 +330,14 @@ fn shown(account: &Value) -> Grid {
     }
     for binding in account["bindings"].as_array().into_iter().flatten() {
         let given = binding.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-        let given: Vec<String> =
-            given.map(|(field, _)| format!("{field} {}", text_of(binding, field))).collect();
+        let given = given.flat_map(|(field, value)| match value.as_object() {
+            None => vec![format!("{field} {}", text_of(binding, field))],
+            Some(labels) => {
+                let kind = field.trim_end_matches('s');
+                labels.keys().map(|key| format!("{kind}:{key} {}", text_of(value, key))).collect()
+            }
+        });
+        let given: Vec<String> = given.collect();
         note(format!("binding: {}", given.join(", ")));
     }
     for limit in account["limits"].as_array().into_iter().flatten() {
@@ -393,7 +420,15 @@ mod tests {
     fn a_binding_is_fields_and_values_and_nothing_else() {
         let bound = binding("account=physics,partition=gpu").unwrap();
         assert_eq!(bound, json!({ "account": "physics", "partition": "gpu" }));
-        for text in ["physics", "acount=x", "", "account=x,"] {
+        let labelled =
+            binding("namespace=ml,label:team=vision,label:app.kubernetes.io/name=a=b,namespace_label:cost=7")
+                .unwrap();
+        let labels = json!({ "team": "vision", "app.kubernetes.io/name": "a=b" });
+        assert_eq!(
+            labelled,
+            json!({ "namespace": "ml", "labels": labels, "namespace_labels": { "cost": "7" } })
+        );
+        for text in ["physics", "acount=x", "", "account=x,", "label:=x", "label:team", "labels=x"] {
             assert!(binding(text).is_err(), "{text}");
         }
     }

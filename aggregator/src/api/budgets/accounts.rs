@@ -1,5 +1,6 @@
 //! `/api/v1/accounts`: what there is, what is left, and changes of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -77,14 +78,24 @@ pub(in crate::api) struct AccountBody {
     allocation_schedule: Option<ScheduleBody>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+/// A field that is not known would bind more than is meant.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct BindingBody {
     cluster: Option<String>,
     account: Option<String>,
     partition: Option<String>,
     namespace: Option<String>,
     user: Option<String>,
+    /// Of the pod, all of these; see [`Selector`].
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// Of the pod's namespace, all of these.
+    #[serde(default)]
+    namespace_labels: BTreeMap<String, String>,
     from: Option<String>,
+    /// As it is answered: null.
+    to: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -214,10 +225,7 @@ pub(in crate::api) async fn create(
         return Err(ApiError::invalid("slurm_account", "slurm_account: give the new account's name"));
     };
     if body.bindings.is_none() {
-        let account = Some(name.clone());
-        let own =
-            BindingBody { account, cluster: None, partition: None, namespace: None, user: None, from: None };
-        body.bindings = Some(vec![own]);
+        body.bindings = Some(vec![BindingBody { account: Some(name.clone()), ..BindingBody::default() }]);
     }
     let schedule = body.incremental()?;
     let mut spec = body.onto(Spec::new(&name))?;
@@ -350,9 +358,16 @@ impl AccountBody {
 
 impl BindingBody {
     fn bound(self) -> Result<Bound, ApiError> {
-        let Self { cluster, account, partition, namespace, user, from } = self;
+        let Self { cluster, account, partition, namespace, user, labels, namespace_labels, from, to } = self;
+        if let Some(to) = to {
+            let message = format!(
+                "bindings.to: {to:?} is no end to be given; leave out what is not to be bound any more"
+            );
+            return Err(ApiError::invalid("bindings.to", message));
+        }
         let from_ns = from.map(|from| at("bindings.from", &from)).transpose()?;
-        Ok(Bound { selector: Selector { cluster, account, partition, namespace, user }, from_ns })
+        let selector = Selector { cluster, account, partition, namespace, user, labels, namespace_labels };
+        Ok(Bound { selector, from_ns })
     }
 }
 

@@ -305,7 +305,7 @@ pub(super) fn days(
     let today_ns = seen.now_ns - seen.now_ns.rem_euclid(DAY_NS);
     let whole = |at_ns: i64| at_ns.saturating_add(DAY_NS - 1).div_euclid(DAY_NS) * DAY_NS;
     let first_ns = (today_ns - count * DAY_NS).max(whole(began_ns));
-    let mut usages = stored::Usages::new();
+    let mut usages = stored::Usages::default();
     let mut spent = |from_ns: i64, to_ns: i64| {
         let sums = stored::spent(db, &seen.tree, &mut usages, (from_ns, to_ns), seen.now_ns)?;
         Ok::<_, StoreError>(sums.of(account, |_, _| true))

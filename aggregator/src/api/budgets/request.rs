@@ -44,6 +44,9 @@ pub(in crate::api) struct CheckBody {
     cluster: String,
     #[serde(default)]
     namespace: String,
+    /// Of the pod that it is for.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     /// A type of Slurm's GRES, or a model's name; instead of the type in gpus.
     #[serde(default)]
     gpu_model: String,
@@ -163,6 +166,7 @@ impl CheckBody {
             partition: self.partition,
             namespace: self.namespace,
             user: self.user_id,
+            labels: self.labels,
             model,
             gpus,
             cpus: self.cpus,

@@ -39,7 +39,7 @@ impl Seen {
             let of = (hold.ask.partition.as_str(), hold.ask.model.as_str());
             reserved.add(&tree, hold.account, of, hold.reserved_nanos());
         }
-        let spent = Spent { now_ns, sums: HashMap::new(), usages: stored::Usages::new() };
+        let spent = Spent { now_ns, sums: HashMap::new(), usages: stored::Usages::default() };
         Ok((Self { now_ns, tree, reserved, spent }, open.len()))
     }
 }

@@ -16,6 +16,11 @@ fn slurm(account: &str) -> Selector {
     Selector { account: Some(account.into()), ..Selector::default() }
 }
 
+/// One label, or none.
+fn labels(key: &str, value: Option<String>) -> BTreeMap<String, String> {
+    value.map(|value| (key.to_owned(), value)).into_iter().collect()
+}
+
 fn usage(account: &str) -> Usage {
     Usage { cluster: "c".into(), account: account.into(), ..Usage::default() }
 }
@@ -29,7 +34,7 @@ fn update(tree: &mut Tree, spec: Spec, now_ns: i64) -> Result<i64, BudgetError> 
 }
 
 fn owner<'a>(tree: &'a Tree, account: &str, at_ns: i64) -> Option<&'a str> {
-    Some(tree.by_id(tree.owner_of(&usage(account), at_ns)?)?.spec.name.as_str())
+    Some(tree.by_id(tree.owner_of(&usage(account), Labels::default(), at_ns)?)?.spec.name.as_str())
 }
 
 #[test]
@@ -53,7 +58,7 @@ fn of_several_that_match_the_nearest_has_it() {
     let ada = Spec { bindings: vec![Bound { selector, from_ns: None }], ..Spec::new("ada") };
     create(&mut tree, ada).unwrap();
     let of_ada = Usage { user: "ada".into(), ..usage("physics") };
-    assert_eq!(tree.owner_of(&of_ada, NOW), tree.by_name("ada").map(|account| account.id));
+    assert_eq!(tree.owner_of(&of_ada, Labels::default(), NOW), tree.by_name("ada").map(|account| account.id));
     assert_eq!(owner(&tree, "physics", NOW), Some("physics"));
 }
 
@@ -170,6 +175,8 @@ fn no_row_of_usage_is_two_accounts_whatever_is_bound() {
                 partition: some(&["", "", "gpu"]),
                 namespace: some(&["", "", "a*", "*b", "?b", "ab"]),
                 user: some(&["", "", "ada"]),
+                labels: labels("team", some(&["", "", "a", "b"])),
+                namespace_labels: labels("cost", some(&["", "", "7"])),
             };
             let bound = Bound { selector, from_ns: None };
             let _ = create(&mut tree, Spec { bindings: vec![bound], ..Spec::new(&format!("n{at}")) });
@@ -182,12 +189,15 @@ fn no_row_of_usage_is_two_accounts_whatever_is_bound() {
                 account: pick(&["", "p", "q"]),
                 partition: pick(&["", "gpu"]),
             };
-            let matching: Vec<&Binding> =
-                tree.all_bindings().iter().filter(|binding| binding.selector.matches(&usage)).collect();
+            let mut some = |values: &[&str]| Some(pick(values)).filter(|value| !value.is_empty());
+            let (pod, namespace) = (labels("team", some(&["", "a", "b"])), labels("cost", some(&["", "7"])));
+            let labels = Labels { pod: Some(&pod), namespace: Some(&namespace) };
+            let matches = |binding: &&Binding| binding.selector.matches(&usage, labels);
+            let matching: Vec<&Binding> = tree.all_bindings().iter().filter(matches).collect();
             let highest = matching.iter().map(|binding| binding.selector.rank()).max();
             let first = matching.iter().filter(|binding| Some(binding.selector.rank()) == highest).count();
             assert!(first <= 1, "{usage:?}: {matching:?}");
-            assert_eq!(tree.owner_of(&usage, NOW).is_some(), first == 1);
+            assert_eq!(tree.owner_of(&usage, labels, NOW).is_some(), first == 1);
         }
     }
 }

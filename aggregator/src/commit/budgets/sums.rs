@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use tonnage_proto::limits::{SLOT_NS, slot_start};
 
-use super::{Budgets, Context, REMEMBERED_MAX, Refusal};
+use super::{Budgets, Context, REMEMBERED_MAX, Refusal, Span};
 use crate::budgets::account::{Limit, names};
 use crate::budgets::available::{Stand, Sums, stands};
 use crate::budgets::hold::{Found, PartitionFound};
-use crate::budgets::{Ask, BudgetError, Hold, amount};
+use crate::budgets::{Ask, BudgetError, Hold, Labels, Tree, amount};
 use crate::commit::CommitError;
 use crate::commit::written::Held;
 use crate::model::NodeFacts;
 use crate::prices::PriceFacts;
 use crate::store::Connection;
 use crate::store::budgets::{self as stored, KnownGpu};
+use crate::store::existence::TenureRecord;
 use crate::store::rollup::Figures;
 
 /// What there is for some work.
@@ -71,6 +72,7 @@ impl Budgets {
                 Some(sums) => sums,
                 None => {
                     let sums = stored::spent(context.db, tree, usages, span_ns, context.now_ns)?;
+                    usages.forget_described();
                     if spent.values().map(Sums::count).sum::<usize>() + spent.len() > REMEMBERED_MAX {
                         spent.clear();
                     }
@@ -135,22 +137,33 @@ impl Budgets {
     }
 
     /// Moves on by what slots' rows changed by: sums of periods, and what holds' jobs were charged.
-    pub(in crate::commit) fn fold(
+    pub(in crate::commit) fn fold<'a>(
         &mut self,
         db: &Connection,
         figures: &HashMap<(i64, i64), Figures>,
         held: &Held,
-        cluster_of: impl Fn(i64) -> Option<String>,
+        tenure_of: impl Fn(i64) -> Option<&'a TenureRecord>,
     ) -> Result<(), CommitError> {
         let Self { tree, spent, usages, .. } = self;
+        let pods_apart = tree.is_by_labels();
         if !spent.is_empty() {
             for ((slot_ns, key), figures) in figures.iter().filter(|(_, figures)| figures.cost_nanos() != 0) {
                 let Some(of) = stored::usage(db, usages, *key)? else { continue };
-                let Some(account) = tree.owner_of(&of.usage, *slot_ns) else { continue };
-                let within =
-                    spent.iter_mut().filter(|((from_ns, to_ns), _)| (*from_ns..*to_ns).contains(slot_ns));
-                for (_, sums) in within {
-                    sums.add(tree, account, (&of.usage.partition, &of.model), figures.cost_nanos());
+                if of.is_of_pods && pods_apart {
+                    continue;
+                }
+                let Some(account) = tree.owner_of(&of.usage, Labels::default(), *slot_ns) else { continue };
+                let of = (of.usage.partition.as_str(), of.model.as_str());
+                add(tree, spent, *slot_ns, (account, of), figures.cost_nanos());
+            }
+            if pods_apart {
+                for ((slot_ns, tenure, owner), cost_nanos) in held.iter().filter(|(_, cost)| **cost != 0) {
+                    let Some(tenure) = tenure_of(*tenure) else { continue };
+                    let cluster = tenure.node.cluster.as_str();
+                    let Some(pod) = self.pods.of(db, cluster, *owner)? else { continue };
+                    let Some(account) = pod.account(tree, cluster, *slot_ns) else { continue };
+                    let of = (pod.owner.partition.as_str(), tenure.model.as_str());
+                    add(tree, spent, *slot_ns, (account, of), (*cost_nanos).into());
                 }
             }
         }
@@ -168,7 +181,8 @@ impl Budgets {
                     self.owners.entry(*owner).or_insert(stored::subject_of(db, *owner)?)
                 }
             };
-            let Some((cluster, subject)) = cluster_of(*tenure).zip(subject.clone()) else { continue };
+            let Some((tenure, subject)) = tenure_of(*tenure).zip(subject.clone()) else { continue };
+            let cluster = tenure.node.cluster.clone();
             let Some(known) = self.subjects.get(&(cluster, subject)).and_then(|id| self.holds.get(id)) else {
                 continue;
             };
@@ -189,6 +203,20 @@ impl Budgets {
             self.remember(hold);
         }
         Ok(())
+    }
+}
+
+/// Moves on the sums of the periods that have the slot.
+fn add(
+    tree: &Tree,
+    spent: &mut HashMap<Span, Sums>,
+    slot_ns: i64,
+    (account, of): (i64, (&str, &str)),
+    cost_nanos: i128,
+) {
+    let within = spent.iter_mut().filter(|((from_ns, to_ns), _)| (*from_ns..*to_ns).contains(&slot_ns));
+    for (_, sums) in within {
+        sums.add(tree, account, of, cost_nanos);
     }
 }
 

@@ -13,6 +13,7 @@ mod counted;
 mod escrow;
 mod estimated;
 mod granted;
+mod labelled;
 mod model;
 mod recovered;
 mod reported;

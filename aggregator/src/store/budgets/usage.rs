@@ -7,10 +7,10 @@ use tonnage_proto::limits::{DAY_NS, HOUR_NS, SLOT_NS, slot_start};
 
 use crate::budgets::available::Sums;
 use crate::budgets::hold::Subject;
-use crate::budgets::selector::Usage;
+use crate::budgets::selector::{Labels, Usage};
 use crate::budgets::tree::Tree;
-use crate::model::{NodeFacts, OwnerKind, RowKind};
-use crate::store::query::blocks;
+use crate::model::{NodeFacts, OwnerKind, RowKind, Teams};
+use crate::store::query::{self, Described, QueryError, blocks};
 use crate::store::rollup::packed;
 use crate::store::sql::{self, Connection, OptionalExtension, params};
 use crate::store::write::{self, Mark};
@@ -26,12 +26,13 @@ const CHARGES: [i64; 3] = [RowKind::Held as i64, RowKind::Cpu as i64, RowKind::M
 pub struct RolledUsage {
     pub usage: Usage,
     pub model: String,
+    pub is_of_pods: bool,
 }
 
 /// The usage of a roll-up's key; `None` of what nobody held.
 fn rolled_usage(db: &Connection, key: i64) -> Result<Option<RolledUsage>> {
     let mut statement = db.prepare_cached(
-        "SELECT cluster, namespace, \"user\", account, partition, model FROM rollup_key
+        "SELECT cluster, namespace, \"user\", account, partition, model, owner_kind FROM rollup_key
          WHERE id = ?1 AND kind IN (?2, ?3, ?4) AND owner_kind <> 0",
     )?;
     let [held, cpu, memory] = CHARGES;
@@ -43,13 +44,47 @@ fn rolled_usage(db: &Connection, key: i64) -> Result<Option<RolledUsage>> {
             account: row.get(3)?,
             partition: row.get(4)?,
         };
-        Ok(RolledUsage { usage, model: row.get(5)? })
+        let is_of_pods = row.get::<i64>(6)? == OwnerKind::Pod as i64;
+        Ok(RolledUsage { usage, model: row.get(5)?, is_of_pods })
     });
     Ok(found.optional()?)
 }
 
-/// Usage by the key of a roll-up, as far as it was looked up.
-pub type Usages = HashMap<i64, Option<RolledUsage>>;
+/// What was looked up.
+#[derive(Debug, Default)]
+pub struct Usages {
+    /// By the key of a roll-up.
+    by_key: HashMap<i64, Option<RolledUsage>>,
+    /// What pods were like, and from when on it is known.
+    described: Option<(i64, Described)>,
+}
+
+impl Usages {
+    /// What pods and namespaces were like from then on. Read once, if the earliest is asked for first.
+    fn described(&mut self, db: &Connection, from_ns: i64) -> Result<Described> {
+        if let Some((known_ns, described)) = &self.described
+            && *known_ns <= from_ns
+        {
+            return Ok(described.clone());
+        }
+        let described = query::described(db, (from_ns, i64::MAX), &Teams::default(), || false);
+        let described = described.map_err(of_store)?;
+        self.described = Some((from_ns, described.clone()));
+        Ok(described)
+    }
+
+    /// Lets go of what pods were like, which is much, and may change.
+    pub fn forget_described(&mut self) {
+        self.described = None;
+    }
+}
+
+fn of_store(error: QueryError) -> StoreError {
+    match error {
+        QueryError::Store(error) => error,
+        QueryError::Expired | QueryError::TooManyGroups => StoreError::Interrupted,
+    }
+}
 
 /// Usages that are remembered.
 const USAGES_MAX: usize = 100_000;
@@ -59,6 +94,7 @@ const USAGES_MAX: usize = 100_000;
 /// # Errors
 /// If SQL fails.
 pub fn usage<'a>(db: &Connection, usages: &'a mut Usages, key: i64) -> Result<Option<&'a RolledUsage>> {
+    let usages = &mut usages.by_key;
     if !usages.contains_key(&key) {
         if usages.len() >= USAGES_MAX {
             usages.clear();
@@ -80,9 +116,9 @@ pub fn spent(
     now_ns: i64,
 ) -> Result<Sums> {
     let mut sums = Sums::default();
-    each(db, tree, usages, (span_ns, now_ns), |of, account, cost_nanos| {
+    each(db, tree, usages, (span_ns, now_ns), |usage, model, account, cost_nanos| {
         if let Some(account) = account {
-            sums.add(tree, account, (&of.usage.partition, &of.model), cost_nanos);
+            sums.add(tree, account, (&usage.partition, model), cost_nanos);
         }
     })?;
     Ok(sums)
@@ -100,22 +136,24 @@ pub fn unassigned(
     now_ns: i64,
 ) -> Result<HashMap<Usage, i128>> {
     let mut sums = HashMap::new();
-    each(db, tree, usages, (span_ns, now_ns), |of, account, cost_nanos| {
+    each(db, tree, usages, (span_ns, now_ns), |usage, _, account, cost_nanos| {
         if account.is_none() {
-            *sums.entry(of.usage.clone()).or_default() += cost_nanos;
+            *sums.entry(usage.clone()).or_default() += cost_nanos;
         }
     })?;
     Ok(sums)
 }
 
-/// Gives each charge of a period with the account that it was bound to.
+/// Gives each charge of a period with its GPUs' model and the account that it was bound to: by roll-ups; where labels bind, those of
+/// pods by their rows.
 fn each(
     db: &Connection,
     tree: &Tree,
     usages: &mut Usages,
     ((from_ns, to_ns), now_ns): ((i64, i64), i64),
-    mut with: impl FnMut(&RolledUsage, Option<i64>, i128),
+    mut with: impl FnMut(&Usage, &str, Option<i64>, i128),
 ) -> Result<()> {
+    let pods_apart = tree.is_by_labels();
     // Nothing is counted that ends later than a minute from now.
     let (from_ns, to_ns) = (from_ns.max(0), to_ns.min(slot_start(now_ns) + 2 * SLOT_NS));
     let mut edges = vec![from_ns];
@@ -124,22 +162,39 @@ fn each(
     for part in edges.windows(2).filter(|part| part[0] < part[1]) {
         for (key, cost_nanos) in costs(db, (part[0], part[1]))? {
             let Some(of) = usage(db, usages, key)? else { continue };
-            with(of, tree.owner_of(&of.usage, part[0]), cost_nanos);
+            if of.is_of_pods && pods_apart {
+                continue;
+            }
+            let account = tree.owner_of(&of.usage, Labels::default(), part[0]);
+            with(&of.usage, &of.model, account, cost_nanos);
         }
+    }
+    if pods_apart && from_ns < to_ns {
+        let kept = kept(db)?;
+        let window = (kept(from_ns), kept(to_ns));
+        let described = usages.described(db, window.0)?;
+        query::pod_charges(db, (tree, &described), window, |usage, model, labels, at_ns, cost_nanos| {
+            with(usage, model, tree.owner_of(usage, labels, at_ns), cost_nanos);
+        })
+        .map_err(of_store)?;
     }
     Ok(())
 }
 
-/// What slots in a window cost, by the keys of roll-ups. Where detail is purged, its edges are those of the hour or day that they lie
-/// in: from then on no narrower sums are kept.
-fn costs(db: &Connection, (from_ns, to_ns): (i64, i64)) -> Result<HashMap<i64, i128>> {
+/// Where an edge is, where detail is purged: that of the hour or day that it lies in, since from then on no narrower sums are kept.
+fn kept(db: &Connection) -> Result<impl Fn(i64) -> i64> {
     let (slots_ns, hours_ns) = (write::mark(db, Mark::PurgedUntil)?, write::mark(db, Mark::HoursFrom)?);
-    let kept = |edge_ns: i64| match edge_ns {
+    Ok(move |edge_ns: i64| match edge_ns {
         ..0 => 0,
         _ if edge_ns < hours_ns => edge_ns - edge_ns.rem_euclid(DAY_NS),
         _ if edge_ns < slots_ns => edge_ns - edge_ns.rem_euclid(HOUR_NS),
         _ => edge_ns,
-    };
+    })
+}
+
+/// What slots in a window cost, by the keys of roll-ups.
+fn costs(db: &Connection, (from_ns, to_ns): (i64, i64)) -> Result<HashMap<i64, i128>> {
+    let kept = kept(db)?;
     let rolled_until_ns = write::mark(db, Mark::RolledUntil)?;
     let mut statement = db
         .prepare_cached("SELECT part, sums FROM rollup WHERE width_ns = ?1 AND start >= ?2 AND start < ?3")?;
@@ -195,6 +250,15 @@ pub fn subject_of(db: &Connection, owner: i64) -> Result<Option<Subject>> {
         Some(OwnerKind::Pod) if !pod_uid.is_empty() => Some(Subject::Pod(pod_uid)),
         _ => None,
     })
+}
+
+/// Did a pod ever hold anything?
+///
+/// # Errors
+/// If SQL fails.
+pub fn is_owner(db: &Connection, pod_uid: &str) -> Result<bool> {
+    let mut statement = db.prepare_cached("SELECT EXISTS (SELECT 1 FROM owner WHERE pod_uid = ?1)")?;
+    Ok(statement.query_row([pod_uid], |row| row.get(0))?)
 }
 
 /// GPUs of one model on one node, as a price book asks for them.

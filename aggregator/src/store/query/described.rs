@@ -11,9 +11,10 @@ use tonnage_proto::limits::{DAY_NS, HOUR_NS};
 
 use super::cost::QueryError;
 use super::ranges::Kept;
+use crate::budgets::Labels;
 use crate::model::{Description, Owner, SubjectKind, TeamSource, Teams};
 use crate::store::StoreError;
-use crate::store::sql::{self, Connection};
+use crate::store::sql::{self, Connection, params};
 
 /// What is known of all subjects of a window. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -93,6 +94,23 @@ impl Described {
     pub(super) fn namespace(&self, owner: &OwnerNames<'_>, at_ns: i64) -> Option<&Arc<Description>> {
         let name = self.namespace_of(owner);
         self.0.clusters.get(owner.cluster)?.namespaces.get(name)?.at(at_ns)
+    }
+
+    /// By which a budget may be bound: of a pod whose UID is known, and of its namespace.
+    pub(super) fn labels(&self, owner: &OwnerNames<'_>, at_ns: i64) -> Labels<'_> {
+        // A name alone may be another pod's in another window, and whose usage is whose must not hang on what is asked.
+        let by_uid = |_: &&Arc<Description>| !owner.pod_uid.is_empty();
+        let pod = self.pod(owner, at_ns).filter(by_uid).map(|pod| &pod.labels);
+        let namespace =
+            self.0.clusters.get(owner.cluster).and_then(|all| all.namespaces.get(owner.namespace));
+        Labels { pod, namespace: namespace.and_then(|all| all.at(at_ns)).map(|namespace| &namespace.labels) }
+    }
+
+    /// The same of the pod of an owner.
+    #[must_use]
+    pub fn labels_of(&self, cluster: &str, owner: &Owner, at_ns: i64) -> Labels<'_> {
+        let Owner { namespace, pod, pod_uid, account, .. } = owner;
+        self.labels(&OwnerNames { cluster, namespace, pod, pod_uid, account }, at_ns)
     }
 
     /// The first team that a source has.
@@ -211,6 +229,39 @@ pub fn described(
     }
     if let Some((_, names, kind, versions)) = subject {
         known.add(names, kind, versions);
+    }
+    Ok(Described(Arc::new(known)))
+}
+
+/// What was ever told of one pod by its UID, and of one namespace.
+///
+/// # Errors
+/// If the store fails, or a description in it is not readable.
+pub fn described_pod(
+    db: &Connection,
+    cluster: &str,
+    pod_uid: &str,
+    namespace: &str,
+) -> Result<Described, StoreError> {
+    let mut known = Known::default();
+    let mut statement = db.prepare_cached(
+        "SELECT v.from_ns, d.json FROM subject s JOIN described v ON v.subject = s.id
+         JOIN description d ON d.id = v.description
+         WHERE s.cluster = ?1 AND s.kind = ?2 AND s.name = ?3 ORDER BY v.from_ns",
+    )?;
+    for (kind, name) in [(SubjectKind::Pod, pod_uid), (SubjectKind::Namespace, namespace)] {
+        let rows = statement.query_map(params![cluster, kind as u8, name], |row| {
+            Ok((row.get::<i64>(0)?, row.get::<String>(1)?))
+        })?;
+        let mut versions = Vec::new();
+        for row in rows {
+            let (from_ns, json) = row?;
+            versions.push((from_ns, Arc::new(parse(&json)?)));
+        }
+        if !name.is_empty() && !versions.is_empty() {
+            let names = [cluster, name, "", ""].map(str::to_owned);
+            known.add(names, kind, Versions { namespace: namespace.to_owned(), versions });
+        }
     }
     Ok(Described(Arc::new(known)))
 }

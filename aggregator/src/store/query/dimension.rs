@@ -210,7 +210,11 @@ impl Dimension {
             account: text(14)?,
             partition: text(15)?,
         };
-        let account = line.tree.owner_of(&usage, line.at_ns).and_then(|id| line.tree.by_id(id));
+        let [pod, pod_uid] = [line.row.text(6)?.unwrap_or(""), line.row.text(7)?.unwrap_or("")];
+        let Usage { cluster, namespace, account, .. } = &usage;
+        let owner = OwnerNames { cluster, namespace, pod, pod_uid, account };
+        let labels = line.described.labels(&owner, line.at_ns);
+        let account = line.tree.owner_of(&usage, labels, line.at_ns).and_then(|id| line.tree.by_id(id));
         Ok(account.map_or(sentinel::UNASSIGNED, |account| &account.spec.name).to_owned())
     }
 

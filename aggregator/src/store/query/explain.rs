@@ -229,7 +229,7 @@ pub fn slot(db: &Connection, start_ns: i64, tenure: i64) -> Result<SlotRecord> {
     Ok(SlotRecord { start_ns, tenure, extent: state.extent, facts, price_nanos: state.price_nanos, rows })
 }
 
-pub(super) fn owner(db: &Connection, id: i64) -> Result<Option<Owner>> {
+pub fn owner(db: &Connection, id: i64) -> Result<Option<Owner>> {
     let sql = format!("SELECT {OWNER} FROM owner o WHERE o.id = ?1");
     Ok(db.prepare_cached(&sql)?.query_row([id], |row| owner_of(row, 0)).optional()?)
 }

@@ -37,6 +37,8 @@ pub(super) fn window(query: &CostQuery) -> Option<(i64, i64)> {
         &query.filter;
     if [node, owner, device, profile].into_iter().any(Option::is_some)
         || query.names(|dimension| !known(dimension))
+        // No key tells labels.
+        || query.names(|dimension| *dimension == Dimension::Budget) && query.tree.is_by_labels()
     {
         return None;
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::budgets::{Account, Binding, Selector, Spec, Tree, Usage};
+use crate::budgets::{Account, Binding, Labels, Selector, Spec, Tree, Usage};
 use crate::store::budgets as stored;
 use crate::store::query::cost::by_rows;
 use crate::store::query::rolled as rollups;
@@ -45,7 +45,7 @@ fn group(tree: &Tree, fact: &Fact) -> String {
     let cluster = if fact.tenure % 2 == 0 { "a" } else { "b" };
     let usage =
         Usage { cluster: cluster.into(), namespace: owner.2.into(), user: String::new(), ..Usage::default() };
-    let account = tree.owner_of(&usage, fact.start).and_then(|id| tree.by_id(id));
+    let account = tree.owner_of(&usage, Labels::default(), fact.start).and_then(|id| tree.by_id(id));
     account.map_or("__unassigned__", |account| &account.spec.name).to_owned()
 }
 
@@ -90,7 +90,7 @@ fn every_row_is_of_one_budget_or_unassigned_and_all_of_them_sum_to_the_total() {
         assert_eq!(by_key(&cost(&db, &by_pod, || false).unwrap()), expected, "and by pods");
 
         // Accounts say the same.
-        let (mut usages, now_ns) = (stored::Usages::new(), i64::MAX / 2);
+        let (mut usages, now_ns) = (stored::Usages::default(), i64::MAX / 2);
         let spent = stored::spent(&db, &tree, &mut usages, window, now_ns).unwrap();
         let held = |name: &str| expected.get(name).map_or(0, |sums| sums.held_cost_nanos);
         assert_eq!(spent.of(1, |_, _| true), held("physics"));
