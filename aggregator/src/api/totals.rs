@@ -1,6 +1,7 @@
 //! What the metrics show of the ledger: sums since it began, from the table of days.
 //!
-//! Read at most every 15 s, by one query at a time. Days that are over by two are read once an hour only: they
+//! Read at most every 15 s, by one query at a time, and not for more than a twentieth of the time, since budgets that are bound by labels
+//! take long to read. Days that are over by two are read once an hour only: they
 //! change by corrections alone. A scrape waits 5 s at most, and else shows what was last known.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,8 @@ use crate::store::query::{self, CostQuery, Dimension, QueryError, Range, Table};
 use crate::store::{Readers, closing, quarantine};
 
 const FRESH_NS: i64 = 15_000_000_000;
+/// For how many times as long as they took to read.
+const FRESH_TIMES: i64 = 20;
 const SETTLED_NS: i64 = 3_600_000_000_000;
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -30,6 +33,7 @@ pub(super) struct Totals {
 
 #[derive(Default)]
 struct State {
+    /// And until when it is fresh.
     found: Option<(i64, Arc<Found>)>,
     reading: bool,
     settled: Option<Settled>,
@@ -57,7 +61,7 @@ impl Totals {
         Self { clock, readers, metrics, state: Mutex::default() }
     }
 
-    /// Sums not older than 15 s if they can be had soon, else the last known.
+    /// Sums that are fresh if they can be had soon, else the last known.
     pub(super) async fn get(self: &Arc<Self>) -> Option<Arc<Found>> {
         if self.begin() {
             let totals = Arc::clone(self);
@@ -72,7 +76,7 @@ impl Totals {
     fn begin(&self) -> bool {
         let now_ns = self.clock.monotonic_ns();
         let mut state = self.lock();
-        let fresh = state.found.as_ref().is_some_and(|(read_ns, _)| now_ns - read_ns < FRESH_NS);
+        let fresh = state.found.as_ref().is_some_and(|(until_ns, _)| now_ns < *until_ns);
         if fresh || state.reading {
             return false;
         }
@@ -94,7 +98,9 @@ impl Totals {
         match result {
             Ok((settled, found)) => {
                 state.settled = Some(settled);
-                state.found = Some((now_ns, Arc::new(found)));
+                let took_ns = self.clock.monotonic_ns() - now_ns;
+                let fresh_ns = FRESH_NS.max(took_ns.saturating_mul(FRESH_TIMES));
+                state.found = Some((now_ns.saturating_add(fresh_ns), Arc::new(found)));
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "Kept the metrics' last sums of the ledger.");

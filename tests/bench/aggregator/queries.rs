@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use harness::http::{get, http, post};
 use harness::world::{DEADLINE, World};
+use serde_json::json;
 use tokio::runtime::Runtime;
 use tonnage_aggregator::store::rollup;
 use tonnage_runtime::clock::Clock;
@@ -26,6 +28,8 @@ const ASKED: [(&str, &str, usize); 6] = [
     ("namespace_of_rows", "namespaces?aggregate=namespace&filter=pod!:%22none%22", 2),
 ];
 const WHILE_INGESTING: usize = 100;
+const BALANCES: usize = 3;
+const FOREVER: &str = "2020-01-01T00:00:00Z";
 
 /// # Errors
 /// If a process does not do what it should.
@@ -58,6 +62,7 @@ pub(super) fn measure(engine: &Engine, runtime: &Runtime, gpus: i64) -> anyhow::
             Err(error) => note(&format!("{}cost_90d_by_{by} has no answer: {error:#}", engine.prefix())),
         }
     }
+    balances(engine, &world)?;
     // The fleet's own agents, at real time.
     let agents = u32::try_from(gpus)? / GPUS;
     let crowd = Running::start(runtime, world.aggregator.uplink(), agents)?;
@@ -95,6 +100,31 @@ fn ask(world: &World, path: &str, times: usize) -> anyhow::Result<Vec<f64>> {
             Ok((clock.monotonic_ns() - from_ns) as f64 / 1e6)
         })
         .collect()
+}
+
+/// The list of accounts, with a limit for all time: as roll-ups have it, and as rows of pods do once a label binds.
+fn balances(engine: &Engine, world: &World) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    for (name, binding, how) in [
+        ("everything", json!({ "namespace": "*", "from": FOREVER }), "roll_ups"),
+        ("labelled", json!({ "labels": { "team": "a" }, "from": FOREVER }), "rows"),
+    ] {
+        let body = json!({ "slurm_account": name, "name": name, "budget_limit": "1000000000", "bindings": [binding] });
+        let url = format!("{}/api/v1/accounts", world.aggregator.url());
+        let (status, text) = post(&http(), &url, &body.to_string())?;
+        anyhow::ensure!(status == 201, "{status} {text}");
+        let mut times = Vec::new();
+        for _ in 0..BALANCES {
+            let from_ns = clock.monotonic_ns();
+            let (status, text) = get(&http(), &url, None)?;
+            anyhow::ensure!(status == 200, "{status} {text}");
+            times.push((clock.monotonic_ns() - from_ns) as f64 / 1e6);
+        }
+        let figure_name = format!("{}balances_90d_by_{how}", engine.prefix());
+        let note = format!("{BALANCES} requests, the slowest {:.0}", percentile(&times, 1.0));
+        figure(&figure_name, format!("{:.0}", median(&times)), "ms", &note);
+    }
+    Ok(())
 }
 
 fn show(engine: &Engine, by: &str, when: &str, times: &[f64]) {
