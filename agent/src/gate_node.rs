@@ -89,7 +89,7 @@ pub async fn run(settings: Settings, supervisor: Supervisor) -> Result<(), RunEr
         site: settings.site,
         waits: settings.waits,
         every: settings.sweep_every,
-        guard: settings.guard.map(|(sacctmgr, cluster)| Guard::new(sacctmgr, cluster, &settings.state)),
+        guard: settings.guard.map(|terms| Guard::new(terms, &settings.state)),
         reporter: settings.reports.map(|programs| Reporter::new(programs, clock.clone())),
         owed,
         purse,

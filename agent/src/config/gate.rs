@@ -16,6 +16,7 @@ use super::machine::SupervisorArgs;
 use super::{name, within};
 use crate::gate::client::{Address, Target};
 use crate::gate::escrow::Terms;
+use crate::gate::guard;
 use crate::gate::need::Site;
 use crate::gate::plan::Waits;
 use crate::gate::reporter::Programs;
@@ -97,6 +98,12 @@ pub struct GateArgs {
     /// the gate's user has to be an operator of Slurm's
     #[arg(long, value_name = "CLUSTER", env = "TONNAGE_GATE_PUSH_LIMITS")]
     push_limits: Option<String>,
+    /// With push_limits: set GrpTRESMins=gres/gpu, too, to what there is money for. AccountingStorageEnforce has to have safe
+    #[arg(long, env = "TONNAGE_GATE_PUSH_GPU_MINUTES")]
+    push_gpu_minutes: bool,
+    /// Slurm's sshare, for push_gpu_minutes [default: /usr/bin/sshare]
+    #[arg(long = "slurm.sshare", value_name = "FILE", env = "TONNAGE_SLURM_SSHARE")]
+    slurm_sshare: Option<PathBuf>,
     /// Slurm's sacctmgr [default: /usr/bin/sacctmgr]
     #[arg(long = "slurm.sacctmgr", value_name = "FILE", env = "TONNAGE_SLURM_SACCTMGR")]
     slurm_sacctmgr: Option<PathBuf>,
@@ -150,6 +157,8 @@ struct File {
     slurm_squeue: Option<PathBuf>,
     slurm_conf: Option<PathBuf>,
     push_limits: Option<String>,
+    push_gpu_minutes: Option<bool>,
+    slurm_sshare: Option<PathBuf>,
     slurm_sacctmgr: Option<PathBuf>,
     slurm_sacct: Option<PathBuf>,
     slurm_scontrol: Option<PathBuf>,
@@ -199,7 +208,18 @@ impl GateArgs {
         let cpu_jobs = self.cpu_jobs || file.cpu_jobs.unwrap_or(false);
         let sacctmgr = path(self.slurm_sacctmgr, file.slurm_sacctmgr, "/usr/bin/sacctmgr");
         let pushed = self.push_limits.or(file.push_limits).map(|cluster| name("push_limits", cluster));
-        let guard = pushed.transpose()?.map(|cluster| (sacctmgr, cluster));
+        let sshare = path(self.slurm_sshare, file.slurm_sshare, "/usr/bin/sshare");
+        let push_minutes = self.push_gpu_minutes || file.push_gpu_minutes.unwrap_or(false);
+        if push_minutes && pushed.is_none() {
+            return Err(wrong(
+                "push_gpu_minutes",
+                true,
+                "set push_limits, too, to the cluster's name in Slurm",
+            ));
+        }
+        let minutes = push_minutes.then(|| guard::Programs { sshare, scontrol: programs.scontrol.clone() });
+        let guard = pushed.transpose()?;
+        let guard = guard.map(|slurm_cluster| guard::Terms { sacctmgr, slurm_cluster, minutes });
         let hours = seconds("escrow_gpu_hours", self.escrow_gpu_hours, file.escrow_gpu_hours, 0, 0, 9600)?;
         let lease = seconds("escrow_seconds", self.escrow_seconds, file.escrow_seconds, 600, 60, 3600)?;
         let settings = Settings {

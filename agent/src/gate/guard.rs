@@ -1,5 +1,6 @@
 //! A coarse second guard, in Slurm itself: accounts that may not spend, or have nothing left, may not submit (`GrpSubmitJobs=0`), also while
-//! neither gate nor plugin is there. Off unless told: it goes for jobs without GPUs too.
+//! neither gate nor plugin is there. Off unless told: it goes for jobs without GPUs too. Where that is told as well, jobs of others start only
+//! as long as there is money for their GPUs (`GrpTRESMins`, [`minutes`]).
 //!
 //! Only accounts of Slurm that an account here is bound to whole. What a limit was before is noted, flushed, before it is set, and
 //! set again once there is money; limits that are not noted are a person's, and stay.
@@ -16,6 +17,8 @@ use tonnage_runtime::telemetry::chain;
 use super::ledger::{Ledger, LedgerError};
 use super::slurm::{Slurm, SlurmError};
 
+mod minutes;
+
 /// Slurm's words for no limit.
 const NONE: &str = "-1";
 
@@ -31,6 +34,8 @@ pub struct Account {
 struct Left {
     /// `None`: it has no limit.
     budget_available: Option<String>,
+    #[serde(default)]
+    budget_held: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -45,8 +50,28 @@ struct Binding {
     namespace: Option<String>,
     #[serde(default)]
     user: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    namespace_labels: BTreeMap<String, String>,
     /// `None` while it is in force.
     to: Option<String>,
+}
+
+/// An account of Slurm, its limit from now on, and what that was before: `None` where it is set back.
+type Change = (String, String, Option<String>);
+
+/// The accounts of Slurm that an account is bound to whole.
+fn whole<'a>(account: &'a Account, cluster: &'a str) -> impl Iterator<Item = &'a str> {
+    let whole = move |binding: &&Binding| {
+        let fields = [&binding.partition, &binding.namespace, &binding.user];
+        binding.to.is_none()
+            && binding.labels.is_empty()
+            && binding.namespace_labels.is_empty()
+            && fields.iter().all(|field| field.is_none())
+            && binding.cluster.as_deref().is_none_or(|own| own == cluster)
+    };
+    account.bindings.iter().filter(whole).filter_map(|binding| binding.account.as_deref())
 }
 
 /// Accounts of Slurm, and whether each is to be stopped.
@@ -56,16 +81,7 @@ fn stopped(accounts: &[Account], cluster: &str) -> BTreeMap<String, bool> {
         let left = account.exact.budget_available.as_deref().and_then(to_nanos);
         let is_over =
             !matches!(account.status.as_str(), "active" | "pending") || left.is_some_and(|left| left <= 0);
-        for binding in &account.bindings {
-            let whole = binding.to.is_none()
-                && [&binding.partition, &binding.namespace, &binding.user]
-                    .iter()
-                    .all(|field| field.is_none())
-                && binding.cluster.as_deref().is_none_or(|own| own == cluster);
-            if let Some(name) = binding.account.as_ref().filter(|_| whole) {
-                all.insert(name.clone(), is_over);
-            }
-        }
+        all.extend(whole(account, cluster).map(|name| (name.to_owned(), is_over)));
     }
     all
 }
@@ -75,7 +91,7 @@ fn changes(
     stopped: &BTreeMap<String, bool>,
     now: &BTreeMap<String, String>,
     noted: &BTreeMap<String, String>,
-) -> Vec<(String, String, Option<String>)> {
+) -> Vec<Change> {
     let change = |(name, is_over): (&String, &bool)| {
         let current = now.get(name)?;
         match (is_over, noted.get(name)) {
@@ -91,13 +107,29 @@ fn changes(
     stopped.iter().filter_map(change).collect()
 }
 
+/// Where limits are set, and of which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    pub sacctmgr: PathBuf,
+    /// As Slurm has it.
+    pub slurm_cluster: String,
+    /// Where GPU-minutes are to be limited, too.
+    pub minutes: Option<Programs>,
+}
+
+/// What tells of Slurm what it takes to limit minutes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    pub sshare: PathBuf,
+    pub scontrol: PathBuf,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Guard {
-    sacctmgr: PathBuf,
-    /// As Slurm has it.
-    slurm_cluster: String,
-    path: PathBuf,
+    terms: Terms,
+    submits: Noted,
+    minutes: Noted,
 }
 
 /// The guard could not be brought up to date.
@@ -105,16 +137,19 @@ pub struct Guard {
 pub enum GuardError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("sacctmgr")]
+    #[error("one of Slurm's programs")]
     Slurm(#[from] SlurmError),
     #[error("what limits were before cannot be noted")]
     Noted(#[from] io::Error),
+    #[error("{0}")]
+    Unsafe(&'static str),
 }
 
 impl Guard {
     #[must_use]
-    pub fn new(sacctmgr: PathBuf, slurm_cluster: String, state: &Path) -> Self {
-        Self { sacctmgr, slurm_cluster, path: state.join("limits.json") }
+    pub fn new(terms: Terms, state: &Path) -> Self {
+        let [submits, minutes] = ["limits.json", "minutes.json"].map(|name| Noted(state.join(name)));
+        Self { terms, submits, minutes }
     }
 
     /// Says what it could not do; the next time it tries again.
@@ -126,22 +161,54 @@ impl Guard {
     }
 
     async fn once(&self, ledger: &Ledger, slurm: &Slurm) -> Result<(), GuardError> {
-        let stopped = stopped(&ledger.accounts().await?, &ledger.cluster);
-        let of = format!("cluster={}", self.slurm_cluster);
-        let show =
-            ["--noheader", "--parsable2", "show", "associations", &of, "format=Account,User,GrpSubmitJobs"];
-        let now = limits(&slurm.run(&self.sacctmgr, &show).await?)?;
-        let mut noted = self.noted()?;
-        for (name, limit, before) in changes(&stopped, &now, &noted) {
+        let accounts = ledger.accounts().await?;
+        let now = limits(&self.associations(slurm, "GrpSubmitJobs").await?)?;
+        let stopped = stopped(&accounts, &ledger.cluster);
+        let changes = changes(&stopped, &now, &self.submits.read()?);
+        self.set(slurm, &self.submits, "GrpSubmitJobs", changes).await?;
+        let Some(programs) = &self.terms.minutes else { return Ok(()) };
+        let config = slurm.run(&programs.scontrol, &["show", "config"]).await?;
+        if let Some(why) = minutes::unsafe_because(&config) {
+            return Err(GuardError::Unsafe(why));
+        }
+        // Of the slurmctld beside it, which is that cluster's.
+        let ask = ["--noheader", "--parsable2", "--all", "--format=Account,User,GrpTRESRaw"];
+        let used = minutes::used(&slurm.run(&programs.sshare, &ask).await?)?;
+        let now = minutes::limits(&self.associations(slurm, "GrpTRESMins").await?)?;
+        let price = minutes::cheapest(&ledger.prices().await?, &ledger.cluster);
+        let wanted = minutes::wanted(&accounts, &ledger.cluster, price);
+        let changes = minutes::changes(&wanted, &used, &now, &self.minutes.read()?);
+        self.set(slurm, &self.minutes, "GrpTRESMins=gres/gpu", changes).await
+    }
+
+    async fn associations(&self, slurm: &Slurm, limit: &str) -> Result<String, SlurmError> {
+        let (of, format) = (self.of(), format!("format=Account,User,{limit}"));
+        let show = ["--noheader", "--parsable2", "show", "associations", &of, &format];
+        slurm.run(&self.terms.sacctmgr, &show).await
+    }
+
+    fn of(&self) -> String {
+        format!("cluster={}", self.terms.slurm_cluster)
+    }
+
+    /// Notes and sets, one after the other.
+    async fn set(
+        &self,
+        slurm: &Slurm,
+        kept: &Noted,
+        limit: &str,
+        changes: Vec<Change>,
+    ) -> Result<(), GuardError> {
+        let mut noted = kept.read()?;
+        for (name, value, before) in changes {
             if let Some(before) = &before {
                 noted.insert(name.clone(), before.clone());
-                self.note(&noted)?;
+                kept.write(&noted)?;
             }
-            let set = format!("GrpSubmitJobs={}", if limit.is_empty() { NONE } else { &limit });
-            let who = format!("name={name}");
-            slurm
-                .run(&self.sacctmgr, &["--immediate", "modify", "account", "where", &who, &of, "set", &set])
-                .await?;
+            let set = format!("{limit}={}", if value.is_empty() { NONE } else { &value });
+            let (who, of) = (format!("name={name}"), self.of());
+            let modify = ["--immediate", "modify", "account", "where", &who, &of, "set", &set];
+            slurm.run(&self.terms.sacctmgr, &modify).await?;
             tracing::info!(
                 account = name,
                 limit = set,
@@ -149,27 +216,33 @@ impl Guard {
             );
             if before.is_none() {
                 noted.remove(&name);
-                self.note(&noted)?;
+                kept.write(&noted)?;
             }
         }
         Ok(())
     }
+}
 
-    fn noted(&self) -> io::Result<BTreeMap<String, String>> {
-        match fs::read(&self.path) {
+/// What limits were before, in a file.
+#[derive(Debug)]
+struct Noted(PathBuf);
+
+impl Noted {
+    fn read(&self) -> io::Result<BTreeMap<String, String>> {
+        match fs::read(&self.0) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(error) => Err(error),
         }
     }
 
-    fn note(&self, noted: &BTreeMap<String, String>) -> io::Result<()> {
-        let begun = self.path.with_extension("new");
+    fn write(&self, noted: &BTreeMap<String, String>) -> io::Result<()> {
+        let begun = self.0.with_extension("new");
         let mut file = File::create(&begun)?;
         file.write_all(&serde_json::to_vec(noted)?)?;
         file.sync_all()?;
-        fs::rename(&begun, &self.path)?;
-        File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
+        fs::rename(&begun, &self.0)?;
+        File::open(self.0.parent().unwrap_or(Path::new("/")))?.sync_all()
     }
 }
 
@@ -178,7 +251,8 @@ fn limits(text: &str) -> Result<BTreeMap<String, String>, SlurmError> {
     let mut limits = BTreeMap::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
         match line.split('|').collect::<Vec<_>>().as_slice() {
-            [account, "", limit] => drop(limits.insert((*account).to_owned(), (*limit).to_owned())),
+            // sshare indents accounts by what they are below.
+            [account, "", limit] => drop(limits.insert(account.trim().to_owned(), (*limit).to_owned())),
             [_, _, _] => {}
             _ => return Err(SlurmError::Line { line: line.chars().take(120).collect() }),
         }
@@ -215,6 +289,11 @@ mod tests {
                 "active",
                 Some("-1"),
                 serde_json::json!({ "account": "elsewhere", "cluster": "d", "to": null }),
+            ),
+            account(
+                "active",
+                Some("-1"),
+                serde_json::json!({ "account": "labelled", "labels": { "a": "b" }, "to": null }),
             ),
             account("active", Some("-1"), serde_json::json!({ "account": "former", "to": "x" })),
         ];

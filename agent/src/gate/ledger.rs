@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use tonnage_proto::rest::ErrorAnswer;
+use tonnage_proto::rest::{ErrorAnswer, PricesAnswer};
 
 use super::client::{Answered, CallError, Client};
 use super::guard::Account;
@@ -315,6 +315,18 @@ impl Ledger {
         let body = serde_json::to_vec(&JobsBody { cluster: &self.cluster, until_s, jobs: runs })?;
         let answered =
             self.client.call(Method::POST, "/api/v1/usage/jobs", body.into(), self.deadline).await?;
+        if answered.status != StatusCode::OK {
+            return Err(status(&answered));
+        }
+        Ok(serde_json::from_slice(&answered.body)?)
+    }
+
+    /// The price book in force.
+    ///
+    /// # Errors
+    /// If it is not told.
+    pub async fn prices(&self) -> Result<PricesAnswer, LedgerError> {
+        let answered = self.client.call(Method::GET, "/api/v1/prices", Bytes::new(), self.deadline).await?;
         if answered.status != StatusCode::OK {
             return Err(status(&answered));
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::client::Target;
 use super::escrow::Terms;
+use super::guard;
 use super::need::Site;
 use super::plan::Waits;
 use super::reporter::Programs;
@@ -39,8 +40,8 @@ pub struct Settings {
     pub site: Site,
     pub escrow: Terms,
     pub slurm: Slurm,
-    /// Slurm's sacctmgr and cluster, where limits are to be set in Slurm too.
-    pub guard: Option<(PathBuf, String)>,
+    /// Where limits are to be set in Slurm too.
+    pub guard: Option<guard::Terms>,
     /// Where it is told what jobs without GPUs ran for.
     pub reports: Option<Programs>,
     pub sweep_every: Duration,
