@@ -141,8 +141,16 @@ fn jobs(text: &str) -> Result<Vec<Job>, SlurmError> {
         }
         let comment = words.collect::<Vec<_>>().join(" ");
         let lives = !ENDED.contains(&state);
-        let job =
-            jobs.entry(array.to_owned()).or_insert_with(|| Job { id: array.to_owned(), lives, mark: None });
+        let job = jobs.entry(array.to_owned()).or_insert_with(|| Job {
+            id: array.to_owned(),
+            tasks: Vec::new(),
+            lives,
+            mark: None,
+        });
+        // What waits of an array, and its last task, have its own id.
+        if id != array {
+            job.tasks.push(id.to_owned());
+        }
         job.lives |= lives;
         job.mark = job.mark.take().or_else(|| Mark::find(&comment));
     }
@@ -171,6 +179,8 @@ mod tests {
             ("9", true, true),
         ];
         assert_eq!(seen, expected);
+        let tasks: Vec<_> = jobs.iter().filter(|job| !job.tasks.is_empty()).map(|job| &job.tasks).collect();
+        assert_eq!(tasks, [&vec!["10".to_owned()]]);
     }
 
     #[test]
