@@ -229,7 +229,10 @@ async fn a_request_under_a_key_is_one_hold_and_another_under_it_a_conflict() {
     assert_eq!(post("bind", json!({ "job_id": "7" })).await.json::<Value>()["job_id"], "7");
     assert_eq!(post("bind", json!({ "job_id": "8" })).await.error().0, 409);
     let tasks: Value = post("tasks", json!({ "job_ids": ["7", "8", "9"] })).await.json();
-    assert_eq!((&tasks["tasks"], &tasks["elsewhere"], &tasks["job_id"]), (&json!(2), &json!([]), &json!("7")));
+    assert_eq!(
+        (&tasks["tasks"], &tasks["elsewhere"], &tasks["job_id"]),
+        (&json!(2), &json!([]), &json!("7"))
+    );
     assert_eq!(post("tasks", json!({ "job_ids": [] })).await.error().2.as_deref(), Some("job_ids"));
     assert_eq!(post("tasks", json!({})).await.error().0, 400);
     let path = format!("/api/v1/holds/{id}/tasks");
