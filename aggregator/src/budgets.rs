@@ -20,7 +20,7 @@ pub mod selector;
 pub mod tree;
 
 pub use account::{Limit, Spec, Standing, Status};
-pub use act::{Act, Acted, Orphans, What};
+pub use act::{Act, Acted, Orphans, Tasks, What};
 pub use grant::{Award, Awards, Grant, GrantChange};
 pub use hold::{Ask, Hold, State, Subject};
 pub use report::{Outcome, Report, Reported};

@@ -165,13 +165,17 @@ local function marked(job_desc, word, id, line)
     job_desc.admin_comment = rest == "" and mark or (mark .. " " .. rest)
 end
 
+-- How a job may be let in, besides for an escrow.
+local WORDS = { held = true, open = true, none = true }
+
 -- The verdict on a line: true or false, the mark's word, and what to say.
 local function verdict(line)
     local answered, answer, why = pcall(ask, line)
     if not answered then answer, why = nil, answer end
     local yes, rest = tostring(answer or ""):match("^(%a+) ?(.*)$")
-    if yes == "ok" then
-        local word, text = rest:match("^(%S+) ?(.*)$")
+    local word, text = (rest or ""):match("^(%S+) ?(.*)$")
+    -- Whoever answers something else is no gate: nothing of it goes into a mark.
+    if yes == "ok" and word and (WORDS[word] or word:match("^escrow=txn_%x+=[%d.]+$")) then
         return true, word, text
     elseif yes == "no" then
         return false, nil, rest

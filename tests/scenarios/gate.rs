@@ -34,6 +34,9 @@ mod latency;
 /// What Slurm's jobs go through.
 mod lives;
 
+/// Something else than a gate answers.
+mod nonsense;
+
 /// Jobs without GPUs.
 mod processors;
 

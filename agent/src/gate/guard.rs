@@ -92,6 +92,8 @@ fn changes(
     now: &BTreeMap<String, String>,
     noted: &BTreeMap<String, String>,
 ) -> Vec<Change> {
+    // What no account is bound to any more has no reason to be stopped.
+    let unbound = noted.keys().filter(|name| !stopped.contains_key(*name)).map(|name| (name, &false));
     let change = |(name, is_over): (&String, &bool)| {
         let current = now.get(name)?;
         match (is_over, noted.get(name)) {
@@ -104,7 +106,7 @@ fn changes(
             _ => None,
         }
     };
-    stopped.iter().filter_map(change).collect()
+    stopped.iter().chain(unbound).filter_map(change).collect()
 }
 
 /// Where limits are set, and of which.
@@ -315,6 +317,9 @@ mod tests {
         assert_eq!(changes(&stop(false), &map(&[("a", "0")]), &seven), set("7", None));
         assert_eq!(changes(&stop(false), &map(&[("a", "0")]), &none), [], "somebody else's");
         assert_eq!(changes(&stop(true), &none, &none), [], "Slurm has no such account");
+        let unbound = BTreeMap::new();
+        assert_eq!(changes(&unbound, &map(&[("a", "0")]), &seven), set("7", None), "its budget is closed");
+        assert_eq!(changes(&unbound, &map(&[("a", "0")]), &none), []);
         assert_eq!(limits("a||7\na|ada|3\nb||\n").unwrap(), map(&[("a", "7"), ("b", "")]));
         assert!(limits("a||7|x").is_err());
     }

@@ -144,6 +144,7 @@ impl Hold {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Bind { job: String },
+    Name { jobs: Vec<String> },
     Renew,
     Settle,
     Void,
@@ -268,6 +269,7 @@ impl Ledger {
         let hold = |what: &str| format!("/api/v1/holds/{transaction}/{what}");
         let (path, body) = match change {
             Change::Bind { job } => (hold("bind"), serde_json::json!({ "job_id": job })),
+            Change::Name { jobs } => (hold("tasks"), serde_json::json!({ "job_ids": jobs })),
             Change::Renew => (hold("renew"), serde_json::Value::Null),
             Change::Void => (hold("void"), serde_json::Value::Null),
             Change::Settle => {

@@ -3,6 +3,7 @@
 //! ```text
 //! job with a mark    hold of its token not bound -> bind      no hold -> book (overdraft), or take it out of its escrow
 //! hold of a job      job lives -> renew now and then          job has ended, for some time -> settle
+//! hold of an array   a task has an id of its own -> name it
 //! hold of no job     for longer than a token lives -> void    escrow past its end -> void, once nothing is left to take out
 //! ```
 //!
@@ -22,11 +23,17 @@ const RENEW_NS: i64 = 8 * 3600 * S;
 /// After this much more than a lease's length since it was first seen nobody spends of it, and Slurm shows all that was let in.
 const ESCROW_MARGIN_NS: i64 = 60 * S;
 
+/// Tasks that a hold can be of, and that one request names: the ledger takes as many.
+const TASKS_MAX: usize = 10_000;
+const TASKS_AT_ONCE: usize = 200;
+
 /// A job, all tasks of an array as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     /// Slurm's id, of an array its first.
     pub id: String,
+    /// Ids of tasks that have one of their own.
+    pub tasks: Vec<String>,
     /// It may still run, or run again.
     pub lives: bool,
     pub mark: Option<Mark>,
@@ -38,6 +45,11 @@ pub enum Action {
     Bind {
         transaction: String,
         job: String,
+    },
+    /// The hold is also of these tasks.
+    Name {
+        transaction: String,
+        jobs: Vec<String>,
     },
     Renew {
         transaction: String,
@@ -78,6 +90,8 @@ struct Seen {
     /// Since when its job has ended.
     ended_ns: Option<i64>,
     renew_ns: i64,
+    /// Tasks that it is known to be of, or that are known to be of another one.
+    named: BTreeSet<String>,
 }
 
 /// What is remembered from one look to the next; all of it comes back by itself after a restart.
@@ -94,6 +108,13 @@ impl Memory {
     /// Nothing more is to be done about a job's mark: it was booked, or cannot be.
     pub fn done(&mut self, token: &str) {
         self.done.insert(token.to_owned());
+    }
+
+    /// The ledger was told that a hold is of these tasks.
+    pub fn named(&mut self, transaction: &str, jobs: Vec<String>) {
+        if let Some(seen) = self.seen.get_mut(transaction) {
+            seen.named.extend(jobs);
+        }
     }
 }
 
@@ -140,7 +161,17 @@ pub fn plan(
             first_ns: now_ns,
             renew_ns: now_ns + RENEW_FIRST_NS,
             ended_ns: None,
+            named: BTreeSet::new(),
         });
+        // Also of one that is bound just now: the sooner, the less counts twice meanwhile.
+        let whole = match &hold.job_id {
+            Some(id) => by_id.get(id.as_str()),
+            None if hold.detail(EXTENDS).is_empty() => of_tokens.get(hold.detail(TOKEN)),
+            None => None,
+        };
+        if let Some(job) = whole {
+            actions.extend(name(hold, job, &seen.named));
+        }
         let void = |since_ns: i64| {
             (now_ns - seen.first_ns >= since_ns)
                 .then(|| Action::Void { transaction: hold.transaction_id.clone() })
@@ -188,6 +219,17 @@ fn missing(job: &Job, mark: &Mark, twice: bool) -> Option<Action> {
     }
 }
 
+/// Tasks that an array's hold is not known to be of yet, so many at a time.
+fn name(hold: &Hold, job: &Job, named: &BTreeSet<String>) -> Vec<Action> {
+    let new: Vec<&String> = job.tasks.iter().filter(|task| !named.contains(*task)).collect();
+    let room = TASKS_MAX.saturating_sub(named.len()).min(new.len());
+    let parts = new[..room].chunks(TASKS_AT_ONCE).map(|part| Action::Name {
+        transaction: hold.transaction_id.clone(),
+        jobs: part.iter().map(|&task| task.clone()).collect(),
+    });
+    parts.collect()
+}
+
 /// A hold whose job is known.
 fn known(now_ns: i64, waits: Waits, hold: &Hold, job: Option<&Job>, seen: &mut Seen) -> Option<Action> {
     let transaction = hold.transaction_id.clone();
@@ -223,7 +265,7 @@ mod tests {
     }
 
     fn job(id: &str, lives: bool, comment: &str) -> Job {
-        Job { id: id.to_owned(), lives, mark: Mark::find(comment) }
+        Job { id: id.to_owned(), tasks: Vec::new(), lives, mark: Mark::find(comment) }
     }
 
     fn held(kind: &str) -> String {
@@ -265,6 +307,33 @@ mod tests {
             [Action::Settle { transaction: "h".into() }],
             "Slurm forgot it"
         );
+    }
+
+    #[test]
+    fn each_task_of_an_array_is_named_once_it_has_an_id_and_once_if_the_ledger_took_it() {
+        let mut memory = Memory::default();
+        let holds = [hold("h", Some("7"), &[]), hold("more", None, &[(EXTENDS, "7")])];
+        let jobs = |tasks: std::ops::Range<usize>| {
+            [Job { tasks: tasks.map(|id| id.to_string()).collect(), ..job("7", true, "") }]
+        };
+        let named = |tasks, memory: &mut Memory| -> Vec<Vec<String>> {
+            let named = at(0, &holds, &jobs(tasks), memory).into_iter().map(|action| match action {
+                Action::Name { transaction, jobs } if transaction == "h" => jobs,
+                other => panic!("{other:?}"),
+            });
+            named.collect()
+        };
+        assert!(named(0..0, &mut memory).is_empty());
+        let unbound = [hold("h", None, &[(TOKEN, TOKEN_A)])];
+        let new = [Job { tasks: vec!["8".into()], ..job("7", true, &held("held")) }];
+        let actions = at(0, &unbound, &new, &mut Memory::default());
+        assert!(matches!(&*actions, [Action::Bind { .. }, Action::Name { .. }]), "{actions:?}");
+        assert_eq!(named(8..10, &mut memory), [["8", "9"]]);
+        assert_eq!(named(8..10, &mut memory), [["8", "9"]], "it may have been cut off");
+        memory.named("h", vec!["8".into(), "9".into()]);
+        assert_eq!(named(8..11, &mut memory), [["10"]]);
+        let all = named(10..20_000, &mut memory);
+        assert_eq!((all.len(), all.concat().len()), (50, TASKS_MAX - 2), "no more than a hold can be of");
     }
 
     #[test]

@@ -87,6 +87,9 @@ impl Reporter {
                 return Err(ReportError::Unaccounted(why));
             }
         }
+        if looks_back {
+            self.memory.retry();
+        }
         let until_s = now_s.min(known_s + DAY_S);
         let from_s = known_s.min(until_s) - if looks_back { DAY_S } else { BACK_S };
         let span = [
@@ -101,6 +104,7 @@ impl Reporter {
         let mut missing = self.tell(ledger, &runs, Some(until_s), &mut told).await?;
         if !missing.is_empty() {
             missing.truncate(500);
+            self.memory.lost(&missing);
             let (ids, ever) =
                 (format!("--jobs={}", missing.join(",")), format!("--starttime=now-{EVER_S}seconds"));
             let runs = self.ask(slurm, now_s, &[&ids, &ever]).await?;
@@ -150,7 +154,12 @@ impl Reporter {
                 tracing::warn!(job, field, why, "The ledger cannot believe what a job ran for.");
             }
             let taken = reported.taken.min(part.len());
-            part[..taken].iter().for_each(|run| self.memory.told(run));
+            for run in &part[..taken] {
+                self.memory.told(run);
+                if reported.refused.iter().any(|refused| refused.job_id == run.job_id) {
+                    self.memory.refused(run);
+                }
+            }
             told.told += taken as u64;
             told.refused += reported.refused.len() as u64;
             left = &left[taken..];

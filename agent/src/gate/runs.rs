@@ -3,7 +3,7 @@
 //! A job with GPUs costs what its GPUs cost, so it is none of these. A run is one start of a job, in the whole seconds of Slurm's
 //! accounting; one that runs is told of again once it has run for some minutes more, or a slot has ended.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 use tonnage_proto::limits::SLOT_NS;
@@ -125,13 +125,17 @@ pub fn unaccounted(config: &str) -> Option<String> {
 
 /// What the ledger was told of runs. It may be forgotten at any time.
 #[derive(Debug, Default)]
-pub struct Memory(HashMap<(String, i64), (i64, bool)>);
+pub struct Memory {
+    told: HashMap<(String, i64), (i64, bool)>,
+    /// Of these the ledger did not believe it.
+    refused: BTreeSet<(String, i64)>,
+}
 
 impl Memory {
     /// Is there anything to tell of it?
     #[must_use]
     pub fn is_news(&self, run: &Run) -> bool {
-        let Some((end_s, ended)) = self.0.get(&(run.job_id.clone(), run.start_s)) else { return true };
+        let Some((end_s, ended)) = self.told.get(&(run.job_id.clone(), run.start_s)) else { return true };
         if run.ended || *ended {
             return run.ended && !ended;
         }
@@ -140,15 +144,35 @@ impl Memory {
 
     /// It was told.
     pub fn told(&mut self, run: &Run) {
-        self.0.insert((run.job_id.clone(), run.start_s), (run.end_s, run.ended));
+        self.told.insert((run.job_id.clone(), run.start_s), (run.end_s, run.ended));
     }
 
     /// Lets go of what no look back shows again.
     pub fn trim(&mut self, now_s: i64) {
-        self.0.retain(|_, (end_s, _)| *end_s >= now_s - REMEMBERED_S);
-        if self.0.len() > REMEMBERED_MAX {
-            self.0.clear();
+        self.told.retain(|_, (end_s, _)| *end_s >= now_s - REMEMBERED_S);
+        if self.told.len() > REMEMBERED_MAX {
+            self.told.clear();
         }
+        self.refused.retain(|run| self.told.contains_key(run));
+    }
+
+    /// The ledger did not believe it.
+    pub fn refused(&mut self, run: &Run) {
+        self.refused.insert((run.job_id.clone(), run.start_s));
+    }
+
+    /// Tells again what was not believed: a clock may have been set since.
+    pub fn retry(&mut self) {
+        for run in std::mem::take(&mut self.refused) {
+            self.told.remove(&run);
+        }
+    }
+
+    /// The ledger misses what it was told of jobs, and did not say that it cannot be so.
+    pub fn lost(&mut self, job_ids: &[String]) {
+        let lost: BTreeSet<&str> = job_ids.iter().map(String::as_str).collect();
+        let refused = &self.refused;
+        self.told.retain(|run, _| !lost.contains(run.0.as_str()) || refused.contains(run));
     }
 }
 
@@ -232,6 +256,14 @@ mod tests {
         assert!(memory.is_news(&run(1800, false)), "a slot has ended");
         memory.told(&run(1810, true));
         assert!(!memory.is_news(&run(1810, true)) && !memory.is_news(&run(5000, false)));
+        memory.refused(&run(1810, true));
+        assert!(!memory.is_news(&run(1810, true)), "not with each look");
+        memory.retry();
+        assert!(memory.is_news(&run(1810, true)));
+        memory.told(&run(1810, true));
+        memory.lost(&["7".into(), run(0, true).job_id]);
+        assert!(memory.is_news(&run(1810, true)), "the ledger says that it has no end of it");
+        memory.told(&run(1810, true));
         memory.trim(1810 + REMEMBERED_S + 1);
         assert!(memory.is_news(&run(1810, true)));
     }

@@ -127,6 +127,10 @@ async fn read(program: &Path, mut command: Command) -> Result<String, SlurmError
 
 /// Lines of `squeue`; tasks of an array are one job, that lives as long as one of them does.
 fn jobs(text: &str) -> Result<Vec<Job>, SlurmError> {
+    if !text.is_empty() && !text.ends_with('\n') {
+        let end = text.lines().next_back().unwrap_or_default();
+        return Err(SlurmError::Line { line: end.chars().take(120).collect() });
+    }
     let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let shown = || SlurmError::Line { line: line.chars().take(120).collect() };
@@ -141,8 +145,16 @@ fn jobs(text: &str) -> Result<Vec<Job>, SlurmError> {
         }
         let comment = words.collect::<Vec<_>>().join(" ");
         let lives = !ENDED.contains(&state);
-        let job =
-            jobs.entry(array.to_owned()).or_insert_with(|| Job { id: array.to_owned(), lives, mark: None });
+        let job = jobs.entry(array.to_owned()).or_insert_with(|| Job {
+            id: array.to_owned(),
+            tasks: Vec::new(),
+            lives,
+            mark: None,
+        });
+        // What waits of an array, and its last task, have its own id.
+        if id != array {
+            job.tasks.push(id.to_owned());
+        }
         job.lives |= lives;
         job.mark = job.mark.take().or_else(|| Mark::find(&comment));
     }
@@ -171,16 +183,19 @@ mod tests {
             ("9", true, true),
         ];
         assert_eq!(seen, expected);
+        let tasks: Vec<_> = jobs.iter().filter(|job| !job.tasks.is_empty()).map(|job| &job.tasks).collect();
+        assert_eq!(tasks, [&vec!["10".to_owned()]]);
     }
 
     #[test]
     fn an_answer_with_a_line_that_is_no_job_is_no_answer() {
         for text in [
-            "7 7 RUNNING x\nslurm_load_jobs error: Unable to contact",
-            "7",
-            "7 7",
-            "7 a RUNNING",
-            "7 7 running",
+            "7 7 RUNNING x\nslurm_load_jobs error: Unable to contact\n",
+            "7\n",
+            "7 7\n",
+            "7 a RUNNING\n",
+            "7 7 running\n",
+            "7 7 RUNNING\n8 8 COMPLETED",
         ] {
             assert!(jobs(text).is_err(), "{text}");
         }

@@ -101,6 +101,21 @@ impl Sweep {
             Action::Bind { transaction, job } => {
                 self.change(&transaction, &Change::Bind { job }, Swept::Bound).await
             }
+            Action::Name { transaction, jobs } => {
+                let name = Change::Name { jobs: jobs.clone() };
+                match self.ledger.change(&transaction, &name).await? {
+                    Ok(()) => {
+                        memory.named(&transaction, jobs);
+                        self.counts.did(Swept::Named);
+                    }
+                    Err(why) => tracing::warn!(
+                        transaction,
+                        why,
+                        "Tasks of an array are charged beside its hold; until it ends less is left than could be."
+                    ),
+                }
+                Ok(())
+            }
             Action::Renew { transaction } => self.change(&transaction, &Change::Renew, Swept::Renewed).await,
             Action::Settle { transaction } => {
                 self.change(&transaction, &Change::Settle, Swept::Settled).await

@@ -40,6 +40,8 @@ impl Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swept {
     Bound,
+    /// Tasks of its array were named.
+    Named,
     Renewed,
     Settled,
     Voided,
@@ -52,8 +54,9 @@ pub enum Swept {
 }
 
 impl Swept {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Bound, "bound"),
+        (Self::Named, "named"),
         (Self::Renewed, "renewed"),
         (Self::Settled, "settled"),
         (Self::Voided, "voided"),

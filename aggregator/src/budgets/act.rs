@@ -26,6 +26,11 @@ pub enum What {
         transaction: [u8; 16],
         subject: Subject,
     },
+    /// Says of which other jobs it also is: tasks of its array.
+    Tasks {
+        transaction: [u8; 16],
+        jobs: Vec<String>,
+    },
     /// Another lease from now on.
     Renew {
         transaction: [u8; 16],
@@ -60,6 +65,14 @@ pub struct Orphans {
     pub dry_run: bool,
 }
 
+/// What a hold is of besides its job.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tasks {
+    pub count: usize,
+    /// Of those that were named now: they have an open hold of their own, or are of another one.
+    pub elsewhere: Vec<String>,
+}
+
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acted {
@@ -67,6 +80,7 @@ pub enum Acted {
     Grant(Box<Award>),
     /// As it is now. Of a check: its answer, also where it was given before.
     Hold(Box<Hold>),
+    Tasks(Box<Hold>, Tasks),
     /// Holds as they were, each with the state that it ends in; and whether there are more.
     Recovered(Vec<(Hold, State)>, bool),
     /// The hold that was settled, or why it could not be; `None` if there was none to settle.

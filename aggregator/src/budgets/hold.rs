@@ -191,7 +191,7 @@ pub struct Hold {
     /// What the work may cost; `None` if its price is not known.
     pub cost_nanos: Option<i64>,
     pub amount_nanos: i64,
-    /// What slots from `from_ns` on charge for its job. No longer kept once it has ended.
+    /// What slots from `from_ns` on charge for its job, and for tasks of it that it is also of. No longer kept once it has ended.
     pub charged_nanos: i64,
     pub from_ns: i64,
     /// When it expires unless something is heard.
@@ -292,6 +292,11 @@ pub enum Event {
         subject: Subject,
         by: String,
     },
+    /// It is also of these jobs, tasks of its array; also of what they were charged before.
+    Tasks {
+        jobs: Vec<String>,
+        by: String,
+    },
     Renewed {
         until_ns: i64,
         by: String,
@@ -343,7 +348,7 @@ impl Hold {
         }
     }
 
-    /// Is it for all tasks of an array? They are charged under ids of their own, so that what its job was charged tells little.
+    /// Is it for all tasks of an array? They are charged under ids of their own, and that all of them were named nobody knows.
     #[must_use]
     pub fn is_of_array(&self) -> bool {
         self.ask.details.contains_key(ARRAY)

@@ -21,6 +21,7 @@ use crate::store::Connection;
 use crate::store::budgets::{self as stored, KnownGpu, Usages};
 use crate::store::write::{self, JournalEntry, JournalKind};
 use decide::Decided;
+use tasks::Tasks;
 
 mod decide;
 mod escrow;
@@ -29,6 +30,7 @@ mod pods;
 mod recover;
 mod reported;
 mod sums;
+mod tasks;
 
 /// Open holds in one ledger.
 const HOLDS_MAX: usize = 100_000;
@@ -48,8 +50,10 @@ pub(super) struct Budgets {
     /// Open ones, by their number.
     holds: BTreeMap<i64, Hold>,
     transactions: HashMap<[u8; 16], i64>,
-    /// Of open holds, with their cluster.
+    /// Of open holds, with their cluster; jobs that they are also of among them.
     subjects: HashMap<(String, Subject), i64>,
+    /// Those, by their hold's number.
+    tasks: Tasks,
     reserved: Sums,
     spent: HashMap<Span, Sums>,
     /// Usage by the key of a roll-up.
@@ -84,6 +88,9 @@ impl Budgets {
         for hold in stored::open_holds(db)? {
             budgets.remember(hold);
         }
+        for (hold, job_id) in stored::tasks::of_open_holds(db)? {
+            budgets.remember_task(hold, job_id);
+        }
         Ok(budgets)
     }
 
@@ -106,6 +113,7 @@ impl Budgets {
                 let bound = budgets.bind(context, hold, subject, by)?;
                 Ok(bound.map(|_| ()))
             }),
+            What::Tasks { transaction, jobs } => self.name_tasks(context, transaction, jobs, by),
             What::Renew { transaction } => {
                 self.with(context, transaction, |_, hold| renew(context, hold, by))
             }
@@ -237,7 +245,7 @@ impl Budgets {
         let id = journal(context, JournalKind::Hold, &transaction, &event, by)?;
         let refused = refusal.is_some();
         let charged_nanos = match &ask.subject {
-            Some(subject) if !refused => stored::charged(context.db, &ask.cluster, subject, slot_ns)?,
+            Some(subject) if !refused => stored::charged(context.db, &ask.cluster, [subject], slot_ns)?,
             _ => 0,
         };
         let hold = Hold {
@@ -308,6 +316,8 @@ impl Budgets {
             self.forget(&before);
             if hold.state == State::Open {
                 self.remember(hold.clone());
+            } else {
+                self.forget_tasks(&hold);
             }
         }
         Ok(Ok(Acted::Hold(Box::new(hold))))
@@ -341,7 +351,7 @@ impl Budgets {
                 other.transaction_id()
             ));
         }
-        hold.charged_nanos = stored::charged(context.db, &hold.ask.cluster, subject, hold.from_ns)?;
+        hold.charged_nanos = stored::charged(context.db, &hold.ask.cluster, [subject], hold.from_ns)?;
         hold.subject = Some(subject.clone());
         let event = Event::Bound { subject: subject.clone(), by: by.to_owned() };
         journal(context, JournalKind::Hold, &hold.transaction, &event, by)?;

@@ -39,7 +39,7 @@ impl Working {
         let mut told = Told::default();
         let mut stated = Stated { cluster: cluster.to_owned(), runs: Vec::new() };
         let mut tenures = HashMap::new();
-        let mut parts = 0;
+        let (mut parts, mut until_s) = (0, 0);
         for (at, run) in report.runs.iter().enumerate() {
             if parts >= PARTS_MAX {
                 break;
@@ -63,11 +63,13 @@ impl Working {
                     continue;
                 }
             }
+            // Not purged before what it takes back.
+            until_s = before.map_or(run.end_s, |before| before.end_s.max(run.end_s)).max(until_s);
             stored::put(db, cluster, run)?;
             stated.runs.push(run.clone());
         }
         told.changed = stated.runs.len();
-        journal(context, &stated, by)?;
+        journal(context, &stated, until_s, by)?;
         if report.until_s > 0 && told.taken == report.runs.len() {
             stored::set_stated_until(db, cluster, report.until_s.min(now_ns.div_euclid(S)))?;
             told.missing = stored::missing(db, cluster, report.until_s)?;
@@ -178,14 +180,16 @@ fn owner(run: &Run) -> Owner {
     }
 }
 
-fn journal(context: Context<'_>, stated: &Stated, by: &str) -> Result<(), CommitError> {
-    let Some(end_s) = stated.runs.iter().map(|run| run.end_s).max() else { return Ok(()) };
+fn journal(context: Context<'_>, stated: &Stated, until_s: i64, by: &str) -> Result<(), CommitError> {
+    if stated.runs.is_empty() {
+        return Ok(());
+    }
     let json = serde_json::to_vec(stated)
         .map_err(|e| StoreError::Damaged { what: "what jobs ran for", detail: e.to_string() })?;
     let detail = format!("{} runs of {}, by {by}", stated.runs.len(), stated.cluster);
     let entry = JournalEntry {
         detail: &detail,
-        to_ns: end_s.saturating_mul(S),
+        to_ns: until_s.saturating_mul(S),
         payload: &json,
         ..JournalEntry::of(context.now_ns, JournalKind::Jobs)
     };

@@ -9,6 +9,7 @@ use crate::store::StoreError;
 use crate::store::sql::{self, Connection, OptionalExtension, Row, params};
 
 pub mod reports;
+pub mod tasks;
 mod usage;
 
 pub use usage::{
@@ -103,7 +104,7 @@ pub fn hold_by_transaction(db: &Connection, transaction: &[u8; 16]) -> Result<Op
 pub struct Listed {
     pub account: Option<i64>,
     pub state: Option<i64>,
-    /// Of a job or a pod.
+    /// Of a job or a pod; of a task of an array that of the array, too.
     pub subject: Option<String>,
     pub from_ns: Option<i64>,
     pub to_ns: Option<i64>,
@@ -120,7 +121,7 @@ pub struct Listed {
 pub fn holds(db: &Connection, listed: &Listed, limit: usize, offset: usize) -> Result<Vec<Hold>> {
     let mut statement = db.prepare_cached(&format!(
         "{HOLD} WHERE (CAST(?1 AS BIGINT) IS NULL OR account = ?1) AND (CAST(?2 AS BIGINT) IS NULL OR state = ?2)
-         AND (CAST(?3 AS TEXT) IS NULL OR subject = ?3) AND (CAST(?4 AS BIGINT) IS NULL OR created_ns >= ?4)
+         AND (CAST(?3 AS TEXT) IS NULL OR subject = ?3 OR id IN (SELECT hold FROM hold_task WHERE job_id = ?3)) AND (CAST(?4 AS BIGINT) IS NULL OR created_ns >= ?4)
          AND (CAST(?5 AS BIGINT) IS NULL OR created_ns < ?5)
          AND (CAST(?8 AS BIGINT) = 0 OR state IN (1, 2, 3) AND charged_nanos <> 0)
          AND (CAST(?9 AS BIGINT) = 0 OR state IN (1, 2, 3) AND amount_nanos > charged_nanos)
@@ -216,6 +217,10 @@ pub(super) fn purge(db: &Connection, horizon_ns: i64) -> Result<()> {
     db.execute(
         "DELETE FROM journal WHERE kind = 11 AND epoch IN
          (SELECT transaction_id FROM hold WHERE state <> 0 AND ended_ns < ?1)",
+        [horizon_ns],
+    )?;
+    db.execute(
+        "DELETE FROM hold_task WHERE hold IN (SELECT id FROM hold WHERE state <> 0 AND ended_ns < ?1)",
         [horizon_ns],
     )?;
     db.execute("DELETE FROM hold WHERE state <> 0 AND ended_ns < ?1", [horizon_ns])?;

@@ -316,6 +316,13 @@ CREATE INDEX job_run_end ON job_run (cluster, ended, end_s);
 CREATE TABLE job_report (cluster TEXT PRIMARY KEY, until_s INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
+/// Holds came to be of an array's tasks, too, and what a job was charged to be found by its id.
+pub(super) const FROM_10: &str = "
+CREATE TABLE hold_task (hold INTEGER NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (hold, job_id)) WITHOUT ROWID;
+CREATE INDEX hold_task_job ON hold_task (job_id);
+CREATE INDEX owner_job ON owner (job_id) WHERE job_id <> '';
+";
+
 /// Brings a ledger of version [`OLDEST`] or later to [`schema::VERSION`]. Nobody else may write it meanwhile.
 ///
 /// # Errors
@@ -351,6 +358,9 @@ pub(super) fn up(db: &Connection) -> Result<(), StoreError> {
     }
     if found <= 9 {
         transaction.execute_batch(FROM_9)?;
+    }
+    if found <= 10 {
+        transaction.execute_batch(FROM_10)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION))?;
     Ok(transaction.commit()?)

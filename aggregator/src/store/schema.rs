@@ -1,4 +1,4 @@
-//! The schema of the ledger's store, version 10.
+//! The schema of the ledger's store, version 11.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
@@ -9,7 +9,7 @@ mod budgets;
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 10;
+pub(super) const VERSION: i64 = 11;
 
 /// All tables of a new ledger.
 pub(super) static CREATE: LazyLock<String> = LazyLock::new(|| [LEDGER, budgets::CREATE].concat());
@@ -188,6 +188,7 @@ CREATE TABLE owner (
     UNIQUE (kind, namespace, pod, pod_uid, container, container_id, job_id, step, unit, \"user\", account, partition)
 );
 CREATE INDEX owner_pod ON owner (pod_uid);
+CREATE INDEX owner_job ON owner (job_id) WHERE job_id <> '';
 
 -- Pods and namespaces of clusters that Kubernetes told of.
 CREATE TABLE subject (

@@ -1,7 +1,7 @@
 //! Accounts and holds again, from the journal alone: who was made and bound when, what was held and how that ended, and by the
 //! recomputed slots what the jobs of open holds were charged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Deserialize;
 use tonnage_proto::limits::SLOT_NS;
@@ -25,6 +25,10 @@ type Bound = (Selector, i64, i64);
 pub(super) struct Replayed {
     accounts: BTreeMap<String, Account>,
     holds: BTreeMap<i64, Hold>,
+    /// Their numbers by their transactions.
+    numbers: HashMap<[u8; 16], i64>,
+    /// Jobs that a hold is also of, with its number.
+    tasks: BTreeSet<(i64, String)>,
     purged_until_ns: i64,
 }
 
@@ -135,14 +139,14 @@ impl Replayed {
                 ask: *ask,
             };
             self.holds.insert(entry.id, hold);
+            self.numbers.insert(transaction, entry.id);
             return Ok(());
         }
-        let mut known = self.holds.values_mut().rev();
-        let Some(hold) = known.find(|hold| hold.transaction == transaction) else {
-            return Err(unknown(entry));
-        };
+        let known = self.numbers.get(&transaction).and_then(|id| self.holds.get_mut(id));
+        let Some(hold) = known else { return Err(unknown(entry)) };
         match event {
             Event::Bound { subject, .. } => hold.subject = Some(subject),
+            Event::Tasks { jobs, .. } => self.tasks.extend(jobs.into_iter().map(|job| (hold.id, job))),
             Event::Renewed { until_ns, .. } => hold.until_ns = until_ns,
             Event::Drawn { amount_nanos, .. } => hold.amount_nanos = amount_nanos,
             Event::Ended { state, charged_nanos, suspends, .. } => {
@@ -190,6 +194,11 @@ impl Replayed {
             let expected = self.accounts.len();
             report.note(|| format!("there are {} accounts, not {expected}", tree.accounts().count()));
         }
+        let tasks: BTreeSet<(i64, String)> = stored::tasks::all(db)?.into_iter().collect();
+        if let Some((hold, job)) = tasks.symmetric_difference(&self.tasks).next() {
+            report.note(|| format!("whether job {job:?} is of hold {hold}, too, is not as the journal says"));
+        }
+        let charges = Charges::of(slots);
         let mut expected = self.holds.clone();
         for hold in stored::holds(db, &Listed::default(), usize::MAX, 0)? {
             let id = hold.transaction_id();
@@ -200,8 +209,11 @@ impl Replayed {
             if known.state == State::Open {
                 // Usage makes a lease longer, never shorter.
                 known.until_ns = known.until_ns.max(hold.until_ns);
-                known.charged_nanos =
-                    if hold.from_ns < horizon_ns { hold.charged_nanos } else { charged(slots, &known) };
+                known.charged_nanos = if hold.from_ns < horizon_ns {
+                    hold.charged_nanos
+                } else {
+                    self.charged(&charges, &known)
+                };
             } else {
                 known.until_ns = hold.until_ns;
             }
@@ -215,6 +227,17 @@ impl Replayed {
             report.note(|| format!("hold {} of the journal is not stored", hold.transaction_id()));
         }
         Ok(())
+    }
+}
+
+impl Replayed {
+    /// What the recomputed slots charge for the job of a hold, and for those that it is also of.
+    fn charged(&self, charges: &Charges, hold: &Hold) -> i64 {
+        let tasks = self.tasks.range((hold.id, String::new())..(hold.id + 1, String::new()));
+        let subjects =
+            hold.subject.clone().into_iter().chain(tasks.map(|(_, job)| Subject::Job(job.clone())));
+        let sum: i128 = subjects.map(|subject| charges.from(&hold.ask.cluster, subject, hold.from_ns)).sum();
+        i64::try_from(sum).unwrap_or(i64::MAX)
     }
 }
 
@@ -239,18 +262,28 @@ impl Account {
     }
 }
 
-/// What the recomputed slots charge for the job of a hold.
-fn charged(slots: &BTreeMap<BucketKey, Bucket>, hold: &Hold) -> i64 {
-    let Some(subject) = &hold.subject else { return 0 };
-    let rows = slots.iter().filter(|(key, _)| {
-        let Some(owner) = key.owner.as_ref().filter(|_| key.kind.is_charge()) else { return false };
-        let own = match subject {
-            Subject::Job(id) => owner.kind == OwnerKind::SlurmJob && owner.job_id == *id,
-            Subject::Pod(uid) => owner.kind == OwnerKind::Pod && owner.pod_uid == *uid,
-        };
-        own && key.start_ns >= hold.from_ns && key.node.cluster == hold.ask.cluster
-    });
-    i64::try_from(rows.map(|(_, row)| row.cost_nanos).sum::<i128>()).unwrap_or(i64::MAX)
+/// What the recomputed slots charge for each job and pod, by cluster and slot.
+struct Charges(HashMap<(String, Subject), Vec<(i64, i128)>>);
+
+impl Charges {
+    fn of(slots: &BTreeMap<BucketKey, Bucket>) -> Self {
+        let mut charges: HashMap<(String, Subject), Vec<(i64, i128)>> = HashMap::new();
+        for (key, row) in slots.iter().filter(|(key, row)| key.kind.is_charge() && row.cost_nanos != 0) {
+            let subject = match &key.owner {
+                Some(owner) if owner.kind == OwnerKind::SlurmJob => Subject::Job(owner.job_id.clone()),
+                Some(owner) if owner.kind == OwnerKind::Pod => Subject::Pod(owner.pod_uid.clone()),
+                _ => continue,
+            };
+            let of = charges.entry((key.node.cluster.clone(), subject)).or_default();
+            of.push((key.start_ns, row.cost_nanos));
+        }
+        Self(charges)
+    }
+
+    fn from(&self, cluster: &str, subject: Subject, from_ns: i64) -> i128 {
+        let of = self.0.get(&(cluster.to_owned(), subject)).into_iter().flatten();
+        of.filter(|(start_ns, _)| *start_ns >= from_ns).map(|(_, cost_nanos)| cost_nanos).sum()
+    }
 }
 
 fn slot_of(at_ns: i64) -> i64 {

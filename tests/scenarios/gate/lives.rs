@@ -106,6 +106,44 @@ fn a_requeued_job_keeps_its_hold_and_one_of_an_array_lasts_as_long_as_its_tasks(
 }
 
 #[test]
+fn while_an_array_runs_nothing_of_it_counts_twice() -> anyhow::Result<()> {
+    let Some(mut site) = Site::start("100", "")? else { return Ok(()) };
+    let array = site.job(&["--gres=gpu:1", "--time=1", "--array=0-3"], "sleep 300")?;
+    let hold = site.wait_hold(array, "open")?;
+    let held = 4.0 * MINUTE;
+    ensure!(near(hold["amount"].as_f64().unwrap_or_default(), held), "{hold}");
+    // Each task has an id of its own, but the last, and is found by it.
+    let tasks = site.slurm.wait("all tasks to run", |slurm| {
+        let listed = slurm.run("squeue", &["-h", "--array", "-t", "RUNNING", "-O", "JobID:20"])?;
+        let tasks: Vec<u32> = listed.split_whitespace().filter_map(|id| id.parse().ok()).collect();
+        Ok((tasks.len() == 4).then_some(tasks))
+    })?;
+    ensure!(tasks.iter().filter(|task| **task != array).count() == 3, "{tasks:?}");
+    for task in &tasks {
+        let own =
+            wait_until(DEADLINE, &format!("task {task} to be named"), String::new, || site.hold(*task))?;
+        ensure!(own["transaction_id"] == hold["transaction_id"], "{own}");
+    }
+    // What is left is the limit less what was charged or held, whichever is more.
+    let charged = |site: &Site, enough: f64| -> anyhow::Result<Option<f64>> {
+        let account: Value = site.world.aggregator.answer("/api/v1/accounts/research")?;
+        let [used, left] =
+            ["budget_used", "budget_available"].map(|field| account[field].as_f64().unwrap_or_default());
+        ensure!(near(left, 100.0 - used.max(held)), "{used} charged, {held} held, {left} left: {account}");
+        Ok((used > enough).then_some(used))
+    };
+    wait_until(DEADLINE, "charges of all tasks", String::new, || charged(&site, 0.02))?;
+    let book = std::fs::read_to_string(site.world.aggregator.prices())?;
+    std::fs::write(site.world.aggregator.prices(), book.replace("3.60", "360.00"))?;
+    wait_until(DEADLINE * 2, "charges over the hold", String::new, || charged(&site, held * 1.5))?;
+    site.slurm.run("scancel", &[&array.to_string()])?;
+    let settled = site.wait_hold(array, "settled")?;
+    ensure!(settled["charged"].as_f64() > Some(held * 1.5), "all tasks are its charges: {settled}");
+    site.world.nodes[0].stop(DEADLINE)?;
+    site.verify()
+}
+
+#[test]
 fn more_time_is_asked_for_and_a_restart_of_slurmctld_forgets_nothing() -> anyhow::Result<()> {
     let Some(mut site) = Site::start("1.00", "")? else { return Ok(()) };
     let job = site.job(&["--gres=gpu:1", "--time=2", "--hold"], "sleep 60")?;

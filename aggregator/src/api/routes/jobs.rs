@@ -11,6 +11,7 @@ use crate::api::budgets::asbx::{
 };
 use crate::api::budgets::estimates::{EstimateAnswer, estimates};
 use crate::api::budgets::given::{GivenBody, give};
+use crate::api::budgets::tasks::{TasksAnswer, TasksBody, name};
 
 pub(super) fn jobs() -> Vec<Route> {
     let limited = |router: MethodRouter<Shared>| router.layer(DefaultBodyLimit::max(budgets::BODY_BYTES_MAX));
@@ -41,6 +42,13 @@ pub(super) fn jobs() -> Vec<Route> {
         )
         .takes(&budgets::burn::HEALTH_PARAMETERS, budgets::accounts::LIMIT_MAX)
         .fails_with(&[404]),
+        Route::json::<TasksAnswer>(
+            "/api/v1/holds/{transaction_id}/tasks",
+            limited(post(name)),
+            "Says that a hold is also of an array's tasks, by their own job ids; wants the role gate",
+        )
+        .posted(&[404, 409, 413])
+        .reads::<TasksBody>(),
         Route::json::<budgets::HoldAnswer>(
             "/api/v1/holds",
             limited(post(give)),

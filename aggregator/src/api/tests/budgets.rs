@@ -228,6 +228,17 @@ async fn a_request_under_a_key_is_one_hold_and_another_under_it_a_conflict() {
     };
     assert_eq!(post("bind", json!({ "job_id": "7" })).await.json::<Value>()["job_id"], "7");
     assert_eq!(post("bind", json!({ "job_id": "8" })).await.error().0, 409);
+    let tasks: Value = post("tasks", json!({ "job_ids": ["7", "8", "9"] })).await.json();
+    assert_eq!(
+        (&tasks["tasks"], &tasks["elsewhere"], &tasks["job_id"]),
+        (&json!(2), &json!([]), &json!("7"))
+    );
+    assert_eq!(post("tasks", json!({ "job_ids": [] })).await.error().2.as_deref(), Some("job_ids"));
+    assert_eq!(post("tasks", json!({})).await.error().0, 400);
+    let path = format!("/api/v1/holds/{id}/tasks");
+    assert_eq!(site.call(&site.reader, "POST", &path, json!({ "job_ids": ["9"] })).await.error().0, 403);
+    let of_task: Vec<Value> = site.get("/api/v1/transactions?job_id=9").await.json();
+    assert_eq!(of_task[0]["transaction_id"], id.as_str());
     assert_eq!(post("renew", Value::Null).await.status, StatusCode::OK);
     let close = site.call(&site.operator, "DELETE", "/api/v1/accounts/physics", Value::Null).await;
     assert_eq!(close.error().0, 409, "it has an open hold");

@@ -280,6 +280,23 @@ fn a_purge_keeps_what_runs_and_lets_go_of_what_has_ended() {
 }
 
 #[test]
+fn an_end_that_was_before_the_last_word_is_purged_no_sooner_than_that_word() {
+    const DAY: i64 = 86_400;
+    // By a clock that is ahead it was taken to run past midnight, and had ended before.
+    let mut ledger = Ledger::new(PRICES, 2 * DAY - 20);
+    ledger.state(&[run("7", 0, 2 * DAY + 5, false)]);
+    ledger.state(&[run("7", 0, 2 * DAY - 2, true)]);
+    let charged = ledger.ran("7");
+    ledger.committer.retention = Retention { detail_days: 1, hours_days: 1, days_days: 0 };
+    ledger.at(3 * DAY + 4000);
+    for _ in 0..4 {
+        ledger.tick();
+    }
+    assert_eq!((ledger.ran("7").0, charged.0 > 0), (0, true), "the horizon has passed");
+    ledger.verify();
+}
+
+#[test]
 fn whatever_is_stated_in_whatever_order_of_reports_the_last_word_of_each_run_is_charged() {
     for seed in [rand::random(), 3_u64] {
         println!("seed {seed}");

@@ -216,25 +216,49 @@ fn costs(db: &Connection, (from_ns, to_ns): (i64, i64)) -> Result<HashMap<i64, i
     Ok(costs)
 }
 
-/// What slots from `from_ns` on charge for a job or a pod, all its steps and containers.
+/// What slots from `from_ns` on charge for jobs or pods, all their steps and containers.
 ///
 /// # Errors
 /// If SQL fails.
-pub fn charged(db: &Connection, cluster: &str, subject: &Subject, from_ns: i64) -> Result<i64> {
-    let (kind, column, name) = match subject {
-        Subject::Job(id) => (OwnerKind::SlurmJob, "job_id", id),
-        Subject::Pod(uid) => (OwnerKind::Pod, "pod_uid", uid),
-    };
-    let sum = wide::sum("s.cost_nanos");
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT {sum} FROM slot s JOIN owner o ON o.id = s.owner JOIN tenure t ON t.id = s.tenure
-         JOIN node n ON n.id = t.node
-         WHERE s.start >= ?1 AND s.kind IN (?5, ?6, ?7) AND o.kind = ?2 AND o.{column} = ?3 AND n.cluster = ?4"
-    ))?;
+pub fn charged<'a>(
+    db: &Connection,
+    cluster: &str,
+    subjects: impl IntoIterator<Item = &'a Subject>,
+    from_ns: i64,
+) -> Result<i64> {
+    let mut owners: Vec<i64> = Vec::new();
+    for subject in subjects {
+        // The second as its index has it.
+        let (kind, of, name) = match subject {
+            Subject::Pod(uid) => (OwnerKind::Pod, "pod_uid = ?2", uid),
+            Subject::Job(id) => (OwnerKind::SlurmJob, "job_id = ?2 AND job_id <> ''", id),
+        };
+        let mut statement = db.prepare_cached(&format!("SELECT id FROM owner WHERE kind = ?1 AND {of}"))?;
+        let ids = statement.query_map(params![kind as u8, name], |row| row.get::<i64>(0))?;
+        owners.extend(ids.collect::<sql::Result<Vec<_>>>()?);
+    }
+    // Of whom nothing was ever heard, nothing is looked up.
+    if owners.is_empty() {
+        return Ok(0);
+    }
+    // Sums have what is behind their start whole: so a job that was held for long ago is read by its days.
+    let [hour_ns, day_ns] = [HOUR_NS, DAY_NS]
+        .map(|width_ns| from_ns.saturating_add(width_ns - 1).div_euclid(width_ns) * width_ns);
+    let (sum, owners) = (wide::sum("s.cost_nanos"), serde_json::json!(owners).to_string());
     let [held, cpu, memory] = CHARGES;
-    let values = params![from_ns, kind as u8, name, cluster, held, cpu, memory];
-    let sum = statement.query_row(values, |row| wide::read(row, 0))?;
-    Ok(i64::try_from(sum).unwrap_or(i64::MAX))
+    let mut total = 0_i128;
+    for (table, from_ns, to_ns) in
+        [("slot", from_ns, hour_ns), ("hour", hour_ns, day_ns), ("day", day_ns, i64::MAX)]
+    {
+        let mut statement = db.prepare_cached(&format!(
+            "SELECT {sum} FROM {table} s JOIN tenure t ON t.id = s.tenure JOIN node n ON n.id = t.node
+             WHERE s.start >= ?1 AND s.start < ?2 AND s.kind IN (?3, ?4, ?5) AND n.cluster = ?6
+             AND s.owner IN (SELECT CAST(value AS BIGINT) FROM json_each(?7))"
+        ))?;
+        let values = params![from_ns, to_ns, held, cpu, memory, cluster, owners];
+        total += statement.query_row(values, |row| wide::read(row, 0))?;
+    }
+    Ok(i64::try_from(total).unwrap_or(i64::MAX))
 }
 
 /// The job or pod that an owner is a part of.

@@ -61,6 +61,10 @@ CREATE INDEX hold_of ON hold (subject, id);
 CREATE INDEX hold_state ON hold (state, id);
 CREATE INDEX hold_ended ON hold (account, state, ended_ns);
 
+-- Jobs that a hold is also of: tasks of its array, under ids of their own.
+CREATE TABLE hold_task (hold INTEGER NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (hold, job_id)) WITHOUT ROWID;
+CREATE INDEX hold_task_job ON hold_task (job_id);
+
 -- What was reported of jobs (budgets::Report), once of each hold, or of a job without one; no part of the ledger.
 CREATE TABLE report (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, at_ns INTEGER NOT NULL, outcome INTEGER NOT NULL, json TEXT NOT NULL
