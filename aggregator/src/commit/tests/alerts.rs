@@ -4,6 +4,8 @@ use super::*;
 use crate::model::{Alert, AlertAct, AlertActed, AlertState, Event, Finding, Sent, Severity};
 use crate::store::alerts;
 
+/// Many of them, and channels that change or hang.
+mod many;
 /// How fast limits are spent.
 mod paced;
 
