@@ -240,6 +240,50 @@ fn a_report_has_the_ledgers_sums_in_each_of_its_forms_and_says_how_they_were_mea
     read_back(&world, &hash)
 }
 
+#[test]
+fn jobs_without_gpus_are_in_a_report_as_they_are_in_what_is_spent() -> anyhow::Result<()> {
+    let world = site()?;
+    let book = "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\n\
+        [[compute]]\nmatch = { partition = \"gpu\" }\ncpu_hour = \"0.36\"\ngb_hour = \"0.036\"\n";
+    std::fs::write(world.aggregator.prices(), book)?;
+    said(&world, &CREATE)?;
+    spend(&world)?;
+    let now_s = world.now().wall_ns / S;
+    let run = |job: &str, account: &str, partition: &str| {
+        json!({ "job_id": job, "start_s": now_s - 30, "end_s": now_s - 10, "ended": true, "cpus": 4,
+                "memory_bytes": 2_u64 << 30, "account": account, "user": "ada", "partition": partition })
+    };
+    let jobs = [run("11", "physics", "gpu"), run("12", "other", "gpu"), run("13", "lattice", "free")];
+    wait_until(DEADLINE, "charges of jobs", String::new, || {
+        let url = format!("{}/api/v1/usage/jobs", world.aggregator.url());
+        let (status, text) = post(&http(), &url, &json!({ "cluster": "c", "jobs": jobs }).to_string())?;
+        ensure!(status == 200, "{status} {text}");
+        let shown = json_of(&world, &["grant", "show", NUMBER])?;
+        Ok((shown["exact"]["spent_amount"] == "0.029400000").then_some(()))
+    })?;
+    // 80 s of a CPU and 40 of a GB cost 0.0084, and what 80 s of another partition cost nobody knows.
+    let report = json_of(&world, &["grant", "report", NUMBER, "--type", "annual", "--file", "-"])?;
+    let totals = &report["totals"];
+    for (field, expected) in [
+        ("charged", "0.029400000"),
+        ("cpu_seconds", "160.000000000"),
+        ("unpriced_cpu_seconds", "80.000000000"),
+        ("held_seconds", "21.000000000"),
+    ] {
+        ensure!(totals[field] == expected, "{field}: {totals}");
+    }
+    for list in ["periods", "months", "accounts", "users", "resources", "evidence"] {
+        let lines = report[list].as_array().with_context(|| format!("{list}: {report}"))?;
+        let sum: anyhow::Result<i128> = lines.iter().map(|line| nanos(&line["charged"])).sum();
+        ensure!(sum? == 29_400_000, "{list}: {lines:?}");
+    }
+    let statements = report["measurement"]["statements"].to_string();
+    for word in ["(sacct)", "for 80.000000000 s of CPUs the price book has no price"] {
+        ensure!(statements.contains(word), "{word}: {statements}");
+    }
+    Ok(())
+}
+
 /// The PDF as another program reads it.
 #[allow(clippy::print_stderr, reason = "a skipped test has to say so")]
 fn read_back(world: &World, hash: &str) -> anyhow::Result<()> {
