@@ -241,7 +241,8 @@ impl Schedule {
         for decision in self.decisions.iter().filter(|decision| decision.at_ns <= at_ns) {
             match (decision.step, since) {
                 (Step::Pause | Step::Cancel, Some(from)) => {
-                    ranges.push((from, self.dates_until(decision.at_ns)));
+                    // A clock that was set back in between takes nothing away.
+                    ranges.push((from, self.dates_until(decision.at_ns).max(from)));
                     since = None;
                 }
                 (Step::Resume, None) => since = Some(self.dates_until(decision.at_ns)),
@@ -357,6 +358,20 @@ mod tests {
         }
         let due: Vec<i64> = schedule.history(later_ns).iter().map(|part| part.due_ns).collect();
         assert_eq!(due, ["2025-12-31T23:00:00Z", "2026-01-31T23:00:00Z", "2026-04-30T22:00:00Z"].map(ns));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_between_decisions_takes_nothing_away() {
+        let mut schedule = monthly("2026-01-01", true);
+        for (step, at) in [
+            (Step::Pause, "2026-03-15T00:00:00Z"),
+            (Step::Resume, "2026-06-15T00:00:00Z"),
+            (Step::Pause, "2026-04-15T00:00:00Z"),
+        ] {
+            schedule.decisions.push(Decision { at_ns: ns(at), step });
+        }
+        assert_eq!(schedule.allocated_nanos(ns("2026-07-15T00:00:00Z")), 300);
+        assert_eq!(schedule.history(ns("2026-07-15T00:00:00Z")).len(), 3);
     }
 
     #[test]
