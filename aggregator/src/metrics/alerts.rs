@@ -36,15 +36,17 @@ impl Alerts {
         );
         let good = IntGauge::new(
             "tonnage_alerts_file_good",
-            "0 while the alerts file is wrong and the last good one is kept.",
+            "0 while the alerts file is wrong and the last good one is kept; 1 also if there is none.",
         );
-        Self {
+        let alerts = Self {
             open: kept(registry, IntGaugeVec::new(open, &["severity", "state"])),
             waiting: kept(registry, IntGaugeVec::new(waiting, &[])),
             left_out: kept(registry, IntGaugeVec::new(left_out, &[])),
             deliveries: kept(registry, IntCounterVec::new(deliveries, &["channel", "result"])),
             file_good: kept(registry, good),
-        }
+        };
+        alerts.file_good(true);
+        alerts
     }
 
     /// `None`: another aggregator looks after them.
