@@ -10,8 +10,8 @@ use tonnage_proto::limits::DAY_NS;
 
 use super::CommitError;
 use crate::model::{Alert, AlertAct, AlertActed, AlertState, Event, Finding, Sent};
-use crate::store::sql::Connection;
 use crate::store::alerts::WAIT_NS_MAX;
+use crate::store::sql::Connection;
 use crate::store::{alerts, closing};
 
 /// How long another aggregator waits before it looks after alerts in place of one that is gone.
@@ -68,7 +68,9 @@ fn judged(db: &Connection, findings: &[Finding], now_ns: i64) -> Result<(), Comm
                 Alert { finding: finding.clone(), missing_ns: 0, ..alert.clone() }
             }
             // It began to be missing; or that was by a clock that has been set back.
-            None if !(1..=now_ns).contains(&alert.missing_ns) => Alert { missing_ns: now_ns, ..alert.clone() },
+            None if !(1..=now_ns).contains(&alert.missing_ns) => {
+                Alert { missing_ns: now_ns, ..alert.clone() }
+            }
             None if now_ns - alert.missing_ns < CLEAR_NS => continue,
             None => {
                 let resolved = Alert { state: AlertState::Resolved, resolved_ns: now_ns, ..alert.clone() };

@@ -40,6 +40,9 @@ pub struct Finding {
     pub severity: Severity,
     /// The budget; empty if it is of none.
     pub account: String,
+    /// The grant, by its number; empty if it is of none.
+    #[serde(default)]
+    pub grant: String,
     pub message: String,
     /// As text, with the rule's unit behind.
     pub value: String,

@@ -16,6 +16,7 @@ fn finding(key: &str) -> Finding {
         kind: "budget_threshold".into(),
         severity: Severity::Warning,
         account: "physics".into(),
+        grant: String::new(),
         message: "m".into(),
         value: "80 %".into(),
         threshold: "80 %".into(),

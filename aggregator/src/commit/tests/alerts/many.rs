@@ -63,8 +63,7 @@ fn a_rule_that_tells_others_from_now_on_leaves_nobody_with_an_alert_that_never_e
 #[test]
 fn channels_take_turns_so_that_one_that_hangs_keeps_no_other_waiting() {
     let mut ledger = Ledger::new(BOOK, 0);
-    let of_ops =
-        |at: usize| Finding { channels: vec!["ops".into()], ..finding(&format!("k{at}")) };
+    let of_ops = |at: usize| Finding { channels: vec!["ops".into()], ..finding(&format!("k{at}")) };
     let mut findings: Vec<Finding> = (0..50).map(of_ops).collect();
     ledger.alert(AlertAct::Judged(findings.clone()));
     findings.push(Finding { channels: vec!["pager".into()], ..finding("new") });
