@@ -189,6 +189,9 @@ fn advised(world: &World) -> anyhow::Result<()> {
     let late = ask("burst-decision?compat=asba-client", work(late))?;
     ensure!(late["recommended_action"] == "AWS" && late["deadline_risk"] == "HIGH", "{late}");
     ensure!(late["budget_impact"]["cost_as_percent_of_remaining"] == 10.0, "{late}");
+    let over = json!({ "estimated_local_time": 1440, "job_deadline": "2027-01-01" });
+    let over = ask("burst-decision", work(over))?;
+    ensure!(over["recommended_action"] == "LOCAL", "no money brings back what is over: {over}");
     let dear = ask("burst-decision", work(json!({ "estimated_aws_cost": 1000, "estimated_local_time": 9 })))?;
     ensure!(dear["affordable"] == false && dear["recommended_action"] == "LOCAL", "{dear}");
     Ok(())

@@ -238,11 +238,13 @@ impl Limit {
             return Err(invalid("limits.amount", "is less than 0"));
         }
         for (field, text) in [("limits.partition", &self.partition), ("limits.model", &self.model)] {
-            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > NAME_BYTES_MAX) {
-                return Err(invalid(
-                    field,
-                    format!("has to have 1 to {NAME_BYTES_MAX} bytes, or not be there"),
-                ));
+            let wrong = |text: &String| {
+                text.is_empty() || text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control)
+            };
+            if text.as_ref().is_some_and(wrong) {
+                let reason =
+                    format!("has to have 1 to {NAME_BYTES_MAX} bytes without control characters, or not be there");
+                return Err(invalid(field, reason));
             }
         }
         if self.model.as_ref().is_some_and(|model| words(model).next().is_none()) {
@@ -323,6 +325,13 @@ mod tests {
             (Spec { ends_ns: Some(0), ..good.clone() }, "ends"),
             (Spec { buffer_permille: 999, ..good.clone() }, "buffer"),
             (Spec { limits: vec![limit.clone()], ..good.clone() }, "limits.amount"),
+            (
+                Spec {
+                    limits: vec![Limit { amount_nanos: 1, partition: Some("a\0".into()), ..limit.clone() }],
+                    ..good.clone()
+                },
+                "limits.partition",
+            ),
             (Spec { limits: vec![Limit { amount_nanos: 1, ..limit }; 17], ..good.clone() }, "limits"),
             (
                 Spec { bindings: vec![Bound { selector: Selector::default(), from_ns: None }], ..good },

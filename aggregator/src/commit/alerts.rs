@@ -21,6 +21,7 @@ const LEASE: &str = "alerts";
 const CLEAR_NS: i64 = 300_000_000_000;
 const BACKOFF_NS: i64 = 5_000_000_000;
 const BACKOFF_NS_MAX: i64 = 900_000_000_000;
+const ERROR_CHARS_MAX: usize = 500;
 /// How long resolved alerts are kept.
 const KEEP_NS: i64 = 400 * DAY_NS;
 /// Alerts of budgets that are open at once. Those of the ledger as a whole are no more than there are rules, and always have room.
@@ -124,9 +125,9 @@ fn told(db: &Connection, id: i64, sent: &Sent, now_ns: i64) -> Result<(), Commit
     let Some(delivery) = alerts::delivery_of(db, id)? else { return Ok(()) };
     match sent {
         Sent::Told => alerts::done(db, id, "", now_ns)?,
-        Sent::Refused(error) => alerts::done(db, id, error, now_ns)?,
+        Sent::Refused(error) => alerts::done(db, id, &kept(error), now_ns)?,
         Sent::Failed(error) | Sent::Later(error, _) if delivery.is_given_up(now_ns) => {
-            alerts::done(db, id, error, now_ns)?;
+            alerts::done(db, id, &kept(error), now_ns)?;
         }
         Sent::Failed(error) | Sent::Later(error, _) => {
             let wait_ns = (BACKOFF_NS << delivery.attempts.min(16)).min(BACKOFF_NS_MAX);
@@ -134,10 +135,15 @@ fn told(db: &Connection, id: i64, sent: &Sent, now_ns: i64) -> Result<(), Commit
                 Sent::Later(_, wait) => i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX).min(WAIT_NS_MAX),
                 _ => 0,
             };
-            alerts::again(db, id, error, now_ns.saturating_add(wait_ns.max(asked_ns)))?;
+            alerts::again(db, id, &kept(error), now_ns.saturating_add(wait_ns.max(asked_ns)))?;
         }
     }
     Ok(())
+}
+
+/// What of an error is stored: a server may have written it.
+fn kept(error: &str) -> String {
+    error.replace(char::is_control, " ").chars().take(ERROR_CHARS_MAX).collect()
 }
 
 fn acknowledge(

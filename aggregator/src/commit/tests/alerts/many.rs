@@ -105,3 +105,16 @@ fn a_clock_that_is_set_back_delays_nothing_for_longer_than_it_would_have_been() 
     ledger.judged(2 + 300, &["a"]);
     assert_eq!(ledger.all().iter().filter(|alert| alert.state == AlertState::Resolved).count(), 1);
 }
+
+#[test]
+fn an_error_that_a_server_wrote_is_stored_on_one_line_whatever_it_has() {
+    let mut ledger = Ledger::new(BOOK, 0);
+    ledger.judged(0, &["a"]);
+    let [(ops, ..), (pager, ..)] = ledger.due(0)[..] else { panic!("two channels") };
+    let bad = "5.1.1\0 no\r\n".to_owned() + &"x".repeat(10_000);
+    let sent = vec![(ops, Sent::Failed(bad.clone())), (pager, Sent::Refused(bad))];
+    assert_eq!(ledger.alert(AlertAct::Sent(sent)), AlertActed::Done);
+    let longest = "SELECT MAX(LENGTH(error)) FROM delivery";
+    let db = ledger.db();
+    assert_eq!(db.prepare_cached(longest).unwrap().query_row([], |row| row.get::<i64>(0)).unwrap(), 500);
+}
