@@ -92,11 +92,14 @@ fn spent(periods: &Value) -> anyhow::Result<Vec<i128>> {
 }
 
 fn site() -> anyhow::Result<World> {
+    site_of("")
+}
+
+/// With these prices beside that of a GPU.
+fn site_of(prices: &str) -> anyhow::Result<World> {
     let mut world = World::new(1)?;
-    std::fs::write(
-        world.aggregator.prices(),
-        "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\n",
-    )?;
+    let book = "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\n".to_owned();
+    std::fs::write(world.aggregator.prices(), book + prices)?;
     world.aggregator.start(DEADLINE)?;
     said(&world, &["account", "create", "physics", "--start", "2026-12-01"])?;
     said(&world, &["account", "create", "lattice", "--parent", "physics", "--start", "2026-12-01"])?;
@@ -245,10 +248,8 @@ fn a_report_has_the_ledgers_sums_in_each_of_its_forms_and_says_how_they_were_mea
 
 #[test]
 fn jobs_without_gpus_are_in_a_report_as_they_are_in_what_is_spent() -> anyhow::Result<()> {
-    let world = site()?;
-    let book = "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\n\
-        [[compute]]\nmatch = { partition = \"gpu\" }\ncpu_hour = \"0.36\"\ngb_hour = \"0.036\"\n";
-    std::fs::write(world.aggregator.prices(), book)?;
+    let compute = "[[compute]]\nmatch = { partition = \"gpu\" }\ncpu_hour = \"0.36\"\ngb_hour = \"0.036\"\n";
+    let world = site_of(compute)?;
     said(&world, &CREATE)?;
     spend(&world)?;
     let now_s = world.now().wall_ns / S;

@@ -242,8 +242,9 @@ impl Limit {
                 text.is_empty() || text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control)
             };
             if text.as_ref().is_some_and(wrong) {
-                let reason =
-                    format!("has to have 1 to {NAME_BYTES_MAX} bytes without control characters, or not be there");
+                let reason = format!(
+                    "has to have 1 to {NAME_BYTES_MAX} bytes without control characters, or not be there"
+                );
                 return Err(invalid(field, reason));
             }
         }
