@@ -24,6 +24,8 @@ const BACKOFF_NS_MAX: i64 = 900_000_000_000;
 const ERROR_CHARS_MAX: usize = 500;
 /// How long resolved alerts are kept.
 const KEEP_NS: i64 = 400 * DAY_NS;
+/// Alerts that are kept: what goes to and fro for months fills no disk.
+const KEEP_MAX: i64 = 100_000;
 /// Alerts of budgets that are open at once. Those of the ledger as a whole are no more than there are rules, and always have room.
 const OPEN_MAX: usize = 2_000;
 
@@ -40,7 +42,7 @@ pub(super) fn act(
                 return Ok(AlertActed::NotOurs);
             }
             judged(db, findings, now_ns)?;
-            alerts::forget(db, now_ns - KEEP_NS)?;
+            alerts::forget(db, now_ns - KEEP_NS, KEEP_MAX)?;
             Ok(AlertActed::Done)
         }
         AlertAct::Sent(sent) => {

@@ -132,12 +132,14 @@ pub fn again(db: &Connection, id: i64, error: &str, next_ns: i64) -> Result<()> 
     Ok(())
 }
 
-/// Lets go of what was resolved before a time, but of what somebody is still to be told of.
-pub fn forget(db: &Connection, before_ns: i64) -> Result<()> {
-    let old = "SELECT id FROM alert WHERE state = 2 AND resolved_ns < ?1
+/// Lets go of what was resolved before a time, and of what is not among the newest `count`; but of nothing that somebody is still to be
+/// told of.
+pub fn forget(db: &Connection, before_ns: i64, count: i64) -> Result<()> {
+    let old = "SELECT id FROM alert WHERE state = 2 AND (resolved_ns < ?1 OR id <= (SELECT MAX(b.id) FROM alert b) - ?2)
         AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.alert = alert.id AND d.done_ns = 0)";
-    db.prepare_cached(&format!("DELETE FROM delivery WHERE alert IN ({old})"))?.execute([before_ns])?;
-    db.prepare_cached(&format!("DELETE FROM alert WHERE id IN ({old})"))?.execute([before_ns])?;
+    for sql in ["DELETE FROM delivery WHERE alert IN", "DELETE FROM alert WHERE id IN"] {
+        db.prepare_cached(&format!("{sql} ({old})"))?.execute([before_ns, count])?;
+    }
     Ok(())
 }
 

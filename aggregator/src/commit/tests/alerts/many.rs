@@ -107,6 +107,29 @@ fn a_clock_that_is_set_back_delays_nothing_for_longer_than_it_would_have_been() 
 }
 
 #[test]
+fn what_goes_to_and_fro_for_long_is_let_go_of_and_what_is_open_or_to_be_told_stays() {
+    let mut ledger = Ledger::new(BOOK, 0);
+    ledger.judged(0, &["open"]);
+    for at in [400, 800, 1200] {
+        ledger.judged(at, &["open", "flaps"]);
+        ledger.judged(at + 15, &["open"]);
+        ledger.judged(at + 315, &["open"]);
+        if at < 1200 {
+            ledger.tell_all(at + 315);
+            ledger.tell_all(at + 315);
+        }
+    }
+    let kept = |ledger: &Ledger, count| {
+        alerts::forget(&ledger.db(), i64::MIN, count).unwrap();
+        ledger.all().iter().map(|alert| alert.finding.key.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&ledger, 3), ["flaps", "flaps", "flaps", "open"]);
+    assert_eq!(kept(&ledger, 1), ["flaps", "open"], "that is not told yet");
+    assert_eq!(kept(&ledger, 0), ["flaps", "open"]);
+    assert_eq!(alerts::waiting(&ledger.db()).unwrap(), 4);
+}
+
+#[test]
 fn an_error_that_a_server_wrote_is_stored_on_one_line_whatever_it_has() {
     let mut ledger = Ledger::new(BOOK, 0);
     ledger.judged(0, &["a"]);
