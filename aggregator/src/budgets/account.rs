@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::NAME_BYTES_MAX;
 
-use super::allocation::{SCHEDULES_MAX, Schedule};
+use super::allocation::{Part, SCHEDULES_MAX, Schedule};
 use super::period::Period;
 use super::selector::Selector;
 use super::{BudgetError, invalid};
@@ -215,6 +215,15 @@ impl Spec {
     pub fn amount_nanos(&self, limit: &Limit, at_ns: i64) -> i64 {
         let parts = self.schedules.iter().filter(|_| limit.is_whole()).map(|of| of.allocated_nanos(at_ns));
         parts.fold(limit.amount_nanos, i64::saturating_add)
+    }
+
+    /// The parts that come to a limit by themselves after `now_ns` and before `until_ns`, oldest first.
+    #[must_use]
+    pub fn coming(&self, limit: &Limit, (now_ns, until_ns): (i64, i64)) -> Vec<Part> {
+        let schedules = self.schedules.iter().filter(|_| limit.is_whole());
+        let mut parts: Vec<Part> = schedules.flat_map(|of| of.coming(now_ns, until_ns)).collect();
+        parts.sort_by_key(|part| part.due_ns);
+        parts
     }
 
     /// A limit for its life that parts can come to, if it has schedules and none yet.
