@@ -9,6 +9,7 @@
 //! transaction in which it is found, and is told at least once: whoever is told twice knows it by its number. Nobody waits for it.
 //! Limits: sixteen tries at once, each ten seconds long.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,8 @@ use rules::{Rules, RulesError};
 const BEAT: Duration = Duration::from_secs(2);
 /// How often the rules are asked.
 const JUDGE_NS: i64 = 15_000_000_000;
+/// How long what was committed last says that it is this process's to tell: less than the lease, by the time that a try takes.
+const OURS_NS: i64 = 70_000_000_000;
 const SENDS_MAX: usize = 16;
 /// Bytes of the alerts file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -104,7 +107,7 @@ impl Watcher {
     async fn watch(&mut self) -> Gone {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut judged_ns, mut ours, mut said) = (None::<i64>, false, None);
+        let (mut judged_ns, mut ours_until_ns, mut said) = (None::<i64>, i64::MIN, None);
         loop {
             beat.tick().await;
             let now_ns = self.clock.monotonic_ns();
@@ -112,13 +115,16 @@ impl Watcher {
                 judged_ns = Some(now_ns);
                 self.reload(&mut said);
                 match self.judge().await {
-                    Ok(Some(now_ours)) => ours = now_ours,
+                    Ok(Some(true)) => ours_until_ns = now_ns.saturating_add(OURS_NS),
+                    Ok(Some(false)) => ours_until_ns = i64::MIN,
                     // As it was; again soon.
                     Ok(None) => {}
                     Err(gone) => return gone,
                 }
             }
-            if ours && let Err(gone) = self.deliver().await {
+            if now_ns < ours_until_ns
+                && let Err(gone) = self.deliver().await
+            {
                 return gone;
             }
         }
@@ -145,12 +151,17 @@ impl Watcher {
         let wanted = Wanted::by(&self.rules.rules);
         let Some(view) = self.read(move |db| look(db, &wanted, now_ns)).await else { return Ok(None) };
         let findings = judge(&self.rules.rules, &view);
+        let found: HashSet<String> = findings.iter().map(|finding| finding.key.clone()).collect();
         let ours = match self.act(AlertAct::Judged(findings)).await? {
             None => return Ok(None),
             Some(acted) => acted != AlertActed::NotOurs,
         };
         if let Some((open, waiting)) = self.read(|db| Ok((alerts::open(db)?, alerts::waiting(db)?))).await {
-            self.metrics.alerts.show(ours.then_some(&open[..]), waiting);
+            let left_out = open.iter().fold(found, |mut left, alert| {
+                left.remove(&alert.finding.key);
+                left
+            });
+            self.metrics.alerts.show(ours.then_some(&open[..]), (waiting, left_out.len()));
         }
         Ok(Some(ours))
     }
@@ -189,7 +200,11 @@ impl Watcher {
         let (event, rule) = (event.name(), &alert.finding.rule);
         let result = match sent {
             Sent::Told => "told",
-            Sent::Failed(error) => {
+            Sent::Failed(error) | Sent::Later(error, _) if delivery.is_given_up(self.clock.wall_ns()) => {
+                tracing::error!(channel, rule, event, error, "An alert could not be told, and is given up.");
+                "given_up"
+            }
+            Sent::Failed(error) | Sent::Later(error, _) => {
                 if *attempts == 0 {
                     tracing::warn!(
                         channel,

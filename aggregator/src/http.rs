@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
-use hyper::header::HOST;
+use hyper::header::{HOST, HeaderMap, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -95,8 +95,9 @@ pub enum HttpError {
     Slow(Duration),
     #[error("the connection failed")]
     Connection(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// With the seconds after which it may be asked again, if it said so.
     #[error("it answered {0}")]
-    Status(StatusCode),
+    Status(StatusCode, Option<u64>),
     #[error("its answer has more than {0} bytes")]
     TooLarge(usize),
 }
@@ -107,7 +108,7 @@ impl HttpError {
     pub fn passing(&self) -> bool {
         match self {
             Self::Slow(_) | Self::Connection(_) => true,
-            Self::Status(status) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            Self::Status(status, _) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             Self::TooLarge(_) => false,
         }
     }
@@ -171,7 +172,7 @@ async fn over(
     let request = request.body(Full::new(question.body)).map_err(failed)?;
     let response = sender.send_request(request).await.map_err(failed)?;
     if !response.status().is_success() {
-        return Err(HttpError::Status(response.status()));
+        return Err(HttpError::Status(response.status(), retry_after(response.headers())));
     }
     let body = Limited::new(response.into_body(), question.bytes_max).collect().await;
     let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
@@ -179,6 +180,11 @@ async fn over(
         Err(error) => HttpError::Connection(error),
     })?;
     Ok(body.to_bytes())
+}
+
+/// RFC 9110, 10.2.3; of its two forms the one in seconds.
+fn retry_after(headers: &HeaderMap) -> Option<u64> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -92,11 +92,14 @@ fn spent(periods: &Value) -> anyhow::Result<Vec<i128>> {
 }
 
 fn site() -> anyhow::Result<World> {
+    site_of("")
+}
+
+/// With these prices beside that of a GPU.
+fn site_of(prices: &str) -> anyhow::Result<World> {
     let mut world = World::new(1)?;
-    std::fs::write(
-        world.aggregator.prices(),
-        "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\n",
-    )?;
+    let book = "currency = \"USD\"\n[[price]]\nprice = \"3.60\"\nunit = \"gpu_hour\"\n".to_owned();
+    std::fs::write(world.aggregator.prices(), book + prices)?;
     world.aggregator.start(DEADLINE)?;
     said(&world, &["account", "create", "physics", "--start", "2026-12-01"])?;
     said(&world, &["account", "create", "lattice", "--parent", "physics", "--start", "2026-12-01"])?;
@@ -189,6 +192,9 @@ fn advised(world: &World) -> anyhow::Result<()> {
     let late = ask("burst-decision?compat=asba-client", work(late))?;
     ensure!(late["recommended_action"] == "AWS" && late["deadline_risk"] == "HIGH", "{late}");
     ensure!(late["budget_impact"]["cost_as_percent_of_remaining"] == 10.0, "{late}");
+    let over = json!({ "estimated_local_time": 1440, "job_deadline": "2027-01-01" });
+    let over = ask("burst-decision", work(over))?;
+    ensure!(over["recommended_action"] == "LOCAL", "no money brings back what is over: {over}");
     let dear = ask("burst-decision", work(json!({ "estimated_aws_cost": 1000, "estimated_local_time": 9 })))?;
     ensure!(dear["affordable"] == false && dear["recommended_action"] == "LOCAL", "{dear}");
     Ok(())
@@ -238,6 +244,48 @@ fn a_report_has_the_ledgers_sums_in_each_of_its_forms_and_says_how_they_were_mea
         ensure!(sum == Some(10_000_000), "{section}: {text}");
     }
     read_back(&world, &hash)
+}
+
+#[test]
+fn jobs_without_gpus_are_in_a_report_as_they_are_in_what_is_spent() -> anyhow::Result<()> {
+    let compute = "[[compute]]\nmatch = { partition = \"gpu\" }\ncpu_hour = \"0.36\"\ngb_hour = \"0.036\"\n";
+    let world = site_of(compute)?;
+    said(&world, &CREATE)?;
+    spend(&world)?;
+    let now_s = world.now().wall_ns / S;
+    let run = |job: &str, account: &str, partition: &str| {
+        json!({ "job_id": job, "start_s": now_s - 30, "end_s": now_s - 10, "ended": true, "cpus": 4,
+                "memory_bytes": 2_u64 << 30, "account": account, "user": "ada", "partition": partition })
+    };
+    let jobs = [run("11", "physics", "gpu"), run("12", "other", "gpu"), run("13", "lattice", "free")];
+    wait_until(DEADLINE, "charges of jobs", String::new, || {
+        let url = format!("{}/api/v1/usage/jobs", world.aggregator.url());
+        let (status, text) = post(&http(), &url, &json!({ "cluster": "c", "jobs": jobs }).to_string())?;
+        ensure!(status == 200, "{status} {text}");
+        let shown = json_of(&world, &["grant", "show", NUMBER])?;
+        Ok((shown["exact"]["spent_amount"] == "0.029400000").then_some(()))
+    })?;
+    // 80 s of a CPU and 40 of a GB cost 0.0084, and what 80 s of another partition cost nobody knows.
+    let report = json_of(&world, &["grant", "report", NUMBER, "--type", "annual", "--file", "-"])?;
+    let totals = &report["totals"];
+    for (field, expected) in [
+        ("charged", "0.029400000"),
+        ("cpu_seconds", "160.000000000"),
+        ("unpriced_cpu_seconds", "80.000000000"),
+        ("held_seconds", "21.000000000"),
+    ] {
+        ensure!(totals[field] == expected, "{field}: {totals}");
+    }
+    for list in ["periods", "months", "accounts", "users", "resources", "evidence"] {
+        let lines = report[list].as_array().with_context(|| format!("{list}: {report}"))?;
+        let sum: anyhow::Result<i128> = lines.iter().map(|line| nanos(&line["charged"])).sum();
+        ensure!(sum? == 29_400_000, "{list}: {lines:?}");
+    }
+    let statements = report["measurement"]["statements"].to_string();
+    for word in ["(sacct)", "for 80.000000000 s of CPUs the price book has no price"] {
+        ensure!(statements.contains(word), "{word}: {statements}");
+    }
+    Ok(())
 }
 
 /// The PDF as another program reads it.

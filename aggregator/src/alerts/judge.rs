@@ -66,6 +66,7 @@ fn found(rule: &Rule, view: &View) -> Vec<Finding> {
         kind: rule.when.name().to_owned(),
         severity: rule.severity,
         account: String::new(),
+        grant: String::new(),
         message,
         value,
         threshold,
@@ -114,14 +115,15 @@ fn expiring(rule: &Rule, grant: &GrantView, within_days: i64) -> Option<Finding>
     if *left_ns > within_days * DAY_NS {
         return None;
     }
-    let days = left_ns / DAY_NS;
+    let (days, within) = (left_ns / DAY_NS, (left_ns + DAY_NS - 1) / DAY_NS);
     Some(Finding {
         key: [&rule.name, number, &end_ns.to_string()].map(String::as_str).join("\n"),
         rule: rule.name.clone(),
         kind: rule.when.name().to_owned(),
         severity: rule.severity,
         account: account.clone(),
-        message: format!("grant {number}, which pays for {account}, ends within {} days", days + 1),
+        grant: number.clone(),
+        message: format!("grant {number}, which pays for {account}, ends within {within} days"),
         value: format!("{days} days"),
         threshold: format!("{within_days} days"),
         channels: rule.channels.clone(),
@@ -185,6 +187,7 @@ fn of_limit(
         kind: rule.when.name().to_owned(),
         severity: rule.severity,
         account: account.clone(),
+        grant: String::new(),
         message,
         value,
         threshold,
@@ -279,6 +282,8 @@ pub(super) mod tests {
         assert!(found("physics", 5, 30 * DAY_NS + 1).is_empty() && found("biology", 5, DAY_NS).is_empty());
         let first = found("physics", 5, 30 * DAY_NS);
         assert_eq!((first[0].kind.as_str(), first[0].value.as_str()), ("grant_expiring", "30 days"));
+        assert!(first[0].message.ends_with(" ends within 30 days"), "{first:?}");
+        assert_eq!((first[0].account.as_str(), first[0].grant.as_str()), ("physics", "NSF-1"));
         assert_eq!(first[0].key, found("physics", 5, DAY_NS)[0].key);
         assert_ne!(first[0].key, found("physics", 6, DAY_NS)[0].key);
     }

@@ -69,6 +69,9 @@ pub(super) async fn send(channel: &Channel, delivery: &Delivery, ledger: &str) -
     match http::ask(&server, question).await {
         // It was taken, whatever else it says.
         Ok(_) | Err(http::HttpError::TooLarge(_)) => Sent::Told,
+        Err(error @ http::HttpError::Status(_, Some(seconds))) if error.passing() => {
+            Sent::Later(chain(&error), Duration::from_secs(seconds))
+        }
         Err(error) if error.passing() => Sent::Failed(chain(&error)),
         Err(error) => Sent::Refused(chain(&error)),
     }

@@ -30,9 +30,12 @@ pub(super) struct AlertAnswer {
     id: i64,
     /// The budget; empty if it is of none.
     account_id: String,
+    /// The grant's number, of one that ends.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    grant_id: String,
     /// The rule that found it.
     rule: String,
-    /// budget_threshold, burn_rate, depletion, unassigned, unpriced or quarantine.
+    /// budget_threshold, burn_rate, depletion, grant_expiring, unassigned, unpriced or quarantine.
     alert_type: String,
     /// info, warning or critical.
     severity: &'static str,
@@ -143,6 +146,7 @@ fn answer(alert: Alert) -> AlertAnswer {
     AlertAnswer {
         id,
         account_id: finding.account,
+        grant_id: finding.grant,
         rule: finding.rule,
         alert_type: finding.kind,
         severity: finding.severity.name(),

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::NAME_BYTES_MAX;
 
-use super::allocation::{SCHEDULES_MAX, Schedule};
+use super::allocation::{Part, SCHEDULES_MAX, Schedule};
 use super::period::Period;
 use super::selector::Selector;
 use super::{BudgetError, invalid};
@@ -217,6 +217,15 @@ impl Spec {
         parts.fold(limit.amount_nanos, i64::saturating_add)
     }
 
+    /// The parts that come to a limit by themselves after `now_ns` and before `until_ns`, oldest first.
+    #[must_use]
+    pub fn coming(&self, limit: &Limit, (now_ns, until_ns): (i64, i64)) -> Vec<Part> {
+        let schedules = self.schedules.iter().filter(|_| limit.is_whole());
+        let mut parts: Vec<Part> = schedules.flat_map(|of| of.coming(now_ns, until_ns)).collect();
+        parts.sort_by_key(|part| part.due_ns);
+        parts
+    }
+
     /// A limit for its life that parts can come to, if it has schedules and none yet.
     pub fn begin_with_nothing(&mut self) {
         if !self.schedules.is_empty() && !self.limits.iter().any(Limit::is_whole) {
@@ -238,11 +247,14 @@ impl Limit {
             return Err(invalid("limits.amount", "is less than 0"));
         }
         for (field, text) in [("limits.partition", &self.partition), ("limits.model", &self.model)] {
-            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > NAME_BYTES_MAX) {
-                return Err(invalid(
-                    field,
-                    format!("has to have 1 to {NAME_BYTES_MAX} bytes, or not be there"),
-                ));
+            let wrong = |text: &String| {
+                text.is_empty() || text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control)
+            };
+            if text.as_ref().is_some_and(wrong) {
+                let reason = format!(
+                    "has to have 1 to {NAME_BYTES_MAX} bytes without control characters, or not be there"
+                );
+                return Err(invalid(field, reason));
             }
         }
         if self.model.as_ref().is_some_and(|model| words(model).next().is_none()) {
@@ -323,6 +335,13 @@ mod tests {
             (Spec { ends_ns: Some(0), ..good.clone() }, "ends"),
             (Spec { buffer_permille: 999, ..good.clone() }, "buffer"),
             (Spec { limits: vec![limit.clone()], ..good.clone() }, "limits.amount"),
+            (
+                Spec {
+                    limits: vec![Limit { amount_nanos: 1, partition: Some("a\0".into()), ..limit.clone() }],
+                    ..good.clone()
+                },
+                "limits.partition",
+            ),
             (Spec { limits: vec![Limit { amount_nanos: 1, ..limit }; 17], ..good.clone() }, "limits"),
             (
                 Spec { bindings: vec![Bound { selector: Selector::default(), from_ns: None }], ..good },

@@ -182,6 +182,24 @@ impl Schedule {
         parts
     }
 
+    /// The parts that come by themselves after `now_ns` and before `until_ns`, if nobody decides anything.
+    #[must_use]
+    pub fn coming(&self, now_ns: i64, until_ns: i64) -> Vec<Part> {
+        let mut parts = Vec::new();
+        if !self.automatic || self.standing(now_ns) != Standing::Active {
+            return parts;
+        }
+        let mut left = self.total_nanos - self.allocated_nanos(now_ns);
+        for number in self.dates_until(now_ns)..DATES_MAX {
+            let due_ns = self.date_ns(number).filter(|due_ns| *due_ns < until_ns && left > 0);
+            let Some(due_ns) = due_ns else { break };
+            let nanos = self.part_nanos.min(left);
+            left -= nanos;
+            parts.push(Part { due_ns, nanos });
+        }
+        parts
+    }
+
     /// Notes what is decided.
     ///
     /// # Errors
@@ -241,7 +259,8 @@ impl Schedule {
         for decision in self.decisions.iter().filter(|decision| decision.at_ns <= at_ns) {
             match (decision.step, since) {
                 (Step::Pause | Step::Cancel, Some(from)) => {
-                    ranges.push((from, self.dates_until(decision.at_ns)));
+                    // A clock that was set back in between takes nothing away.
+                    ranges.push((from, self.dates_until(decision.at_ns).max(from)));
                     since = None;
                 }
                 (Step::Resume, None) => since = Some(self.dates_until(decision.at_ns)),
@@ -323,6 +342,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_come_is_what_will_have_come() {
+        let odd = Schedule { total_nanos: 250, ..monthly("2026-01-31", true) };
+        let ends =
+            ["2026-01-30T22:59:59Z", "2026-02-10T00:00:00Z", "2026-03-30T22:00:00Z", "2030-01-01T00:00:00Z"]
+                .map(ns);
+        for now_ns in ends {
+            for until_ns in ends {
+                let sum: i64 = odd.coming(now_ns, until_ns).iter().map(|part| part.nanos).sum();
+                let more = odd.allocated_nanos(until_ns - 1) - odd.allocated_nanos(now_ns);
+                assert_eq!(sum, more.max(0), "{now_ns} {until_ns}");
+            }
+        }
+        let mut paused = odd.clone();
+        paused.decide(Step::Pause, ns("2026-02-10T00:00:00Z")).unwrap();
+        for of in [paused, Schedule { automatic: false, ..odd }] {
+            assert_eq!(of.coming(ns("2026-02-10T00:00:00Z"), i64::MAX), [], "nobody knows when");
+        }
+    }
+
+    #[test]
     fn every_frequency_has_its_dates() {
         for (frequency, second) in [
             (Frequency::Daily, "2026-03-29T22:00:00Z"),
@@ -357,6 +396,20 @@ mod tests {
         }
         let due: Vec<i64> = schedule.history(later_ns).iter().map(|part| part.due_ns).collect();
         assert_eq!(due, ["2025-12-31T23:00:00Z", "2026-01-31T23:00:00Z", "2026-04-30T22:00:00Z"].map(ns));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_between_decisions_takes_nothing_away() {
+        let mut schedule = monthly("2026-01-01", true);
+        for (step, at) in [
+            (Step::Pause, "2026-03-15T00:00:00Z"),
+            (Step::Resume, "2026-06-15T00:00:00Z"),
+            (Step::Pause, "2026-04-15T00:00:00Z"),
+        ] {
+            schedule.decisions.push(Decision { at_ns: ns(at), step });
+        }
+        assert_eq!(schedule.allocated_nanos(ns("2026-07-15T00:00:00Z")), 300);
+        assert_eq!(schedule.history(ns("2026-07-15T00:00:00Z")).len(), 3);
     }
 
     #[test]

@@ -28,6 +28,16 @@ impl Sums {
         }
     }
 
+    /// Adds another period's sums.
+    pub fn merge(&mut self, other: Self) {
+        for (account, parts) in other.0 {
+            let of = self.0.entry(account).or_default();
+            for (part, nanos) in parts {
+                *of.entry(part).or_default() += nanos;
+            }
+        }
+    }
+
     /// The sum of an account's parts whose partition and model `counts`.
     #[must_use]
     pub fn of(&self, account: i64, counts: impl Fn(&str, &str) -> bool) -> i128 {

@@ -5,6 +5,7 @@
 
 use tonnage_proto::limits::DAY_NS;
 
+use super::allocation::Part;
 use super::period::Period;
 use super::{Account, Limit};
 
@@ -14,6 +15,7 @@ pub const INTERVAL_DAYS_MIN: usize = 7;
 const Z: f64 = 1.96;
 /// How far a forecast looks, in days: ten years.
 const HORIZON_DAYS: f64 = 3_660.0;
+const HORIZON_DAYS_WHOLE: i64 = 3_660;
 /// A hundred percent, in billionths of a percent.
 const HUNDRED: i128 = 100_000_000_000;
 /// Percent by which spending may differ from what is expected.
@@ -33,6 +35,20 @@ pub struct Facts<'a> {
     pub spent_nanos: i128,
     /// Charges of whole days of UTC, each the next one's day before, the last one yesterday.
     pub days: &'a [i128],
+    /// What comes to the limit by itself before its end, oldest first.
+    pub parts: &'a [Part],
+}
+
+/// A limit with what comes to it.
+#[must_use]
+pub fn planned(limit_nanos: i64, parts: &[Part]) -> i64 {
+    parts.iter().fold(limit_nanos, |sum, part| sum.saturating_add(part.nanos))
+}
+
+/// Until when parts of a limit without an end are looked for.
+#[must_use]
+pub fn horizon_ns(now_ns: i64, end_ns: Option<i64>) -> i64 {
+    end_ns.unwrap_or_else(|| now_ns.saturating_add(HORIZON_DAYS_WHOLE * DAY_NS))
 }
 
 /// See [`Burn::of`]. Percentages are in billionths of a percent.
@@ -170,12 +186,13 @@ fn began_ns(account: &Account) -> i64 {
 impl Burn {
     #[must_use]
     pub fn of(facts: &Facts<'_>) -> Self {
-        let Facts { now_ns, limit_nanos, start_ns, end_ns, spent_nanos, days } = *facts;
+        let Facts { now_ns, limit_nanos, start_ns, end_ns, spent_nanos, days, parts } = *facts;
         let period_ns = end_ns.map(|end_ns| (start_ns, end_ns));
+        let planned_nanos = planned(limit_nanos, parts);
         let expected_day_nanos = period_ns.map(|(start_ns, end_ns)| {
-            expected(limit_nanos, (start_ns, end_ns), start_ns.saturating_add(DAY_NS))
+            expected(planned_nanos, (start_ns, end_ns), start_ns.saturating_add(DAY_NS))
         });
-        let expected_nanos = period_ns.map(|period_ns| expected(limit_nanos, period_ns, now_ns));
+        let expected_nanos = period_ns.map(|period_ns| expected(planned_nanos, period_ns, now_ns));
         let day_nanos = days.last().copied();
         let remaining_nanos = i128::from(limit_nanos) - spent_nanos;
         Self {
@@ -203,14 +220,14 @@ fn average(days: &[i128], count: usize) -> Option<i128> {
 }
 
 fn forecast(facts: &Facts<'_>, day_nanos: i128) -> Forecast {
-    let Facts { now_ns, limit_nanos, end_ns, spent_nanos, days, .. } = *facts;
+    let Facts { now_ns, limit_nanos, end_ns, spent_nanos, days, parts, .. } = *facts;
     let remaining_nanos = i128::from(limit_nanos) - spent_nanos;
     let until = |days: f64| before(now_ns, days, end_ns);
     let spread = Spread::of(days);
     let (mut earliest_ns, mut latest_ns) = (None, None);
     if let (Some(spread), 1..) = (&spread, remaining_nanos) {
-        earliest_ns = spread.reaches(float(remaining_nanos), Z).and_then(until);
-        latest_ns = spread.reaches(float(remaining_nanos), -Z).and_then(until);
+        let gone = |z: f64| gone(now_ns, remaining_nanos, parts, |left| spread.reaches(float(left), z));
+        (earliest_ns, latest_ns) = (gone(Z).and_then(until), gone(-Z).and_then(until));
     }
     let left_ns = end_ns.map(|end_ns| i128::from(end_ns - now_ns).max(0));
     let final_nanos =
@@ -220,8 +237,8 @@ fn forecast(facts: &Facts<'_>, day_nanos: i128) -> Forecast {
         let at = |z: f64| spent_nanos + whole(spread.spent(days, z));
         (at(-Z).max(spent_nanos), at(Z))
     });
-    let depletion_ns = depletion(now_ns, remaining_nanos, day_nanos, end_ns);
-    let limit = i128::from(limit_nanos);
+    let depletion_ns = depletion(now_ns, remaining_nanos, day_nanos, (end_ns, parts));
+    let limit = i128::from(planned(limit_nanos, parts));
     let soon =
         depletion_ns.is_some_and(|at_ns| i128::from(at_ns - now_ns) < CRITICAL_DAYS * i128::from(DAY_NS));
     let risk = if remaining_nanos <= 0 || soon {
@@ -288,15 +305,39 @@ impl Spread {
     }
 }
 
-/// When what is left will be spent at so much a day: at once if nothing is left, and `None` if that is not before `end_ns`.
+/// When what is left, and what comes before it is spent, will be spent at so much a day: at once if nothing is left, and `None` if that
+/// is not before `end_ns`.
 #[must_use]
-pub fn depletion(now_ns: i64, remaining_nanos: i128, day_nanos: i128, end_ns: Option<i64>) -> Option<i64> {
+pub fn depletion(
+    now_ns: i64,
+    remaining_nanos: i128,
+    day_nanos: i128,
+    (end_ns, parts): (Option<i64>, &[Part]),
+) -> Option<i64> {
     let days = match remaining_nanos {
         ..=0 => 0.0,
         _ if day_nanos <= 0 => return None,
-        _ => float(remaining_nanos) / float(day_nanos),
+        _ => gone(now_ns, remaining_nanos, parts, |left| Some(float(left) / float(day_nanos)))?,
     };
     before(now_ns, days, end_ns)
+}
+
+/// After how many days what is left is spent, where `reach` says after how many so much is. A part that comes before that adds to it.
+fn gone(
+    now_ns: i64,
+    remaining_nanos: i128,
+    parts: &[Part],
+    reach: impl Fn(i128) -> Option<f64>,
+) -> Option<f64> {
+    let mut left = remaining_nanos;
+    for part in parts {
+        let due = float(i128::from(part.due_ns) - i128::from(now_ns)) / float(i128::from(DAY_NS));
+        if let Some(days) = reach(left).filter(|days| *days < due) {
+            return Some(days);
+        }
+        left += i128::from(part.nanos);
+    }
+    reach(left)
 }
 
 fn before(now_ns: i64, days: f64, end_ns: Option<i64>) -> Option<i64> {
@@ -338,6 +379,7 @@ mod tests {
             end_ns: Some(30 * DAY_NS),
             spent_nanos: days.iter().sum(),
             days,
+            parts: &[],
         }
     }
 
@@ -380,6 +422,45 @@ mod tests {
         let forecast = burn.forecast.unwrap();
         assert_eq!((forecast.depletion_ns, forecast.earliest_ns, forecast.latest_ns), (None, None, None));
         assert_eq!((forecast.final_nanos, forecast.risk), (Some(0), Risk::Low));
+    }
+
+    /// docs/budgets.md, "Burn rate", has these figures.
+    #[test]
+    fn parts_that_come_before_the_rest_is_spent_are_spent_too() {
+        // 600 for 180 days in six parts, of which three are there on the 75th day.
+        let parts = [90, 120, 150].map(|day| Part { due_ns: day * DAY_NS, nanos: 100_000_000_000 });
+        let of = |day_nanos: i128, spent: i128| {
+            let days = vec![day_nanos; 10];
+            Burn::of(&Facts {
+                now_ns: 75 * DAY_NS,
+                limit_nanos: 300_000_000_000,
+                end_ns: Some(180 * DAY_NS),
+                spent_nanos: spent * DOLLAR,
+                parts: &parts,
+                ..facts(&days)
+            })
+        };
+        let even = of(10 * DOLLAR / 3, 250);
+        assert_eq!(
+            (even.expected_nanos, even.variance, even.health),
+            (Some(250 * DOLLAR), Some(0), Some(HUNDRED))
+        );
+        assert_eq!((even.remaining_nanos, even.expected_day_nanos), (50 * DOLLAR, Some(600 * DOLLAR / 180)));
+        let forecast = even.forecast.unwrap();
+        assert_eq!(
+            (forecast.depletion_ns, forecast.risk),
+            (None, Risk::Low),
+            "each part lasts until the next"
+        );
+        // 50 are gone after 12.5 days, before the 90th.
+        let forecast = of(4 * DOLLAR, 250).forecast.unwrap();
+        let at = |days: i64| Some(75 * DAY_NS + days * DAY_NS / 10);
+        assert_eq!((forecast.depletion_ns, forecast.risk), (at(125), Risk::High));
+        assert!(forecast.earliest_ns <= at(126) && forecast.latest_ns <= at(126), "days that do not differ");
+        // 90 last until the 90th day, 100 more until the 120th, and another 100 not until the 150th.
+        let forecast = of(4 * DOLLAR, 210).forecast.unwrap();
+        assert_eq!((forecast.depletion_ns, forecast.final_nanos), (at(725), Some((210 + 420) * DOLLAR)));
+        assert_eq!(of(DOLLAR, 300).forecast.unwrap().depletion_ns, at(0), "what is spent is spent");
     }
 
     #[test]

@@ -331,7 +331,10 @@ impl Awards {
         };
         award.grant.check()?;
         let account = tree.named(&award.grant.account)?;
-        if award.closed_ns.is_none() && account.closed_ns.is_some() {
+        let before = self.0.get(&award.grant.number);
+        // Of what an account did spend before it was closed, all may still be said that is to be said.
+        let is_new = before.is_none_or(|before| before.grant.account != award.grant.account);
+        if is_new && account.closed_ns.is_some() {
             let text = format!("account: {:?} is closed, and spends nothing", award.grant.account);
             return Err(BudgetError::Conflict(text));
         }
@@ -342,21 +345,25 @@ impl Awards {
         Ok(award)
     }
 
-    /// No day of an account is paid for by two grants, be it by one of an account above: else both would report the same money.
+    /// No day of an account is paid for by two grants, be it by one of an account above or by one that was closed since: else both would
+    /// report the same money.
     ///
     /// # Errors
     /// If one is, which.
     pub fn fits(&self, tree: &Tree) -> Result<(), BudgetError> {
-        let mut of: BTreeMap<&str, Vec<&Grant>> = BTreeMap::new();
-        let open = || self.iter().filter(|award| award.closed_ns.is_none()).map(|award| &award.grant);
-        for grant in open() {
-            of.entry(&grant.account).or_default().push(grant);
+        let mut of: BTreeMap<&str, Vec<&Award>> = BTreeMap::new();
+        let paying = || self.iter().filter(|award| award.pays_ns().0 < award.pays_ns().1);
+        for award in paying() {
+            of.entry(&award.grant.account).or_default().push(award);
         }
-        for grant in open() {
+        for award in paying() {
+            let (from_ns, to_ns) = award.pays_ns();
+            let grant = &award.grant;
             let path = tree.by_name(&grant.account).into_iter().flat_map(|account| tree.path(account.id));
             let others = path.filter_map(|account| of.get(account.spec.name.as_str())).flatten();
-            let mut others = others.filter(|other| other.number != grant.number);
-            if let Some(other) = others.find(|other| other.start < grant.end && grant.start < other.end) {
+            let mut others = others.filter(|other| other.grant.number != grant.number);
+            let both = others.find(|other| other.pays_ns().0 < to_ns && from_ns < other.pays_ns().1);
+            if let Some(Award { grant: other, .. }) = both {
                 return Err(BudgetError::Conflict(format!(
                     "account: grants {:?} of account {:?} and {:?} of {:?} would both pay for the same days of {:?}",
                     grant.number, grant.account, other.number, other.account, grant.account

@@ -15,6 +15,8 @@ const LINE_HEIGHT: f32 = 10.5;
 const LINES: usize = 68;
 /// Characters of a line: Courier's are 0.6 of its size wide.
 const COLUMNS: usize = 103;
+/// And of a heading, whose characters are of many widths.
+const HEADING_COLUMNS: usize = 70;
 /// Blanks between columns of a table.
 const GAP: usize = 2;
 const TEXT: Name<'_> = Name(b"F1");
@@ -51,9 +53,9 @@ struct Line {
 /// The document's bytes.
 #[must_use]
 pub fn pdf(document: &Document) -> Vec<u8> {
-    let mut lines = vec![heading(&document.title)];
+    let mut lines: Vec<Line> = heading(&document.title).collect();
     for section in &document.sections {
-        lines.push(heading(&section.title));
+        lines.extend(heading(&section.title));
         lines.extend(section.lines.iter().flat_map(|text| wrap(text, COLUMNS)).map(plain));
         lines.extend(table(&section.table).into_iter().map(plain));
     }
@@ -65,8 +67,8 @@ pub fn pdf(document: &Document) -> Vec<u8> {
     written(document, &pages(lines))
 }
 
-fn heading(text: &str) -> Line {
-    Line { heading: true, text: text.chars().take(COLUMNS).collect() }
+fn heading(text: &str) -> impl Iterator<Item = Line> {
+    wrap(text, HEADING_COLUMNS).into_iter().map(|text| Line { heading: true, text })
 }
 
 fn plain(text: String) -> Line {
@@ -109,7 +111,9 @@ fn written(document: &Document, pages: &[Vec<Line>]) -> Vec<u8> {
         resources.fonts().pair(TEXT, text).pair(BOLD, bold);
         resources.finish();
         page.finish();
-        let foot = format!("{}, page {} of {}", document.foot, at + 1, pages.len());
+        let page = format!(", page {} of {}", at + 1, pages.len());
+        let room = COLUMNS.saturating_sub(page.len());
+        let foot: String = document.foot.chars().take(room).chain(page.chars()).collect();
         pdf.stream(of(at, 1), &content(lines, &foot));
     }
     pdf.finish()
@@ -148,7 +152,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for part in text.lines() {
         let mut line = String::new();
-        for word in part.split(' ') {
+        for word in part.split([' ', '\t']) {
             let mut word: Vec<char> = word.chars().collect();
             let used = line.chars().count();
             if used > 0 && used + 1 + word.len() > width {
@@ -227,6 +231,7 @@ mod tests {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(wrap("abcdefgh ij", 3), ["abc", "def", "gh", "ij"]);
         assert_eq!(wrap("a\n\nb", 5), ["a", "", "b"]);
+        assert_eq!(wrap("a\tb", 5), ["a b"]);
     }
 
     #[test]
@@ -253,5 +258,18 @@ mod tests {
         assert!(text.starts_with("%PDF-1.") && text.trim_end().ends_with("%%EOF"));
         assert_eq!(text.matches("(line) Tj").count(), 500);
         assert!(text.contains("(foot, page 8 of 8)"), "504 lines on pages of {LINES}");
+    }
+
+    #[test]
+    fn a_title_of_any_length_stays_on_its_page_and_so_does_the_number_of_the_page() {
+        let long = "N".repeat(256);
+        let bytes = pdf(&Document { title: long.clone(), foot: long.clone(), sections: Vec::new() });
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let shown: Vec<&str> =
+            text.split(") Tj").filter_map(|part| part.rsplit_once('(')).map(|of| of.1).collect();
+        assert!(shown.iter().all(|line| line.len() <= COLUMNS), "{shown:?}");
+        let (foot, heading) = shown.split_last().unwrap();
+        assert_eq!(heading.concat(), long);
+        assert!(foot.ends_with("N, page 1 of 1"), "{foot}");
     }
 }

@@ -11,6 +11,7 @@ use crate::model::{Alert, AlertState};
 pub(crate) struct Alerts {
     open: IntGaugeVec,
     waiting: IntGaugeVec,
+    left_out: IntGaugeVec,
     deliveries: IntCounterVec,
     file_good: IntGauge,
 }
@@ -25,26 +26,34 @@ impl Alerts {
             "tonnage_alert_deliveries_waiting",
             "Channels that are still to be told of something; of the aggregator that looks after alerts.",
         );
+        let left_out = Opts::new(
+            "tonnage_alerts_left_out",
+            "What rules find and nobody is told of, since too many alerts are open; of the aggregator that looks after alerts.",
+        );
         let deliveries = Opts::new(
             "tonnage_alert_deliveries_total",
-            "Tries to tell a channel, by result: told, failed (and tried again), refused (and given up).",
+            "Tries to tell a channel, by result: told, failed (and tried again), refused, given_up (after a day).",
         );
         let good = IntGauge::new(
             "tonnage_alerts_file_good",
-            "0 while the alerts file is wrong and the last good one is kept.",
+            "0 while the alerts file is wrong and the last good one is kept; 1 also if there is none.",
         );
-        Self {
+        let alerts = Self {
             open: kept(registry, IntGaugeVec::new(open, &["severity", "state"])),
             waiting: kept(registry, IntGaugeVec::new(waiting, &[])),
+            left_out: kept(registry, IntGaugeVec::new(left_out, &[])),
             deliveries: kept(registry, IntCounterVec::new(deliveries, &["channel", "result"])),
             file_good: kept(registry, good),
-        }
+        };
+        alerts.file_good(true);
+        alerts
     }
 
     /// `None`: another aggregator looks after them.
-    pub(crate) fn show(&self, open: Option<&[Alert]>, waiting: i64) {
+    pub(crate) fn show(&self, open: Option<&[Alert]>, (waiting, left_out): (i64, usize)) {
         self.open.reset();
         self.waiting.reset();
+        self.left_out.reset();
         let Some(open) = open else { return };
         let mut counts: BTreeMap<(&str, AlertState), i64> = BTreeMap::new();
         for alert in open {
@@ -57,6 +66,8 @@ impl Alerts {
             }
         }
         self.waiting.with_label_values::<&str>(&[]).set(waiting);
+        let left_out = i64::try_from(left_out).unwrap_or(i64::MAX);
+        self.left_out.with_label_values::<&str>(&[]).set(left_out);
     }
 
     /// `channel` is one of the alerts file, or empty.

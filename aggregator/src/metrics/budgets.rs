@@ -1,7 +1,7 @@
 //! How budgets do: checks and ends of holds are counted where they are committed, balances worked out at each scrape.
 //!
-//! Balances are gauges: late data moves them either way. Bounded: at most [`LIMITS_MAX`] limits have series, over at most
-//! [`PERIODS_MAX`] different periods, each of which is a sum over the ledger. How many have none is a series of its own.
+//! Balances are gauges: late data moves them either way. Bounded: at most [`LIMITS_MAX`] limits have series. How many
+//! have none is a series of its own.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,6 @@ use crate::budgets::hold::{Code, State};
 
 /// Limits that have series of their own.
 pub const LIMITS_MAX: usize = 500;
-/// Periods of limits that are summed for a scrape.
-pub const PERIODS_MAX: usize = 100;
 /// What becomes of a check that is not refused, and of one of usage that is nobody's budget's.
 const GRANTED: &str = "granted";
 const UNASSIGNED: &str = "unassigned";
@@ -83,8 +81,6 @@ impl Counters {
 #[derive(Debug, Default)]
 pub struct Balances {
     pub rows: Vec<Balance>,
-    /// Limits without a row.
-    pub hidden: usize,
     pub open_holds: usize,
     /// By [`Standing`].
     pub accounts: [usize; Standing::NAMES.len()],
@@ -123,7 +119,7 @@ pub(super) fn show(registry: &Registry, found: &Balances) {
     let available =
         of_limit("tonnage_budget_available_dollars", "Limit less charges and holds; below 0 if overspent.");
     let mut least: BTreeMap<[&str; 4], &Balance> = BTreeMap::new();
-    for row in &found.rows {
+    for row in found.rows.iter().take(LIMITS_MAX) {
         // Months of two zones are one series: that which has less left.
         let labels = [&row.account, &row.period, &row.partition, &row.model].map(String::as_str);
         let known = least.entry(labels).or_insert(row);
@@ -143,7 +139,7 @@ pub(super) fn show(registry: &Registry, found: &Balances) {
         "tonnage_budget_hidden_limits",
         "Limits of accounts that have no series here, since they are too many.",
     )
-    .set(count(found.hidden));
+    .set(count(found.rows.len().saturating_sub(LIMITS_MAX)));
     gauge("tonnage_budget_open_holds", "Holds that are open.").set(count(found.open_holds));
     let accounts = gauges("tonnage_budget_accounts", "Accounts, by how they stand.", &["standing"]);
     for (name, number) in std::iter::zip(Standing::NAMES, found.accounts) {
@@ -185,12 +181,13 @@ mod tests {
 
     #[test]
     fn a_balance_is_its_limit_less_charges_and_holds_and_without_a_limit_there_is_none() {
-        let rows = vec![
+        let mut rows = vec![
             row("a", Some(9_000_000_000), 1_000_000_000),
             row("a", Some(4_000_000_000), 4_000_000_000),
             row("free", None, 2_000_000_000),
         ];
-        let found = Balances { rows, hidden: 3, open_holds: 7, unassigned_nanos: 1, ..Balances::default() };
+        rows.extend((0..LIMITS_MAX).map(|at| row(&format!("n{at}"), Some(1), 0)));
+        let found = Balances { rows, open_holds: 7, unassigned_nanos: 1, ..Balances::default() };
         let text = Metrics::new().render(&Facts { budgets: Some(&found), ..Facts::default() });
         let of = |name: &str, account: &str| {
             let labels = format!("{{account=\"{account}\",model=\"\",partition=\"\",period=\"month\"}} ");
@@ -201,6 +198,8 @@ mod tests {
         assert_eq!(of("tonnage_budget_limit_dollars", "a").as_deref(), Some("4"));
         assert_eq!(of("tonnage_budget_charged_dollars", "free").as_deref(), Some("2"));
         assert_eq!(of("tonnage_budget_available_dollars", "free"), None);
+        assert_eq!(of("tonnage_budget_limit_dollars", "n496").as_deref(), Some("0.000000001"));
+        assert_eq!(of("tonnage_budget_limit_dollars", "n497"), None, "too many");
         for line in ["tonnage_budget_open_holds 7", "tonnage_budget_hidden_limits 3"] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

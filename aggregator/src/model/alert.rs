@@ -1,6 +1,12 @@
 //! What somebody is to know of the ledger and its budgets, and what became of telling it. Plain data.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+use tonnage_proto::limits::DAY_NS;
+
+/// Who could not be told for so long is given up.
+const GIVE_UP_NS: i64 = DAY_NS;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -34,6 +40,9 @@ pub struct Finding {
     pub severity: Severity,
     /// The budget; empty if it is of none.
     pub account: String,
+    /// The grant, by its number; empty if it is of none.
+    #[serde(default)]
+    pub grant: String,
     pub message: String,
     /// As text, with the rule's unit behind.
     pub value: String,
@@ -124,12 +133,22 @@ pub struct Delivery {
     pub alert: Alert,
 }
 
+impl Delivery {
+    /// Is a try that fails now the last one?
+    #[must_use]
+    pub fn is_given_up(&self, now_ns: i64) -> bool {
+        now_ns.saturating_sub(self.created_ns) >= GIVE_UP_NS
+    }
+}
+
 /// How a try to tell ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
     Told,
     /// To be tried again.
     Failed(String),
+    /// To be tried again, and not before so long: the channel said so.
+    Later(String, Duration),
     /// No other try can end differently.
     Refused(String),
 }

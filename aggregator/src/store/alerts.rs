@@ -6,6 +6,9 @@ use crate::model::{Alert, AlertState, Delivery, Event, Finding};
 use crate::store::StoreError;
 use crate::store::sql::{self, Connection, OptionalExtension as _, Row, params};
 
+/// Nobody waits longer than this for another try, whatever a channel asks.
+pub const WAIT_NS_MAX: i64 = 3_600_000_000_000;
+
 type Result<T> = std::result::Result<T, StoreError>;
 
 const ALERT: &str =
@@ -84,16 +87,19 @@ pub fn tell(db: &Connection, alert: i64, event: Event, channels: &[String], now_
     Ok(())
 }
 
-/// Deliveries whose time has come, at most `limit`: of each alert and channel the first that is left.
+/// Deliveries whose time has come, at most `limit`: of each alert and channel the first that is left. Channels take turns, so that
+/// one that hangs keeps no other waiting. What waits for longer than anything may was put off by a clock that has been set back.
 pub fn due(db: &Connection, now_ns: i64, limit: usize) -> Result<Vec<Delivery>> {
     let mut statement = db.prepare_cached(&format!(
-        "SELECT {ALERT}, d.id, d.event, d.channel, d.attempts, d.created_ns FROM delivery d JOIN alert a ON a.id = d.alert
-         WHERE d.done_ns = 0 AND d.next_ns <= ?1 AND NOT EXISTS (SELECT 1 FROM delivery e
-             WHERE e.alert = d.alert AND e.channel = d.channel AND e.done_ns = 0 AND e.id < d.id)
-         ORDER BY d.next_ns, d.id LIMIT ?2"
+        "SELECT {ALERT}, d.id, d.event, d.channel, d.attempts, d.created_ns FROM (
+             SELECT o.*, ROW_NUMBER() OVER (PARTITION BY o.channel ORDER BY o.next_ns, o.id) AS turn FROM delivery o
+             WHERE o.done_ns = 0 AND (o.next_ns <= ?1 OR o.next_ns > ?2) AND NOT EXISTS (SELECT 1 FROM delivery e
+                 WHERE e.alert = o.alert AND e.channel = o.channel AND e.done_ns = 0 AND e.id < o.id)
+         ) d JOIN alert a ON a.id = d.alert ORDER BY d.turn, d.next_ns, d.id LIMIT ?3"
     ))?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = statement.query_map([now_ns, limit], |row| Ok(delivery(row)))?;
+    let latest_ns = now_ns.saturating_add(WAIT_NS_MAX);
+    let rows = statement.query_map([now_ns, latest_ns, limit], |row| Ok(delivery(row)))?;
     collect(rows)
 }
 
@@ -126,12 +132,14 @@ pub fn again(db: &Connection, id: i64, error: &str, next_ns: i64) -> Result<()> 
     Ok(())
 }
 
-/// Lets go of what was resolved before a time, but of what somebody is still to be told of.
-pub fn forget(db: &Connection, before_ns: i64) -> Result<()> {
-    let old = "SELECT id FROM alert WHERE state = 2 AND resolved_ns < ?1
+/// Lets go of what was resolved before a time, and of what is not among the newest `count`; but of nothing that somebody is still to be
+/// told of.
+pub fn forget(db: &Connection, before_ns: i64, count: i64) -> Result<()> {
+    let old = "SELECT id FROM alert WHERE state = 2 AND (resolved_ns < ?1 OR id <= (SELECT MAX(b.id) FROM alert b) - ?2)
         AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.alert = alert.id AND d.done_ns = 0)";
-    db.prepare_cached(&format!("DELETE FROM delivery WHERE alert IN ({old})"))?.execute([before_ns])?;
-    db.prepare_cached(&format!("DELETE FROM alert WHERE id IN ({old})"))?.execute([before_ns])?;
+    for sql in ["DELETE FROM delivery WHERE alert IN", "DELETE FROM alert WHERE id IN"] {
+        db.prepare_cached(&format!("{sql} ({old})"))?.execute([before_ns, count])?;
+    }
     Ok(())
 }
 

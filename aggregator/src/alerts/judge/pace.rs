@@ -11,6 +11,7 @@ use tonnage_proto::limits::DAY_NS;
 use super::{LimitView, of_limit, said};
 use crate::alerts::message::time;
 use crate::alerts::rules::{Rule, When};
+use crate::budgets::allocation::Part;
 use crate::budgets::burn;
 use crate::model::Finding;
 
@@ -26,6 +27,8 @@ pub struct Pace {
     pub end_ns: Option<i64>,
     /// Charges of the last so many hours, as far as they are in the period.
     pub windows_nanos: BTreeMap<i64, i128>,
+    /// What comes to the limit by itself before its end, oldest first.
+    pub parts: Vec<Part>,
     /// What a whole day costs, on the average of as many as the account was there for, 30 at most.
     pub day_nanos: Option<i128>,
 }
@@ -76,9 +79,10 @@ pub(super) fn burning(
 ) -> Option<Finding> {
     let pace = limit.pace.as_ref()?;
     let length_ns = pace.length_ns?;
+    let planned_nanos = burn::planned(limit.limit_nanos, &pace.parts);
     let rate = |hours: i64| {
         let charged_nanos = *pace.windows_nanos.get(&hours)?;
-        let permille = rate_permille(charged_nanos, hours, limit.limit_nanos, length_ns)?;
+        let permille = rate_permille(charged_nanos, hours, planned_nanos, length_ns)?;
         (permille >= i128::from(times_permille)).then_some((permille, charged_nanos))
     };
     let ((long, charged_nanos), (short, _)) = (rate(long_hours)?, rate(short_hours)?);
@@ -110,7 +114,7 @@ pub(super) fn depleted(
     if limit.limit_nanos == 0 || (pace.end_ns.is_none() && within_days.is_none()) {
         return None;
     }
-    let at_ns = burn::depletion(now_ns, left_nanos, day_nanos, pace.end_ns)?;
+    let at_ns = burn::depletion(now_ns, left_nanos, day_nanos, (pace.end_ns, &pace.parts))?;
     let left_ns = at_ns - now_ns;
     if within_days.is_some_and(|days| left_ns > days.saturating_mul(DAY_NS)) {
         return None;
@@ -123,7 +127,11 @@ pub(super) fn depleted(
     } else {
         let at = time(at_ns - at_ns.rem_euclid(MINUTE_NS));
         let (left, day) = (decimal::from_nanos(left_nanos), decimal::from_nanos(day_nanos));
-        format!("will be spent by {at}{early}: {left} {currency} are left, a day costs {day}")
+        let come: i128 =
+            pace.parts.iter().filter(|part| part.due_ns <= at_ns).map(|part| i128::from(part.nanos)).sum();
+        let come =
+            if come == 0 { String::new() } else { format!(", {} come by then", decimal::from_nanos(come)) };
+        format!("will be spent by {at}{early}: {left} {currency} are left{come}, a day costs {day}")
     };
     let message = format!("{} {what}", said(limit));
     let threshold = within_days.map_or_else(|| "its period's end".to_owned(), |days| format!("{days} days"));
@@ -155,7 +163,7 @@ mod tests {
             length_ns: Some(MONTH_NS),
             end_ns: Some(MONTH_NS),
             windows_nanos: [(24, long * DOLLAR), (1, short * DOLLAR)].into(),
-            day_nanos: None,
+            ..Pace::default()
         };
         LimitView { pace: Some(pace), ..limit("physics", 0, 3_000_000_000_000, 0, 0) }
     }
@@ -207,6 +215,31 @@ mod tests {
         assert!(judge(&[burn_rate()], &view(vec![nothing])).is_empty());
         let unknown = LimitView { pace: None, ..burnt(420, 15) };
         assert!(judge(&[burn_rate()], &view(vec![unknown])).is_empty());
+    }
+
+    #[test]
+    fn parts_that_come_are_expected_to_be_spent_and_last_a_limit_for_longer() {
+        let part = |day: i64| Part { due_ns: day * DAY_NS, nanos: 3_000_000_000_000 };
+        let mut burnt = burnt(420, 15);
+        burnt.pace.as_mut().unwrap().parts = vec![part(20)];
+        assert!(judge(&[burn_rate()], &view(vec![burnt])).is_empty(), "2.1 times of 6000");
+        // 300 are left on the tenth day, at 130 a day: gone on the twelfth, unless 3000 come on the eleventh.
+        let told = |parts: Vec<Part>| {
+            let pace =
+                Pace { end_ns: Some(MONTH_NS), day_nanos: Some(130 * DOLLAR), parts, ..Pace::default() };
+            let limit =
+                LimitView { pace: Some(pace), ..limit("physics", 0, 3_000_000_000_000, 2_700 * DOLLAR, 0) };
+            let view = View { now_ns: 10 * DAY_NS, ..view(vec![limit]) };
+            let found = judge(&[rule(When::Depletion { accounts: "*".into(), within_days: None })], &view);
+            found.into_iter().next().map(|found| found.message)
+        };
+        assert!(told(vec![part(13)]).unwrap().contains("300.000000000 USD are left, a day costs"));
+        assert_eq!(told(vec![part(11)]), None);
+        let more = told(vec![Part { nanos: 1_000_000_000_000, ..part(11) }]).unwrap();
+        assert!(
+            more.contains("300.000000000 USD are left, 1000.000000000 come by then, a day costs"),
+            "{more}"
+        );
     }
 
     #[test]

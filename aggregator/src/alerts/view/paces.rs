@@ -75,7 +75,8 @@ impl<'a> Paces<'a> {
             count @ 1.. if is_forecast => sum((first_ns, today_ns))?.map(|nanos| nanos.div_euclid(count)),
             _ => None,
         };
-        Ok(Some(Pace { length_ns, end_ns, windows_nanos, day_nanos }))
+        let parts = account.spec.coming(limit, (now_ns, burn::horizon_ns(now_ns, end_ns)));
+        Ok(Some(Pace { length_ns, end_ns, windows_nanos, parts, day_nanos }))
     }
 
     /// `None` if it is one too many.

@@ -18,6 +18,7 @@ use crate::api::cost::plain::Number;
 use crate::api::error::ApiError;
 use crate::api::inventory::time;
 use crate::api::params::Params;
+use crate::budgets::allocation::Part;
 use crate::budgets::burn::{self, Burn, Facts, Forecast, Risk};
 use crate::budgets::period::Period;
 use crate::budgets::{Account, Limit, Standing, Tree};
@@ -265,12 +266,15 @@ pub(super) struct Known {
     pub(super) end_ns: Option<i64>,
     pub(super) spent_nanos: i128,
     pub(super) held_nanos: i128,
+    /// What comes to the limit by itself before its end.
+    parts: Vec<Part>,
 }
 
 impl Known {
     pub(super) fn burn(&self, limit: &Limit, days: &[i128], now_ns: i64) -> Burn {
         let Self { start_ns, end_ns, spent_nanos, .. } = *self;
-        Burn::of(&Facts { now_ns, limit_nanos: limit.amount_nanos, start_ns, end_ns, spent_nanos, days })
+        let (limit_nanos, parts) = (limit.amount_nanos, &self.parts[..]);
+        Burn::of(&Facts { now_ns, limit_nanos, start_ns, end_ns, spent_nanos, days, parts })
     }
 }
 
@@ -284,7 +288,8 @@ pub(super) fn budget(
     let spent_nanos = seen.spent.of(db, &seen.tree, span_ns)?.of(account.id, |_, _| true);
     let held_nanos = seen.reserved.of(account.id, |_, _| true);
     let (start_ns, end_ns) = burn::term(account, limit, seen.now_ns);
-    Ok(Known { span_start_ns: span_ns.0, start_ns, end_ns, spent_nanos, held_nanos })
+    let parts = account.spec.coming(limit, (seen.now_ns, burn::horizon_ns(seen.now_ns, end_ns)));
+    Ok(Known { span_start_ns: span_ns.0, start_ns, end_ns, spent_nanos, held_nanos, parts })
 }
 
 /// What whole days cost, the last of them yesterday.
@@ -373,13 +378,13 @@ fn answer_of(
 }
 
 fn history(limit: &Limit, known: &Known, days: &Days) -> Vec<Day> {
+    let planned_nanos = burn::planned(limit.amount_nanos, &known.parts);
     let mut cumulative = days.before_nanos;
     let day = |(day_ns, nanos): &(i64, i128)| {
         let inside = *day_ns >= known.span_start_ns;
         cumulative += if inside { *nanos } else { 0 };
         let period_ns = known.end_ns.filter(|_| inside).map(|end_ns| (known.start_ns, end_ns));
-        let expected =
-            |at_ns| period_ns.map(|period_ns| burn::expected(limit.amount_nanos, period_ns, at_ns));
+        let expected = |at_ns| period_ns.map(|period_ns| burn::expected(planned_nanos, period_ns, at_ns));
         let (of_day, until) = (expected(known.start_ns.saturating_add(DAY_NS)), expected(day_ns + DAY_NS));
         Day {
             date: time(*day_ns),
@@ -395,7 +400,8 @@ fn history(limit: &Limit, known: &Known, days: &Days) -> Vec<Day> {
 }
 
 fn projection(limit: &Limit, known: &Known, forecast: &Forecast) -> Projection {
-    let over = forecast.final_nanos.map(|nanos| nanos - i128::from(limit.amount_nanos));
+    let planned_nanos = i128::from(burn::planned(limit.amount_nanos, &known.parts));
+    let over = forecast.final_nanos.map(|nanos| nanos - planned_nanos);
     let range = forecast.final_range_nanos;
     let interval = forecast.days >= burn::INTERVAL_DAYS_MIN;
     let method = format!("average of {} whole days", forecast.days);

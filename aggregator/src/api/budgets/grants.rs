@@ -40,15 +40,22 @@ pub(in crate::api) async fn list(
         params.take("status").map(|status| one_of("status", status, &Standing::NAMES)).transpose()?;
     let account = params.take("account");
     let now_ns = api.state.clock.wall_ns();
-    let answers = api.queries.run(move |db, _| {
+    let answers = api.queries.run(move |db, expired| {
         let awards = stored::awards(db)?;
         let mut seen = Seen::read(db, now_ns)?;
         let own = |award: &&Award| {
             status.as_ref().is_none_or(|status| award.standing(now_ns).name() == status)
                 && account.as_ref().is_none_or(|account| award.grant.account == *account)
         };
-        let some = awards.iter().filter(own).skip(offset).take(limit);
-        Ok(some.map(|award| shown(db, &mut seen, award)).collect::<Result<_, StoreError>>()?)
+        let mut answers = Vec::new();
+        for award in awards.iter().filter(own).skip(offset).take(limit) {
+            // Each may be a sum over years.
+            if expired() {
+                return Err(QueryError::Expired);
+            }
+            answers.push(shown(db, &mut seen, award)?);
+        }
+        Ok(answers)
     });
     Ok(Json(answers.await?))
 }

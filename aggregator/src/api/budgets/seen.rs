@@ -1,12 +1,15 @@
 //! The ledger as a question about accounts sees it: who is whose, what is reserved, and sums of periods as they are asked for.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+
+use tonnage_proto::limits::{SLOT_NS, slot_start};
 
 use crate::budgets::available::Sums;
 use crate::budgets::period::{Period, Unit};
 use crate::budgets::{Account, Limit, Standing, Tree};
-use crate::metrics::budgets::{Balance, Balances, LIMITS_MAX, PERIODS_MAX};
+use crate::metrics::budgets::{Balance, Balances};
 use crate::store::{Connection, StoreError, budgets as stored};
 
 type Span = (i64, i64);
@@ -55,7 +58,7 @@ impl Spent {
     }
 }
 
-/// Balances for the metrics, of accounts in the order in which they were made.
+/// How all limits stand, for the metrics and for the rules of alerts; of accounts in the order in which they were made.
 ///
 /// # Errors
 /// If the store fails.
@@ -63,37 +66,35 @@ pub fn balances(db: &Connection, now_ns: i64) -> Result<Balances, StoreError> {
     let (mut seen, open_holds) = Seen::with(db, now_ns, stored::tree(db)?)?;
     let mut found = Balances { open_holds, ..Balances::default() };
     let Seen { tree, reserved, spent, .. } = &mut seen;
+    let mut asked = Vec::new();
     for account in tree.accounts() {
         let standing = Tree::standing(account, now_ns);
         found.accounts[standing as usize] += 1;
         if standing != Standing::Closed {
-            add(db, &mut found, account, (tree, reserved, spent))?;
+            add((&mut found, &mut asked), account, reserved, now_ns);
         }
     }
+    charge(db, &mut found, asked, (tree, &mut spent.usages, now_ns))?;
     let all = stored::unassigned(db, tree, &mut spent.usages, (0, i64::MAX), now_ns)?;
     found.unassigned_nanos = all.values().sum();
     Ok(found)
 }
 
-/// Adds an account's own limits, or what it spent and holds if it has none.
-fn add(
-    db: &Connection,
-    found: &mut Balances,
-    account: &Account,
-    (tree, reserved, spent): (&Tree, &Sums, &mut Spent),
-) -> Result<(), StoreError> {
+/// A row whose charges are asked for: its place, and its period.
+struct Row {
+    at: usize,
+    span_ns: Span,
+    limit: Limit,
+}
+
+/// Adds an account's own limits, or what it holds if it has none. What they spent is asked for.
+fn add((found, asked): (&mut Balances, &mut Vec<Row>), account: &Account, reserved: &Sums, now_ns: i64) {
     let life = [Limit { amount_nanos: 0, period: Period::Lifetime, partition: None, model: None }];
     let limited = !account.spec.limits.is_empty();
     let limits = if limited { &account.spec.limits[..] } else { &life[..] };
     for (index, limit) in limits.iter().enumerate() {
-        let now_ns = spent.now_ns;
         let span_ns = limit.period.span(now_ns, account.spec.starts_ns);
-        let known = spent.sums.contains_key(&span_ns) || spent.sums.len() < PERIODS_MAX;
-        if found.rows.len() >= LIMITS_MAX || !known {
-            found.hidden += 1;
-            continue;
-        }
-        let sums = spent.of(db, tree, span_ns)?;
+        asked.push(Row { at: found.rows.len(), span_ns, limit: limit.clone() });
         found.rows.push(Balance {
             of: (account.id, index),
             account: account.spec.name.clone(),
@@ -102,9 +103,37 @@ fn add(
             partition: limit.partition.clone().unwrap_or_default(),
             model: limit.model.clone().unwrap_or_default(),
             limit_nanos: limited.then(|| account.spec.amount_nanos(limit, now_ns)),
-            charged_nanos: sums.of(account.id, |partition, model| limit.counts(partition, model)),
+            charged_nanos: 0,
             held_nanos: reserved.of(account.id, |partition, model| limit.reserves(partition, model)),
         });
+    }
+}
+
+/// What was charged in the period of each row. The ledger is gone through once, backwards, however many periods there are: that of a
+/// period which began earlier is that of a later one and what lies between their starts.
+fn charge(
+    db: &Connection,
+    found: &mut Balances,
+    asked: Vec<Row>,
+    (tree, usages, now_ns): (&Tree, &mut stored::Usages, i64),
+) -> Result<(), StoreError> {
+    // Nothing is charged later than that, so that only periods about to end have ends of their own.
+    let latest_ns = slot_start(now_ns) + 2 * SLOT_NS;
+    let mut by_end: BTreeMap<i64, Vec<Row>> = BTreeMap::new();
+    for row in asked {
+        by_end.entry(row.span_ns.1.min(latest_ns)).or_default().push(row);
+    }
+    for (end_ns, mut rows) in by_end {
+        rows.sort_by_key(|row| Reverse(row.span_ns.0));
+        let (mut sums, mut from_ns) = (Sums::default(), end_ns);
+        for Row { at, span_ns, limit } in rows {
+            if span_ns.0 < from_ns {
+                sums.merge(stored::spent(db, tree, usages, (span_ns.0, from_ns), now_ns)?);
+                from_ns = span_ns.0;
+            }
+            let row = &mut found.rows[at];
+            row.charged_nanos = sums.of(row.of.0, |partition, model| limit.counts(partition, model));
+        }
     }
     Ok(())
 }

@@ -124,7 +124,7 @@ fn no_day_of_an_account_is_paid_for_twice() {
         assert!(error.to_string().contains("would both pay for the same days of"), "{error}");
     }
     create(&mut awards, &tree, grant("later", "org", "2028-01-01", "2029-01-01")).unwrap();
-    // What is closed pays for nothing more, and another may.
+    // What is closed pays for nothing more, and another may: from the day after.
     awards.apply(&GrantChange::Close("a".into()), &tree, 6).unwrap();
     create(&mut awards, &tree, grant("c", "physics", "2026-01-01", "2027-01-01")).unwrap();
     // Nor may accounts move so that it is.

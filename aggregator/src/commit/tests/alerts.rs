@@ -4,6 +4,8 @@ use super::*;
 use crate::model::{Alert, AlertAct, AlertActed, AlertState, Event, Finding, Sent, Severity};
 use crate::store::alerts;
 
+/// Many of them, and channels that change or hang.
+mod many;
 /// How fast limits are spent.
 mod paced;
 
@@ -14,6 +16,7 @@ fn finding(key: &str) -> Finding {
         kind: "budget_threshold".into(),
         severity: Severity::Warning,
         account: "physics".into(),
+        grant: String::new(),
         message: "m".into(),
         value: "80 %".into(),
         threshold: "80 %".into(),

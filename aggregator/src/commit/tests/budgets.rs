@@ -9,6 +9,7 @@ use crate::store::budgets as stored;
 
 // Each with its head.
 mod allocated;
+mod balanced;
 mod counted;
 mod escrow;
 mod estimated;

@@ -141,6 +141,12 @@ impl Sums {
         self.gpu_cost_nanos() + self.cpu_cost_nanos + self.ram_cost_nanos
     }
 
+    /// What owners are charged: for GPUs that they held, and for CPUs and memory of jobs without GPUs.
+    #[must_use]
+    pub fn charged_nanos(&self) -> i128 {
+        self.held_cost_nanos + self.cpu_cost_nanos + self.ram_cost_nanos
+    }
+
     /// Without what jobs without GPUs cost.
     #[must_use]
     pub fn gpu_cost_nanos(&self) -> i128 {

@@ -86,7 +86,8 @@ pub(in crate::api::budgets) fn known(
     let amount_nanos = award.grant.direct_nanos();
     let limit = Limit { amount_nanos, period: Period::Lifetime, partition: None, model: None };
     let (start_ns, end_ns) = award.grant.span_ns();
-    let known = Known { span_start_ns: start_ns, start_ns, end_ns: Some(end_ns), spent_nanos, held_nanos };
+    let (end_ns, parts) = (Some(end_ns), Vec::new());
+    let known = Known { span_start_ns: start_ns, start_ns, end_ns, spent_nanos, held_nanos, parts };
     Ok(Some((limit, known)))
 }
 

@@ -58,7 +58,14 @@ fn grants_are_journalled_outlive_a_restart_and_what_nobody_decided_is_found() {
     assert_eq!(ledger.awards(), [changed]);
     let closed = ledger.at(30).grant(GrantChange::Close("NSF-1".into())).unwrap();
     assert_eq!(closed.standing(BEGIN + 30 * S), Standing::Cancelled);
-    ledger.award(grant("NSF-2", "physics")).unwrap();
+    // The day on which it was closed is still its own.
+    let day = |day: i64| Grant {
+        start: jiff::civil::date(2027, 1, 16).checked_add(jiff::Span::new().days(day)).unwrap(),
+        ..grant("NSF-2", "physics")
+    };
+    let same = ledger.award(day(0));
+    assert!(matches!(&same, Err(BudgetError::Conflict(text)) if text.contains("same days")), "{same:?}");
+    ledger.award(day(1)).unwrap();
     assert_eq!(ledger.awards().iter().map(|award| award.id).collect::<Vec<_>>(), [1, 2]);
     ledger.verify();
     for (sql, back) in [
@@ -90,11 +97,24 @@ fn an_account_that_moves_does_not_bring_two_grants_to_the_same_days() {
     let moved = ledger.act(What::Account(Change::Update(Box::new(below.clone()))));
     assert!(matches!(&moved, Err(BudgetError::Conflict(text)) if text.contains("same days")), "{moved:?}");
     assert!(matches!(ledger.award(grant("x", "none")), Err(BudgetError::NotFound(_))));
+    // What was paid stays paid: closing it frees no day that is over.
+    let made = Grant { start: "2026-12-01".parse().unwrap(), ..grant("DFG-1", "org") };
+    ledger.grant(GrantChange::Update(Box::new(made))).unwrap();
     ledger.grant(GrantChange::Close("DFG-1".into())).unwrap();
+    let moved = ledger.act(What::Account(Change::Update(Box::new(below.clone()))));
+    assert!(matches!(&moved, Err(BudgetError::Conflict(text)) if text.contains("same days")), "{moved:?}");
+    let later = Grant { start: "2027-02-01".parse().unwrap(), ..grant("NSF-1", "physics") };
+    ledger.grant(GrantChange::Update(Box::new(later.clone()))).unwrap();
     ledger.act(What::Account(Change::Update(Box::new(below)))).unwrap();
+    // Of an account that is closed all may be said that is, and no other grant be made.
     ledger.act(What::Account(Change::Close("physics".into()))).unwrap();
-    let closed = ledger.grant(GrantChange::Update(Box::new(grant("NSF-1", "physics"))));
-    assert!(matches!(&closed, Err(BudgetError::Conflict(text)) if text.contains("is closed")), "{closed:?}");
+    ledger.grant(GrantChange::Update(Box::new(Grant { investigator: "Emmy".into(), ..later }))).unwrap();
+    let new = ledger.award(Grant {
+        start: "2028-01-01".parse().unwrap(),
+        end: "2029-01-01".parse().unwrap(),
+        ..grant("X", "physics")
+    });
+    assert!(matches!(&new, Err(BudgetError::Conflict(text)) if text.contains("is closed")), "{new:?}");
     ledger.grant(GrantChange::Close("NSF-1".into())).unwrap();
     ledger.verify();
 }

@@ -27,7 +27,7 @@ pub(super) struct Spent {
 impl Spent {
     fn add(&mut self, sums: &Sums, is_open: bool) {
         self.sums.add(sums);
-        self.open_nanos += if is_open { sums.held_cost_nanos } else { 0 };
+        self.open_nanos += if is_open { sums.charged_nanos() } else { 0 };
     }
 }
 

@@ -58,6 +58,10 @@ pub(super) struct ReportFigures {
     /// Held, without a price: in no amount.
     pub(super) unpriced_seconds: String,
     pub(super) energy_joules: String,
+    /// Of jobs without GPUs: what they were allocated, and the part of it without a price.
+    pub(super) cpu_seconds: String,
+    pub(super) unpriced_cpu_seconds: String,
+    pub(super) ram_byte_seconds: String,
     /// How it was measured (docs/queries.md).
     pub(super) methods: Vec<String>,
 }
@@ -76,7 +80,7 @@ pub(super) struct ReportLine {
 impl ReportFigures {
     fn of(spent: &Spent) -> Self {
         let Spent { sums, open_nanos } = spent;
-        let charged = sums.held_cost_nanos;
+        let charged = sums.charged_nanos();
         Self {
             charged: from_nanos(charged),
             posted: from_nanos(charged - open_nanos),
@@ -85,6 +89,9 @@ impl ReportFigures {
             busy_seconds: from_nanos(sums.busy.ns()),
             unpriced_seconds: from_nanos(sums.unpriced.ns()),
             energy_joules: from_nanos(sums.energy_uj * 1000),
+            cpu_seconds: from_nanos(sums.cpu_ns),
+            unpriced_cpu_seconds: from_nanos(sums.unpriced_cpu_ns),
+            ram_byte_seconds: sums.ram_byte_seconds.to_string(),
             methods: method::names(sums.method).map(str::to_owned).collect(),
         }
     }
@@ -158,7 +165,7 @@ fn line(key: &[(&str, String)], spent: &Spent) -> ReportLine {
 /// The largest first; of too many the smallest together.
 fn largest(mut groups: Vec<(Vec<(&'static str, String)>, Spent)>) -> Vec<ReportLine> {
     groups.sort_by(|(key, spent), (other, than)| {
-        than.sums.held_cost_nanos.cmp(&spent.sums.held_cost_nanos).then_with(|| key.cmp(other))
+        than.sums.charged_nanos().cmp(&spent.sums.charged_nanos()).then_with(|| key.cmp(other))
     });
     let rest = groups.split_off(groups.len().min(LINES_MAX));
     let mut lines: Vec<ReportLine> = groups.iter().map(|(key, spent)| line(key, spent)).collect();

@@ -17,12 +17,16 @@ use crate::store::query::Kept;
 use crate::store::{Connection, Identity, StoreError, audit, closing};
 
 /// What the methods of held time are.
-const METHODS: [(u32, &str); 5] = [
+const METHODS: [(u32, &str); 9] = [
     (method::HELD_ALLOCATION, "by an allocation of the kubelet or of Slurm's root-side hooks"),
     (method::HELD_CGROUP, "by the cgroup of a live process on the GPU"),
     (method::HELD_SPLIT, "split among several owners who held one GPU at once, by their parts"),
     (method::HELD_INFERRED, "in part by weaker evidence than usual, which could not be checked on the node"),
     (method::BUSY_PROCESS, "use by the driver's samples of each process"),
+    (method::BUSY_INSTANCE, "use by the driver's counters of a MIG instance, all of it its one owner's"),
+    (method::BUSY_SCALED, "use that samples said to be more than was held is scaled down to it"),
+    (method::ENERGY_BY_BUSY, "energy by the GPU's own counter, split by use"),
+    (method::ENERGY_BY_HELD, "energy by the GPU's own counter, split by held time where nothing was used"),
 ];
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -91,8 +95,9 @@ fn statements(award: &Award, wanted: &Wanted, found: &Found, measured: &Measured
     let account = &award.grant.account;
     let mut said = vec![format!(
         "charged: GPU time that usage of account {account} and of all accounts below it held, times the price of the GPU in force in \
-         each quarter of an hour; exact to a billionth, rounded down in each quarter of an hour and GPU. Time that nobody held, \
-         and time that nobody observed, is not charged to the grant."
+         each quarter of an hour; and of jobs without GPUs the CPUs and memory that they were allocated, times theirs. Exact to a \
+         billionth, rounded down in each quarter of an hour. Time that nobody held, and time that nobody observed, is not \
+         charged to the grant. Accounts are below {account} as the tree stood when this was made."
     )];
     said.push(match checkpoint {
         Some(of) => format!(
@@ -109,12 +114,25 @@ fn statements(award: &Award, wanted: &Wanted, found: &Found, measured: &Measured
     let known = METHODS.iter().filter(|(bit, _)| sums.method & bit != 0);
     let methods: Vec<&str> = known.map(|(_, text)| *text).collect();
     if !methods.is_empty() {
-        said.push(format!("held_seconds and busy_seconds: {}.", methods.join("; ")));
+        said.push(format!("held_seconds, busy_seconds, energy_joules: {}.", methods.join("; ")));
     }
     if sums.unpriced.ns() != 0 {
         said.push(format!(
             "unpriced_seconds: {} s were held for which the price book has no price. They are in no amount of this report.",
             from_nanos(sums.unpriced.ns())
+        ));
+    }
+    if sums.cpu_ns != 0 || sums.ram_byte_seconds != 0 {
+        said.push(
+            "cpu_seconds, ram_byte_seconds: of jobs without GPUs, by Slurm's accounting (sacct): what they were allocated from start to end, \
+             in whole seconds, used or not."
+                .to_owned(),
+        );
+    }
+    if sums.unpriced_cpu_ns != 0 {
+        said.push(format!(
+            "unpriced_cpu_seconds: for {} s of CPUs the price book has no price. They are in no amount of this report.",
+            from_nanos(sums.unpriced_cpu_ns)
         ));
     }
     said.push(coverage.as_ref().map_or_else(

@@ -4,7 +4,7 @@ use super::form::{Report, ReportFigures, ReportLine};
 use crate::export::pdf::{Document, Section};
 
 /// Columns of CSV. `section` says what a row is of: totals, a list, a field of the grant, or a statement on how it was measured.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 16] = [
     "section",
     "name",
     "start",
@@ -17,6 +17,9 @@ const COLUMNS: [&str; 13] = [
     "busy_seconds",
     "unpriced_seconds",
     "energy_joules",
+    "cpu_seconds",
+    "unpriced_cpu_seconds",
+    "ram_byte_seconds",
     "methods",
 ];
 
@@ -71,11 +74,11 @@ fn row(
     [start, end]: [String; 2],
     direct: &str,
     figures: &ReportFigures,
-) -> [String; 13] {
+) -> [String; 16] {
     let ReportFigures { charged, posted, provisional, .. } = figures.clone();
     [
         section.to_owned(),
-        name.to_owned(),
+        inert(name),
         start,
         end,
         direct.to_owned(),
@@ -86,14 +89,23 @@ fn row(
         figures.busy_seconds.clone(),
         figures.unpriced_seconds.clone(),
         figures.energy_joules.clone(),
+        figures.cpu_seconds.clone(),
+        figures.unpriced_cpu_seconds.clone(),
+        figures.ram_byte_seconds.clone(),
         figures.methods.join(" "),
     ]
 }
 
-fn text_row(section: &str, text: &str) -> [String; 13] {
+/// A text that a spreadsheet takes for one, also where it begins as a formula does: then behind an apostrophe.
+fn inert(text: &str) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    if formula { format!("'{text}") } else { text.to_owned() }
+}
+
+fn text_row(section: &str, text: &str) -> [String; 16] {
     std::array::from_fn(|at| match at {
         0 => section.to_owned(),
-        1 => text.to_owned(),
+        1 => inert(text),
         _ => String::new(),
     })
 }
@@ -143,7 +155,13 @@ fn totals(figures: &ReportFigures) -> Vec<String> {
             "held_seconds: {held_seconds}, busy_seconds: {}, unpriced_seconds: {}",
             figures.busy_seconds, figures.unpriced_seconds
         ),
-        format!("energy_joules: {}", figures.energy_joules),
+        format!(
+            "energy_joules: {}, cpu_seconds: {}, unpriced_cpu_seconds: {}, ram_byte_seconds: {}",
+            figures.energy_joules,
+            figures.cpu_seconds,
+            figures.unpriced_cpu_seconds,
+            figures.ram_byte_seconds
+        ),
         format!("methods: {}", figures.methods.join(", ")),
     ]
 }
@@ -159,4 +177,24 @@ fn table_row(line: &ReportLine) -> Vec<String> {
     // Seconds with three places: whoever wants all of them reads JSON or CSV.
     let short = |seconds: String| seconds.get(..seconds.len().saturating_sub(6)).unwrap_or("").to_owned();
     vec![name, charged, posted, provisional, short(held_seconds), short(unpriced_seconds)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_is_a_formula_to_a_spreadsheet() {
+        for (name, shown) in [
+            ("=HYPERLINK(\"http://x\")", "'=HYPERLINK(\"http://x\")"),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@a", "'@a"),
+            ("\tx", "'\tx"),
+            ("a=b", "a=b"),
+            ("", ""),
+        ] {
+            assert_eq!(inert(name), shown);
+        }
+    }
 }
