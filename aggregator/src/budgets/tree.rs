@@ -206,7 +206,7 @@ impl Tree {
             } else {
                 "there already"
             };
-            return Err(BudgetError::Conflict(format!("name: account {:?} is {state}", spec.name)));
+            return Err(BudgetError::Conflict(format!("slurm_account: account {:?} is {state}", spec.name)));
         }
         if self.accounts.len() >= ACCOUNTS_MAX {
             return Err(BudgetError::Conflict(format!("accounts: the ledger has {ACCOUNTS_MAX} already")));

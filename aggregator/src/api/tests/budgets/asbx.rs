@@ -180,6 +180,8 @@ async fn an_epilog_is_answered_whatever_it_writes_and_settles_what_is_its_jobs()
     let body: Value = site.epilog("{\"job_id\":40}").await.json();
     assert_eq!((&body["success"], &body["data_import_status"]), (&json!(true), &json!("failed")));
     assert!(body["error_details"].as_str().unwrap().contains("voided"), "{body}");
+    let odd = site.epilog("{\"job_id\": 99, \"account\": 1234, \"cluster\": , \"end_time\": null}").await;
+    assert_eq!(odd.json::<Value>()["data_import_status"], "no_hold", "{}", odd.body);
     for text in [
         "",
         "{}",
