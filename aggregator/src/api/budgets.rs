@@ -141,9 +141,7 @@ pub(super) async fn void(
 async fn hold(api: &Api, what: What, by: String) -> Result<Hold, ApiError> {
     match act(api, what, by).await? {
         Acted::Hold(hold) => Ok(*hold),
-        Acted::Account(_) | Acted::Grant(_) | Acted::Ran(_) | Acted::Recovered(..) | Acted::Reported(_) => {
-            Err(ApiError::internal())
-        }
+        _ => Err(ApiError::internal()),
     }
 }
 

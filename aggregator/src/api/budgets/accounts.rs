@@ -24,15 +24,17 @@ use crate::budgets::account::{Bound, Estimate, Fail, Limit, Overrun, Spec, Stand
 use crate::budgets::allocation::Schedule;
 use crate::budgets::available::{Stand, stands};
 use crate::budgets::period::Period;
-use crate::budgets::{Account, Binding, Change, Selector, Tree, What};
+use crate::budgets::{Account, Acted, Binding, Change, Selector, Tree, What};
 use crate::store::tokens::Role;
 use crate::store::{Connection, StoreError, budgets as stored};
 
 pub(in crate::api) const LIST_PARAMETERS: [&str; 3] = ["limit", "offset", "status"];
 pub(in crate::api) const LIMIT_MAX: usize = 100;
+/// How often an account is looked at again, since somebody else changed it meanwhile.
+const AMENDED_MAX: usize = 10;
 
 /// A new account, or what changes of one: what is not given stays as it is.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub(in crate::api) struct AccountBody {
     /// The account's name; of a new one.
     #[serde(default)]
@@ -77,7 +79,7 @@ pub(in crate::api) struct AccountBody {
     allocation_schedule: Option<ScheduleBody>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 struct BindingBody {
     cluster: Option<String>,
     account: Option<String>,
@@ -87,7 +89,7 @@ struct BindingBody {
     from: Option<String>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 struct LimitBody {
     amount: Money,
     period: Period,
@@ -244,19 +246,21 @@ pub(in crate::api) async fn update(
     if body.slurm_account.as_ref().is_some_and(|given| *given != name) {
         return Err(ApiError::invalid("slurm_account", "slurm_account: an account's name never changes"));
     }
-    let asked = name.clone();
-    let known = api.queries.run(move |db, _| {
-        let tree = stored::tree(db)?;
-        Ok(tree.by_name(&asked).map(|account| {
-            let now = tree.bindings(account.id).filter(|binding| binding.to_ns == i64::MAX);
-            let bound = |binding: &Binding| Bound { selector: binding.selector.clone(), from_ns: None };
-            Spec { bindings: now.map(bound).collect(), ..account.spec.clone() }
-        }))
-    });
-    let Some(known) = known.await? else { return Err(missing(&name)) };
-    let spec = body.onto(known)?;
-    act(&api, What::Account(Change::Update(Box::new(spec))), by).await?;
-    Ok(Json(shown(&api, &name).await?))
+    for _ in 0..AMENDED_MAX {
+        let asked = name.clone();
+        let known = api.queries.run(move |db, _| {
+            let tree = stored::tree(db)?;
+            Ok(tree.by_name(&asked).map(|account| tree.said(account)))
+        });
+        let Some(seen) = known.await? else { return Err(missing(&name)) };
+        let spec = Box::new(body.clone().onto(seen.clone())?);
+        match act(&api, What::Amend { spec, seen: Box::new(seen) }, by.clone()).await? {
+            // By somebody else: seen and changed again.
+            Acted::Stale => {}
+            _ => return Ok(Json(shown(&api, &name).await?)),
+        }
+    }
+    Err(ApiError::conflict(format!("account: {name:?} is changed all the time; send it again")))
 }
 
 pub(in crate::api) async fn close(

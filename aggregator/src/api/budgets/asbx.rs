@@ -193,8 +193,8 @@ async fn take(api: &Api, said: Said, by: String) -> Result<Done, ApiError> {
     let mut warnings = Vec::new();
     let (hold, mut unsettled) = match found {
         Found::One(hold) if settles => (Some(*hold), None),
-        Found::One(_) => {
-            (None, Some("auto_reconcile is false: the report is kept, nothing is settled".to_owned()))
+        Found::One(hold) => {
+            (Some(*hold), Some("auto_reconcile is false: the report is kept, nothing is settled".to_owned()))
         }
         Found::Array(hold) => {
             let id = hold.transaction_id();
@@ -218,8 +218,8 @@ async fn take(api: &Api, said: Said, by: String) -> Result<Done, ApiError> {
     if let Some(hold) = &hold {
         report.cluster.clone_from(&hold.ask.cluster);
     }
-    let settle = hold.as_ref().map(|hold| hold.transaction);
-    let reported = Reported { settle, subject, report: report.clone() };
+    let of = hold.as_ref().map(|hold| hold.transaction);
+    let reported = Reported { hold: of, settles, subject, report: report.clone() };
     let Acted::Reported(settled) = act(api, What::Report(Box::new(reported)), by).await? else {
         return Err(ApiError::internal());
     };
@@ -230,7 +230,7 @@ async fn take(api: &Api, said: Said, by: String) -> Result<Done, ApiError> {
             (hold, true)
         }
         Some(Err(error)) => return Err(super::refused(error)),
-        None => (None, false),
+        None => (hold, false),
     };
     Ok(Done { job: own, hold, reported: report, unsettled, refused, warnings })
 }

@@ -146,6 +146,7 @@ async fn what_a_report_says_of_its_hold_decides_which_one_it_is() {
     assert!(answer["message"].as_str().unwrap().contains("is voided already"), "{answer}");
     let status = site.read("/api/v1/asbx/status").await;
     assert_eq!(status["failed_reconciliations"], 1, "{status}");
+    assert_eq!(status["total_jobs_reconciled"], 2, "a job that was reported twice is one: {status}");
 }
 
 #[tokio::test]

@@ -147,3 +147,25 @@ fn a_hold_that_is_given_is_so_much_whatever_is_left_and_once() {
     ledger.settle(&hold).unwrap();
     ledger.verify();
 }
+
+#[test]
+fn work_is_priced_by_the_model_that_it_asks_for_whatever_its_partition_is_called() {
+    let of = |model: &str, price: &str| {
+        format!(
+            "[[price]]\nprice = \"{price}\"\nunit = \"gpu_hour\"\nmatch = {{ gpu_model = \"*{model}*\" }}\n"
+        )
+    };
+    let book = format!("currency = \"USD\"\n{}{}", of("A100", "3.60"), of("H100", "7.20"));
+    let mut ledger = Ledger::new(&book, 0);
+    ledger.create(spec("physics", 1_000_000)).unwrap();
+    let day = 86_400;
+    let mut cost = |model: &str, partition: &str| {
+        let asked = Ask { model: model.into(), partition: partition.into(), ..ask("physics", day) };
+        ledger.check(asked).cost_nanos
+    };
+    for partition in ["gpu", "h100", "spot-cheap", ""] {
+        assert_eq!(cost("NVIDIA A100", partition), Some(day * SECOND), "{partition}");
+        assert_eq!(cost("NVIDIA H100", partition), Some(2 * day * SECOND), "{partition}");
+    }
+    assert_eq!(cost("V100", "h100"), None, "what has no price is not guessed");
+}
