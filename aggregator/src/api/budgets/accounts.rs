@@ -47,8 +47,10 @@ pub(in crate::api) struct AccountBody {
     /// The limit for the account's whole life.
     #[serde(default)]
     budget_limit: Option<Money>,
+    /// Empty: since ever.
     #[serde(default)]
     start_date: Option<String>,
+    /// Empty: for ever.
     #[serde(default)]
     end_date: Option<String>,
     #[serde(default)]
@@ -59,7 +61,7 @@ pub(in crate::api) struct AccountBody {
     /// Of a new account Slurm's account of its name, unless told.
     #[serde(default)]
     bindings: Option<Vec<BindingBody>>,
-    /// All limits but that of budget_limit.
+    /// All limits; that of budget_limit may be left out, and stays.
     #[serde(default)]
     limits: Option<Vec<LimitBody>>,
     #[serde(default)]
@@ -79,7 +81,7 @@ pub(in crate::api) struct AccountBody {
     allocation_schedule: Option<ScheduleBody>,
 }
 
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 struct BindingBody {
     cluster: Option<String>,
     account: Option<String>,
@@ -87,6 +89,8 @@ struct BindingBody {
     namespace: Option<String>,
     user: Option<String>,
     from: Option<String>,
+    /// As it is answered of one that has ended: such a one is let be.
+    to: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -217,8 +221,7 @@ pub(in crate::api) async fn create(
     };
     if body.bindings.is_none() {
         let account = Some(name.clone());
-        let own =
-            BindingBody { account, cluster: None, partition: None, namespace: None, user: None, from: None };
+        let own = BindingBody { account, ..BindingBody::default() };
         body.bindings = Some(vec![own]);
     }
     let schedule = body.incremental()?;
@@ -315,18 +318,33 @@ impl AccountBody {
     /// The account with what is given here.
     fn onto(self, mut spec: Spec) -> Result<Spec, ApiError> {
         if let Some(limits) = self.limits {
-            spec.limits.retain(Limit::is_whole);
-            spec.limits.extend(limits.into_iter().map(|LimitBody { amount, period, partition, model }| {
-                Limit { amount_nanos: amount.0, period, partition, model }
-            }));
+            let given = limits.into_iter().map(|LimitBody { amount, period, partition, model }| Limit {
+                amount_nanos: amount.0,
+                period,
+                partition,
+                model,
+            });
+            let given: Vec<Limit> = given.collect();
+            let whole = given.iter().filter(|limit| limit.is_whole()).count();
+            if whole > 1 {
+                let message = "limits: several are for the account's whole life and on everything; give one";
+                return Err(ApiError::invalid("limits", message));
+            }
+            // That of budget_limit stays, unless it is among them, as it is among those that are answered.
+            spec.limits.retain(|limit| limit.is_whole() && whole == 0);
+            spec.limits.extend(given);
         }
         if let Some(Money(amount_nanos)) = self.budget_limit {
+            if amount_nanos < 0 {
+                return Err(ApiError::invalid("budget_limit", "budget_limit: is less than 0"));
+            }
             spec.limits.retain(|limit| !limit.is_whole());
             spec.limits
                 .insert(0, Limit { amount_nanos, period: Period::Lifetime, partition: None, model: None });
         }
         if let Some(bindings) = self.bindings {
-            spec.bindings = bindings.into_iter().map(BindingBody::bound).collect::<Result<_, _>>()?;
+            let now = bindings.into_iter().filter(|binding| binding.to.is_none());
+            spec.bindings = now.map(BindingBody::bound).collect::<Result<_, _>>()?;
         }
         if let Some(buffer) = self.buffer {
             let permille = u32::try_from(buffer.0 / 1_000_000).ok().filter(|_| buffer.0 % 1_000_000 == 0);
@@ -334,10 +352,10 @@ impl AccountBody {
             spec.buffer_permille = permille.ok_or_else(|| ApiError::invalid("buffer", message))?;
         }
         if let Some(date) = self.start_date {
-            spec.starts_ns = at("start_date", &date)?;
+            spec.starts_ns = if date.is_empty() { 0 } else { at("start_date", &date)? };
         }
         if let Some(date) = self.end_date {
-            spec.ends_ns = Some(at("end_date", &date)?);
+            spec.ends_ns = if date.is_empty() { None } else { Some(at("end_date", &date)?) };
         }
         spec.title = self.name.unwrap_or(spec.title);
         spec.description = self.description.unwrap_or(spec.description);
@@ -354,7 +372,7 @@ impl AccountBody {
 
 impl BindingBody {
     fn bound(self) -> Result<Bound, ApiError> {
-        let Self { cluster, account, partition, namespace, user, from } = self;
+        let Self { cluster, account, partition, namespace, user, from, to: _ } = self;
         let from_ns = from.map(|from| at("bindings.from", &from)).transpose()?;
         Ok(Bound { selector: Selector { cluster, account, partition, namespace, user }, from_ns })
     }

@@ -111,6 +111,19 @@ pub(in crate::api) struct ProcessAnswer {
     total_allocated: Number,
     allocations: Vec<Processed>,
     dry_run: bool,
+    exact: ProcessExact,
+}
+
+/// The same amount as text.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ProcessExact {
+    total_allocated: String,
+}
+
+/// The same amount as text.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ProcessedExact {
+    allocated_amount: String,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -120,6 +133,7 @@ struct Processed {
     allocated_amount: Number,
     /// The schedule, and until when its parts have come: the same part has the same.
     transaction_id: String,
+    exact: ProcessedExact,
 }
 
 impl ScheduleBody {
@@ -246,8 +260,8 @@ async fn processed(api: &Api, body: ProcessBody, by: String) -> Result<ProcessAn
     if let Some(id) = schedule_id {
         found(&tree, id)?;
     }
-    let mut done =
-        ProcessAnswer { processed_count: 0, total_allocated: Number(0), allocations: Vec::new(), dry_run };
+    let mut total_nanos = 0;
+    let mut allocations = Vec::new();
     for account in tree.accounts().filter(|account| account.closed_ns.is_none()) {
         for (place, schedule) in account.spec.schedules.iter().enumerate() {
             let id = id_of(account, place);
@@ -267,17 +281,23 @@ async fn processed(api: &Api, body: ProcessBody, by: String) -> Result<ProcessAn
                 until_ns = after.decisions.last().map_or(now_ns, |decision| decision.at_ns);
                 nanos = after.allocated_nanos(until_ns) - schedule.allocated_nanos(now_ns);
             }
-            done.processed_count += 1;
-            done.total_allocated.0 += i128::from(nanos);
-            done.allocations.push(Processed {
+            total_nanos += i128::from(nanos);
+            allocations.push(Processed {
                 schedule_id: id,
                 account_id: account.id,
                 allocated_amount: Number(i128::from(nanos)),
                 transaction_id: format!("alloc_{id}_{}", until_ns / 1_000_000_000),
+                exact: ProcessedExact { allocated_amount: exact(nanos) },
             });
         }
     }
-    Ok(done)
+    Ok(ProcessAnswer {
+        processed_count: allocations.len(),
+        total_allocated: Number(total_nanos),
+        allocations,
+        dry_run,
+        exact: ProcessExact { total_allocated: exact(total_nanos) },
+    })
 }
 
 async fn changed(api: &Api, change: Change, by: String) -> Result<Account, ApiError> {

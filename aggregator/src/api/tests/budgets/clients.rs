@@ -46,6 +46,18 @@ async fn a_field_that_is_wrong_is_named_as_the_request_names_it() {
         let (status, _, found, message) = site.account(body).await.error();
         assert_eq!((status, found.as_deref()), (400, Some(field)), "{message}");
     }
+    for (field, value) in [
+        ("budget_limit", json!(-1)),
+        (
+            "limits",
+            json!([{ "amount": 1, "period": { "kind": "lifetime" } }, { "amount": 2, "period": { "kind": "lifetime" } }]),
+        ),
+    ] {
+        let mut body = physics();
+        body[field] = value;
+        let (status, _, found, message) = site.account(body).await.error();
+        assert_eq!((status, found.as_deref()), (400, Some(field)), "{message}");
+    }
     let mut check = submit();
     check["gpus"] = json!(-1);
     let (status, .., message) = site.check(check).await.error();
@@ -137,9 +149,10 @@ async fn parts_that_came_and_runs_by_hand_are_metrics() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
-    for dry in [true, false, false] {
-        assert_eq!(process(dry).await.status, StatusCode::OK);
-    }
+    assert_eq!(process(true).await.json::<Value>()["exact"]["total_allocated"], "40.000000000");
+    let done: Value = process(false).await.json();
+    assert_eq!(done["allocations"][0]["exact"]["allocated_amount"], "40.000000000", "{done}");
+    assert_eq!(process(false).await.status, StatusCode::OK);
     let none = json!({ "schedule_id": 1 });
     assert_eq!(site.call(&site.operator, "POST", "/api/v1/allocations/process", none).await.error().0, 404);
     let text = shown().await;
@@ -232,4 +245,35 @@ async fn no_answer_about_a_budget_is_a_constant() {
     for field in ["average_reconciliation_time", "cost_model_accuracy", "asbx_version", "last_data_import"] {
         assert_eq!(before[field], Value::Null, "{field}: {before}");
     }
+}
+
+#[tokio::test]
+async fn an_account_that_is_sent_back_as_it_was_answered_stays_as_it_is() {
+    let site = site();
+    let mut body = physics();
+    body["limits"] = json!([{ "amount": "9", "period": { "kind": "calendar", "unit": "month" } }]);
+    site.account(body).await;
+    site.at(1000);
+    let put = |body: Value| {
+        let site = &site;
+        async move { site.call(&site.operator, "PUT", "/api/v1/accounts/physics", body).await }
+    };
+    // One of its bindings has ended.
+    put(json!({ "bindings": [{ "account": "physics", "partition": "gpu" }] })).await;
+    let get = || site.call(&site.reader, "GET", "/api/v1/accounts/physics", Value::Null);
+    let first: Value = get().await.json();
+    assert_eq!(
+        (first["limits"].as_array().unwrap().len(), first["bindings"].as_array().unwrap().len()),
+        (2, 2)
+    );
+    for _ in 0..2 {
+        let answer = put(first.clone()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        let mut again: Value = answer.json();
+        again["updated_at"] = first["updated_at"].clone();
+        assert_eq!(again, first);
+    }
+    // And an end is taken away again.
+    let endless: Value = put(json!({ "end_date": "" })).await.json();
+    assert_eq!((&endless["end_date"], &endless["budget_limit"]), (&Value::Null, &json!(100.0)), "{endless}");
 }
