@@ -297,7 +297,8 @@ fn verbs_of_an_asbb_are_verbs_here() -> anyhow::Result<()> {
         (&["transactions", "list"][..], id),
         (&["transactions", "show", id], "amount: 5.000000000"),
         (&["recover", "--dry-run"], "would end 0 holds"),
-        (&["reconcile", id], "refund_amount: 5.000000000"),
+        (&["reconcile", id, "--dry-run"], "state: open"),
+        (&["reconcile", id, "--yes"], "refund_amount: 5.000000000"),
         (&["account", "update", "physics", "--estimate", "measured"], "estimate: measured"),
     ] {
         let (code, text, error) = tonnage(&world, args)?;

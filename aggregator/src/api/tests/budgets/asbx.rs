@@ -239,6 +239,7 @@ async fn a_hold_that_another_system_had_is_an_operators_to_give_and_goes_by_its_
     ] {
         assert_eq!(give(&site.operator, body).await.error().2.as_deref(), Some(field));
     }
+    assert_eq!(site.state("txn_1700_3").await, "open");
     let reconcile = json!({ "job_id": "7", "actual_cost": 3.5, "transaction_id": "txn_1700_3" });
     let settled: Value = site.gated("/api/v1/budget/reconcile", reconcile).await.json();
     assert_eq!((&settled["success"], &settled["refund_amount"]), (&json!(true), &json!(250.123456789)));
