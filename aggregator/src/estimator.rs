@@ -87,7 +87,7 @@ enum AskError {
     Token(String),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("estimated_cost of its answer is no amount of 0 or more, with at most nine places")]
+    #[error("estimated_cost of its answer is no amount of 0 or more")]
     Answer,
     #[error("it did not answer within {0:?}")]
     Slow(Duration),
@@ -180,12 +180,11 @@ impl Estimator {
     }
 }
 
-/// Nano-dollars of an answer: a JSON number, or the same as text; never by way of a float.
+/// Nano-dollars of an answer: a JSON number, to the nearest one, or the same as text; never by way of a float.
 fn cost(answer: &[u8]) -> Option<i64> {
     let answer: Answer = serde_json::from_slice(answer).ok()?;
-    let raw = answer.estimated_cost.get();
-    let text = raw.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(raw);
-    decimal::to_nanos(text).and_then(|nanos| i64::try_from(nanos).ok()).filter(|nanos| *nanos >= 0)
+    let nanos = decimal::json_nanos(answer.estimated_cost.get())?;
+    i64::try_from(nanos).ok().filter(|nanos| *nanos >= 0)
 }
 
 /// Without the line's end.
@@ -208,7 +207,9 @@ mod tests {
             ("\"0.000000001\"", Some(1)),
             ("0", Some(0)),
             ("-1", None),
-            ("1e3", None),
+            ("1e3", Some(1_000_000_000_000)),
+            ("0.30000000000000004", Some(300_000_000)),
+            ("\"1e3\"", None),
             ("null", None),
             ("\"much\"", None),
             ("99999999999999999999", None),

@@ -19,11 +19,13 @@ use tonnage_proto::rest::sentinel;
 use crate::model::{GpuTime, UsageBatch};
 
 mod alerts;
+pub mod allocations;
 pub mod budgets;
 pub mod estimator;
 mod kubernetes;
 pub mod opencost;
 pub mod scrape;
+mod upstream;
 
 use alerts::Alerts;
 use kubernetes::Kubernetes;
@@ -91,6 +93,8 @@ pub struct Metrics {
     pub(crate) alerts: Alerts,
     pub(crate) budgets: budgets::Counters,
     pub(crate) estimator: estimator::Estimates,
+    pub(crate) allocations: allocations::Runs,
+    pub(crate) upstream: upstream::Upstream,
     /// In the order of [`Operation::ALL`].
     store_errors: [IntCounter; Operation::ALL.len()],
 }
@@ -154,6 +158,8 @@ impl Metrics {
         let alerts = Alerts::new(&registry);
         let budgets = budgets::Counters::new(&registry);
         let estimator = estimator::Estimates::new(&registry);
+        let allocations = allocations::Runs::new(&registry);
+        let upstream = upstream::Upstream::new(&registry);
         let store_errors = counters(
             "tonnage_store_errors_total",
             "Times that the ledger's store failed, or its database was not there, by what it was wanted for. What was too slow is not one.",
@@ -167,6 +173,8 @@ impl Metrics {
             alerts,
             budgets,
             estimator,
+            allocations,
+            upstream,
             batches,
             windows,
             quarantined,

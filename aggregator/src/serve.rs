@@ -469,7 +469,7 @@ fn serve_opencost(
 ) {
     let Some((settings, listener)) = listening else { return };
     let upstream = settings.upstream.map(|address| {
-        let upstream = Arc::new(Upstream::new(address, state.clock.clone()));
+        let upstream = Arc::new(Upstream::new(address, state.clock.clone(), Arc::clone(&state.metrics)));
         tokio::spawn(Arc::clone(&upstream).tend(stop.clone()));
         upstream
     });

@@ -131,7 +131,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: moved::Config,
     },
-    /// How the parts stand, as far as the server tells
+    /// How the parts stand, as far as the server and Slurm's commands tell
     Ecosystem,
     /// Price books
     Price {

@@ -96,7 +96,7 @@ pub(crate) fn run(args: Args) -> Result<(), Error> {
         Command::BurnRate(burn) => burn::rate(&show, &burn, &mut out)?,
         Command::Forecast(burn) => burn::forecast(&show, &burn, &mut out)?,
         Command::Usage { command } => {
-            let text = client.get("/api/v1/usage", &burn::usage(command))?;
+            let text = burn::used(&client, command)?;
             show.write(&text, cost::grid, cost::csv, &mut out)?;
         }
         Command::Import { command } => import::import(&show, command, &mut out)?,

@@ -71,6 +71,16 @@ pub fn nearest_nanos(text: &str) -> Option<i128> {
     Some(if text.starts_with('-') { cut - up } else { cut + up })
 }
 
+/// Reads an amount as JSON has it: a number, which most programs keep as a double, to the nearest billionth; or a text, which says what it
+/// means, with at most nine places.
+#[must_use]
+pub fn json_nanos(raw: &str) -> Option<i128> {
+    match raw.strip_prefix('"') {
+        Some(text) => to_nanos(text.strip_suffix('"')?),
+        None => nearest_nanos(raw),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +101,23 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(nearest_nanos(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_json_number_is_the_nearest_amount_and_a_text_the_very_one_or_none() {
+        for (raw, expected) in [
+            ("31.849999999999998", Some(31_850_000_000)),
+            ("1e-07", Some(100)),
+            ("1e-10", Some(0)),
+            ("\"12.5\"", Some(12_500_000_000)),
+            ("\"31.849999999999998\"", None),
+            ("\"1e3\"", None),
+            ("\"1", None),
+            ("null", None),
+            ("[1]", None),
+        ] {
+            assert_eq!(json_nanos(raw), expected, "{raw}");
         }
     }
 

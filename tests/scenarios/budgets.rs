@@ -225,5 +225,10 @@ fn a_budget_is_kept_from_its_first_part_to_its_forecast_by_the_command_line() ->
     }
     said(&world, &["usage", "summary"])?;
     said(&world, &["usage", "show", "physics"])?;
+    said(&world, &["usage", "show", "__unassigned__"])?;
+    ensure!(
+        said(&world, &["usage", "show", "nobody"]).is_err(),
+        "a name that is none is no budget without usage"
+    );
     conserved(&world.aggregator)
 }

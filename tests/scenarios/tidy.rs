@@ -18,6 +18,9 @@ mod confined;
 /// Layout, sizes, and what must not be left lying about.
 mod layout;
 
+/// Which tests documents name.
+mod named;
+
 /// A file of the tree: its path from the root, with slashes, and its text.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {

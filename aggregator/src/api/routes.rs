@@ -375,11 +375,10 @@ fn burn() -> Vec<Route> {
 }
 
 fn asba() -> Vec<Route> {
+    use budgets::asba::affordability::{AffordabilityAnswer, AffordabilityBody, affordability};
     use budgets::asba::burst::{BurstAnswer, BurstBody, burst};
     use budgets::asba::timeline::{PARAMETERS, TimelineAnswer, TimelineBody, timeline};
-    use budgets::asba::{
-        AffordabilityAnswer, AffordabilityBody, StatusAnswer, StatusBody, affordability, status,
-    };
+    use budgets::asba::{StatusAnswer, StatusBody, status};
     let limited = |router: MethodRouter<Shared>| router.layer(DefaultBodyLimit::max(budgets::BODY_BYTES_MAX));
     vec![
         Route::json::<StatusAnswer>(
@@ -394,6 +393,7 @@ fn asba() -> Vec<Route> {
             limited(post(affordability)),
             "Would there be enough for work of some cost? Holds nothing",
         )
+        .takes(&PARAMETERS, 0)
         .posted(&[404, 413])
         .reads::<AffordabilityBody>(),
         Route::json::<TimelineAnswer>(

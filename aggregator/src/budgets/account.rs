@@ -177,15 +177,15 @@ impl Spec {
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(word) {
             let shown: String = name.chars().take(80).collect();
             let reason = format!("{shown:?} has to be 1 to {NAME_BYTES_MAX} letters, digits, or - _ . @ +");
-            return Err(invalid("name", reason));
+            return Err(invalid("slurm_account", reason));
         }
-        for (field, text) in [("title", &self.title), ("description", &self.description)] {
+        for (field, text) in [("name", &self.title), ("description", &self.description)] {
             if text.len() > TEXT_BYTES_MAX {
                 return Err(invalid(field, format!("is longer than {TEXT_BYTES_MAX} bytes")));
             }
         }
         if self.ends_ns.is_some_and(|ends_ns| ends_ns <= self.starts_ns) {
-            return Err(invalid("ends", "is not after the account's start"));
+            return Err(invalid("end_date", "is not after the account's start"));
         }
         if !(1000..=BUFFER_PERMILLE_MAX).contains(&self.buffer_permille) {
             let reason =
@@ -330,9 +330,10 @@ mod tests {
         assert_eq!(good.check(), Ok(()));
         let limit = Limit { amount_nanos: -1, period: Period::Lifetime, partition: None, model: None };
         for (spec, field) in [
-            (Spec::new(""), "name"),
-            (Spec::new("a b"), "name"),
-            (Spec { ends_ns: Some(0), ..good.clone() }, "ends"),
+            (Spec::new(""), "slurm_account"),
+            (Spec::new("a b"), "slurm_account"),
+            (Spec { title: "x".repeat(4097), ..good.clone() }, "name"),
+            (Spec { ends_ns: Some(0), ..good.clone() }, "end_date"),
             (Spec { buffer_permille: 999, ..good.clone() }, "buffer"),
             (Spec { limits: vec![limit.clone()], ..good.clone() }, "limits.amount"),
             (

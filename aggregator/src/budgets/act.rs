@@ -2,6 +2,7 @@
 //! and answered after its commit.
 
 use super::BudgetError;
+use super::account::Spec;
 use super::grant::{Award, GrantChange};
 use super::hold::{Ask, Hold, State, Subject};
 use super::report::Reported;
@@ -18,6 +19,11 @@ pub struct Act {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     Account(Change),
+    /// An account's `Change::Update` by somebody who saw it so, with what is bound to it: if it is another one by then, nothing is changed.
+    Amend {
+        spec: Box<Spec>,
+        seen: Box<Spec>,
+    },
     Grant(GrantChange),
     /// Is there enough, and if so, hold it: one step.
     Check(Box<Ask>),
@@ -77,6 +83,8 @@ pub struct Tasks {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acted {
     Account(Box<Account>),
+    /// It was changed since it was seen.
+    Stale,
     Grant(Box<Award>),
     /// As it is now. Of a check: its answer, also where it was given before.
     Hold(Box<Hold>),

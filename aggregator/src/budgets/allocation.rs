@@ -148,6 +148,13 @@ impl Schedule {
         self.of_parts(self.parts(self.granted_until_ns(at_ns)))
     }
 
+    /// How many parts that are; the last may be a smaller one.
+    #[must_use]
+    pub fn parts_come(&self, at_ns: i64) -> i64 {
+        let (come, part) = (self.allocated_nanos(at_ns), self.part_nanos.max(1));
+        come / part + i64::from(come % part > 0)
+    }
+
     /// What is due and waits for somebody's word.
     #[must_use]
     pub fn due_nanos(&self, at_ns: i64) -> i64 {
@@ -338,7 +345,7 @@ mod tests {
         let odd = Schedule { total_nanos: 250, ..schedule };
         let parts: Vec<i64> = odd.history(later_ns).iter().map(|part| part.nanos).collect();
         assert_eq!(parts, [100, 100, 50]);
-        assert_eq!(odd.allocated_nanos(later_ns), 250);
+        assert_eq!((odd.allocated_nanos(later_ns), odd.parts_come(later_ns)), (250, 3));
     }
 
     #[test]

@@ -163,9 +163,55 @@ pub fn gpus(text: &str, nodes: u32) -> Result<(u32, String), BudgetError> {
     Ok((total, model))
 }
 
+/// Memory as Slurm's `--mem` has it, of all nodes together: what each has, in MB unless it says K, M, G or T
+/// <https://slurm.schedmd.com/sbatch.html#OPT_mem>, of 1024 each; a B behind that is let be. In bytes.
+///
+/// # Errors
+/// If it is none, or too much.
+pub fn memory_bytes(text: &str, nodes: u32) -> Result<u64, BudgetError> {
+    let shown: String = text.chars().take(80).collect();
+    let wrong = || {
+        let reason = format!(
+            "{shown:?} is no memory of at most {MEMORY_BYTES_MAX} bytes in all; use 64GB or 64000, which are MB"
+        );
+        invalid("memory", reason)
+    };
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[number.len()..].to_ascii_uppercase().as_str() {
+        "K" | "KB" => 10,
+        "" | "M" | "MB" => 20,
+        "G" | "GB" => 30,
+        "T" | "TB" => 40,
+        _ => return Err(wrong()),
+    };
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let each = number.parse::<u64>().ok().filter(|_| digits).and_then(|each| each.checked_mul(1 << shift));
+    let all = each.and_then(|each| each.checked_mul(u64::from(nodes.max(1))));
+    all.filter(|all| *all <= MEMORY_BYTES_MAX).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_each_nodes_in_units_of_slurm() {
+        for (text, expected) in [
+            ("64GB", 128 << 30),
+            ("64g", 128 << 30),
+            ("64000", 128_000 << 20),
+            ("512K", 1 << 20),
+            ("2T", 4 << 40),
+            ("0", 0),
+        ] {
+            assert_eq!(memory_bytes(text, 2), Ok(expected), "{text}");
+        }
+        for text in ["", "G", "-1G", "1.5G", "4Gc", "1P", "9999999999T", "99999999999999999999", "64 GB", "é"]
+        {
+            let error = memory_bytes(text, 2).unwrap_err().to_string();
+            assert!(error.starts_with("memory: ") && error.contains(&format!("{text:?}")), "{error}");
+        }
+    }
 
     #[test]
     fn a_day_is_twenty_four_hours_and_a_limit_is_as_slurm_has_it() {

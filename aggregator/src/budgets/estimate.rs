@@ -29,12 +29,13 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// `None` if it tells nothing: it was not settled, had no estimate of its own, or its job was not seen to use anything.
+    /// `None` if it tells nothing: it was not settled, its cost is not that of its price, or its job was not seen to use anything.
     #[must_use]
     pub fn of(hold: &Hold) -> Option<Self> {
         let estimated =
             hold.ask.escrow == Escrow::None && hold.ask.given_nanos.is_none() && !hold.is_of_array();
-        let cost_nanos = hold.cost_nanos.filter(|cost| estimated && *cost > 0)?;
+        let by_price = !hold.ask.estimate.is_outside(hold.cost_nanos);
+        let cost_nanos = hold.cost_nanos.filter(|cost| estimated && by_price && *cost > 0)?;
         (hold.state == State::Settled && hold.charged_nanos > 0).then(|| Self {
             partition: hold.ask.partition.clone(),
             model: hold.ask.model.clone(),

@@ -23,10 +23,12 @@ pub struct Report {
     pub version: String,
 }
 
-/// A report, and the hold that it settles.
+/// A report, and the hold that it is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reported {
-    pub settle: Option<[u8; 16]>,
+    /// The hold of its job, whether it is to be settled or not.
+    pub hold: Option<[u8; 16]>,
+    pub settles: bool,
     /// Its job, if the hold was not bound to it before.
     pub subject: Option<Subject>,
     pub report: Report,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tonnage_proto::limits::{SLOT_NS, slot_start};
 
-use super::account::{Spec, Standing, Status};
+use super::account::{Bound, Spec, Standing, Status};
 use super::allocation::{Schedule, Step};
 use super::selector::{Labels, Selector, Usage};
 use super::{BudgetError, invalid};
@@ -111,6 +111,14 @@ impl Tree {
         self.bindings.iter().filter(move |binding| binding.account == account)
     }
 
+    /// All that is said of an account, with what is bound to it now.
+    #[must_use]
+    pub fn said(&self, account: &Account) -> Spec {
+        let now = self.bindings(account.id).filter(|binding| binding.to_ns == i64::MAX);
+        let bound = |binding: &Binding| Bound { selector: binding.selector.clone(), from_ns: None };
+        Spec { bindings: now.map(bound).collect(), ..account.spec.clone() }
+    }
+
     /// All bindings, for whoever stores them.
     #[must_use]
     pub fn all_bindings(&self) -> &[Binding] {
@@ -212,7 +220,7 @@ impl Tree {
             } else {
                 "there already"
             };
-            return Err(BudgetError::Conflict(format!("name: account {:?} is {state}", spec.name)));
+            return Err(BudgetError::Conflict(format!("slurm_account: account {:?} is {state}", spec.name)));
         }
         if self.accounts.len() >= ACCOUNTS_MAX {
             return Err(BudgetError::Conflict(format!("accounts: the ledger has {ACCOUNTS_MAX} already")));
@@ -238,7 +246,7 @@ impl Tree {
         let slot_ns = slot_start(now_ns);
         let mut own: Vec<Binding> = self.bindings(id).cloned().collect();
         for binding in own.iter_mut().filter(|binding| binding.to_ns == i64::MAX) {
-            let stays = |bound: &super::account::Bound| {
+            let stays = |bound: &Bound| {
                 bound.selector == binding.selector
                     && bound.from_ns.is_none_or(|from_ns| from_ns == binding.from_ns)
             };

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use tonnage_proto::limits::slot_start;
 
 use super::CommitError;
-use crate::budgets::account::{Overrun, Status};
+use crate::budgets::account::{Overrun, Spec, Status};
 use crate::budgets::available::Sums;
 use crate::budgets::estimate::Sample;
 use crate::budgets::hold::{Code, Escrow, Event, State, Subject, check_subject};
@@ -104,6 +104,7 @@ impl Budgets {
         let by = act.by.as_str();
         match &act.what {
             What::Account(change) => self.change(context, change, by),
+            What::Amend { spec, seen } => self.amend(context, spec, seen, by),
             What::Grant(change) => self.grant(context, change, by),
             What::Check(ask) => self.check(context, ask, by),
             What::Bind { transaction, subject } => self.with(context, transaction, |budgets, hold| {
@@ -125,6 +126,22 @@ impl Budgets {
                 self.with(context, transaction, |budgets, hold| budgets.end(context, hold, State::Voided, by))
             }
         }
+    }
+
+    /// Whoever changes a part of an account says all of it, and so must have seen what it is now: its status, say, which a hold that ends
+    /// may have changed.
+    fn amend(
+        &mut self,
+        context: Context<'_>,
+        spec: &Spec,
+        seen: &Spec,
+        by: &str,
+    ) -> Result<Answer, CommitError> {
+        let known = self.tree.by_name(&spec.name);
+        if known.is_some_and(|known| self.tree.said(known) != *seen) {
+            return Ok(Ok(Acted::Stale));
+        }
+        self.change(context, &Change::Update(Box::new(spec.clone())), by)
     }
 
     fn change(&mut self, context: Context<'_>, change: &Change, by: &str) -> Result<Answer, CommitError> {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use prometheus::{Gauge, GaugeVec, IntCounterVec, Opts, Registry};
 
+use super::allocations::{self, Allocations};
 use super::kept;
 use super::scrape::{billionths, count};
 use crate::budgets::Standing;
@@ -86,6 +87,7 @@ pub struct Balances {
     pub accounts: [usize; Standing::NAMES.len()],
     /// Charged since the ledger began to nobody's budget.
     pub unassigned_nanos: i128,
+    pub allocations: Allocations,
 }
 
 /// One limit of an account, or what an account without limits spent and holds in its life.
@@ -150,6 +152,7 @@ pub(super) fn show(registry: &Registry, found: &Balances) {
         "Charged since the ledger began for usage that no account is bound to.",
     )
     .set(billionths(found.unassigned_nanos));
+    allocations::show(registry, &found.allocations);
 }
 
 impl Balance {

@@ -25,6 +25,7 @@ use super::hardware;
 use super::params::Plan;
 use super::question::Question;
 use crate::api::window::Window;
+use crate::metrics::Metrics;
 
 mod client;
 
@@ -74,6 +75,7 @@ pub struct Upstream {
     fetches: Semaphore,
     /// An entry has changed.
     changed: Notify,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -104,9 +106,10 @@ pub(super) struct Known {
 
 impl Upstream {
     #[must_use]
-    pub fn new(address: Address, clock: Clock) -> Self {
+    pub fn new(address: Address, clock: Clock, metrics: Arc<Metrics>) -> Self {
         let (entries, changed) = (Mutex::default(), Notify::new());
-        Self { address, clock, pace: PACE, entries, fetches: Semaphore::new(FETCHES_MAX), changed }
+        metrics.upstream.is_set();
+        Self { address, clock, pace: PACE, entries, fetches: Semaphore::new(FETCHES_MAX), changed, metrics }
     }
 
     /// What the upstream says to `question`, which means `plan` now.
@@ -210,6 +213,7 @@ impl Upstream {
         let mut backoff = self.pace.backoff;
         for left in (0..TRIES_MAX).rev() {
             let (result, passing) = self.ask(&question).await;
+            self.metrics.upstream.asked(result.is_ok());
             let now_ns = self.clock.monotonic_ns();
             let last = left == 0 || !passing;
             {

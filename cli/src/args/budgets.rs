@@ -55,10 +55,10 @@ pub(crate) struct Said {
     /// several. All that is bound is said at once [default of a new account: account=ACCOUNT]
     #[arg(long = "bind", value_name = "FIELD=VALUE,...")]
     pub(crate) bindings: Vec<String>,
-    /// RFC 3339, or a date in UTC
+    /// RFC 3339, or a date in UTC; empty for since ever
     #[arg(long, value_name = "TIME")]
     pub(crate) start: Option<String>,
-    /// RFC 3339, or a date in UTC: from then on it is expired
+    /// RFC 3339, or a date in UTC: from then on it is expired; empty for never
     #[arg(long, value_name = "TIME")]
     pub(crate) end: Option<String>,
     /// What a hold is more than what its work may cost, 1 to 10 [server's default: 1.2]
@@ -133,7 +133,7 @@ pub(crate) enum Holds {
 pub(crate) enum Budget {
     /// Check whether there is enough for some work, and hold it if so
     Check(Box<Check>),
-    /// Settle a hold whose job has ended
+    /// Settle a hold whose job has ended. There is no way back
     Reconcile(Reconcile),
 }
 
@@ -162,6 +162,12 @@ pub(crate) struct Reconcile {
     /// The job, if the hold was not for it already
     #[arg(long)]
     pub(crate) job: Option<String>,
+    /// Only show the hold
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -271,7 +277,7 @@ pub(crate) enum Allocations {
         #[arg(long)]
         by_hand: bool,
     },
-    /// Allocate the parts that are due and do not come by themselves
+    /// Allocate the parts that are due and do not come by themselves. What has come stays
     Process {
         /// Of this schedule alone
         #[arg(long)]
@@ -279,6 +285,9 @@ pub(crate) enum Allocations {
         /// Only say which
         #[arg(long)]
         dry_run: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Let its dates bring nothing from now on
     Pause { schedule: i64 },

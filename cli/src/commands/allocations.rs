@@ -23,15 +23,19 @@ pub(super) fn allocations(show: &Show<'_>, command: Allocations, out: &mut dyn W
             let text = show.client.get(PATH, &query([("account", account)]))?;
             return show.write(&text, list, csv, out);
         }
-        Allocations::Process { schedule, dry_run } => {
-            let body = json!({ "schedule_id": schedule, "dry_run": dry_run }).to_string();
+        Allocations::Process { schedule, dry_run, yes } => {
+            let ask = |dry_run: bool| {
+                let body = json!({ "schedule_id": schedule, "dry_run": dry_run }).to_string();
+                show.client.send("POST", &format!("{PATH}/process"), &body)
+            };
+            if !dry_run && !yes {
+                let would: Value = show.client.parse(&ask(true)?)?;
+                let (count, total) =
+                    (text_of(&would, "processed_count"), text_of(&would["exact"], "total_allocated"));
+                confirm(&format!("Allocate {total} by {count} schedules? There is no way back."))?;
+            }
             let rows = |answer: &Value| csv(&answer["allocations"].as_array().cloned().unwrap_or_default());
-            return show.write(
-                &show.client.send("POST", &format!("{PATH}/process"), &body)?,
-                processed,
-                rows,
-                out,
-            );
+            return show.write(&ask(dry_run)?, processed, rows, out);
         }
         Allocations::Create { account, total, amount, every, start, end, zone, by_hand } => {
             let given = [
@@ -82,10 +86,12 @@ fn one(schedule: &Value) -> Grid {
 
 fn processed(answer: &Value) -> Grid {
     let rows = answer["allocations"].as_array().into_iter().flatten();
-    let names = ["schedule_id", "account_id", "transaction_id", "allocated_amount"];
-    let rows = rows.map(|row| names.map(|field| text_of(row, field)).to_vec()).collect();
-    let [count, total] = ["processed_count", "total_allocated"].map(|field| text_of(answer, field));
+    let names = ["schedule_id", "account_id", "transaction_id"];
+    let amount = |row: &Value| text_of(&row["exact"], "allocated_amount");
+    let rows = rows.map(|row| names.iter().map(|field| text_of(row, field)).chain([amount(row)]).collect());
+    let rows = rows.collect();
+    let (count, total) = (text_of(answer, "processed_count"), text_of(&answer["exact"], "total_allocated"));
     let done = if answer["dry_run"] == true { "would allocate" } else { "allocated" };
-    let columns = names[..3].iter().map(|name| left(*name)).chain([right(names[3])]).collect();
+    let columns = names.map(left).into_iter().chain([right("allocated_amount")]).collect();
     Grid { columns, rows, notes: vec![format!("{done} {total} by {count} schedules")] }
 }

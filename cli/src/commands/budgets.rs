@@ -114,7 +114,19 @@ pub(super) fn holds(show: &Show<'_>, command: Holds, out: &mut dyn Write) -> Res
 /// Checks end with an error where there is not enough, so that a script need not read the answer.
 pub(super) fn budget(show: &Show<'_>, command: Budget, out: &mut dyn Write) -> Result<(), Error> {
     let check = match command {
-        Budget::Reconcile(Reconcile { transaction, job }) => {
+        Budget::Reconcile(Reconcile { transaction, job, dry_run, yes }) => {
+            if dry_run || !yes {
+                let path = format!("/api/v1/holds/{}", path_part(&transaction));
+                let hold = show.client.get(&path, &[])?;
+                if dry_run {
+                    return fields(show, &hold, out);
+                }
+                let hold: Value = show.client.parse(&hold)?;
+                let [amount, charged] = ["amount", "charged"].map(|field| text_of(&hold["exact"], field));
+                confirm(&format!(
+                    "Settle hold {transaction} of {amount}, whose job was charged {charged}? There is no way back."
+                ))?;
+            }
             let body = json!({ "transaction_id": transaction, "job_id": job });
             return fields(
                 show,

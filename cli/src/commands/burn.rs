@@ -3,11 +3,13 @@
 use std::io::Write;
 
 use serde_json::Value;
+use tonnage_proto::rest::sentinel;
 
 use super::Show;
 use super::audit::path_part;
 use super::budgets::text_of;
 use crate::args::budgets::{Burn, Usage};
+use crate::client::Client;
 use crate::error::Error;
 use crate::output::{Grid, left, right};
 
@@ -28,8 +30,18 @@ pub(super) fn forecast(show: &Show<'_>, burn: &Burn, out: &mut dyn Write) -> Res
     show.write(&ask(show, burn)?, projection, projection_csv, out)
 }
 
+/// The answer of `/api/v1/usage`. An account that there is not has no usage either, and so is asked for by itself.
+pub(super) fn used(client: &Client, command: Usage) -> Result<String, Error> {
+    if let Usage::Show { account, .. } = &command
+        && account != sentinel::UNASSIGNED
+    {
+        client.get(&format!("/api/v1/accounts/{}", path_part(account)), &[])?;
+    }
+    client.get("/api/v1/usage", &usage(command))
+}
+
 /// The query of `/api/v1/usage`.
-pub(super) fn usage(usage: Usage) -> Vec<(&'static str, String)> {
+fn usage(usage: Usage) -> Vec<(&'static str, String)> {
     match usage {
         Usage::Summary { window } => vec![("window", window)],
         Usage::Show { account, window, by } => {

@@ -25,15 +25,17 @@ use crate::budgets::account::{Bound, Estimate, Fail, Limit, Overrun, Spec, Stand
 use crate::budgets::allocation::Schedule;
 use crate::budgets::available::{Stand, stands};
 use crate::budgets::period::Period;
-use crate::budgets::{Account, Binding, Change, Selector, Tree, What};
+use crate::budgets::{Account, Acted, Binding, Change, Selector, Tree, What};
 use crate::store::tokens::Role;
 use crate::store::{Connection, StoreError, budgets as stored};
 
 pub(in crate::api) const LIST_PARAMETERS: [&str; 3] = ["limit", "offset", "status"];
 pub(in crate::api) const LIMIT_MAX: usize = 100;
+/// How often an account is looked at again, since somebody else changed it meanwhile.
+const AMENDED_MAX: usize = 10;
 
 /// A new account, or what changes of one: what is not given stays as it is.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub(in crate::api) struct AccountBody {
     /// The account's name; of a new one.
     #[serde(default)]
@@ -46,8 +48,10 @@ pub(in crate::api) struct AccountBody {
     /// The limit for the account's whole life.
     #[serde(default)]
     budget_limit: Option<Money>,
+    /// Empty: since ever.
     #[serde(default)]
     start_date: Option<String>,
+    /// Empty: for ever.
     #[serde(default)]
     end_date: Option<String>,
     #[serde(default)]
@@ -58,7 +62,7 @@ pub(in crate::api) struct AccountBody {
     /// Of a new account Slurm's account of its name, unless told.
     #[serde(default)]
     bindings: Option<Vec<BindingBody>>,
-    /// All limits but that of budget_limit.
+    /// All limits; that of budget_limit may be left out, and stays.
     #[serde(default)]
     limits: Option<Vec<LimitBody>>,
     #[serde(default)]
@@ -79,7 +83,7 @@ pub(in crate::api) struct AccountBody {
 }
 
 /// A field that is not known would bind more than is meant.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct BindingBody {
     cluster: Option<String>,
@@ -94,11 +98,11 @@ struct BindingBody {
     #[serde(default)]
     namespace_labels: BTreeMap<String, String>,
     from: Option<String>,
-    /// As it is answered: null.
+    /// As it is answered of one that has ended: such a one is let be.
     to: Option<String>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 struct LimitBody {
     amount: Money,
     period: Period,
@@ -252,19 +256,21 @@ pub(in crate::api) async fn update(
     if body.slurm_account.as_ref().is_some_and(|given| *given != name) {
         return Err(ApiError::invalid("slurm_account", "slurm_account: an account's name never changes"));
     }
-    let asked = name.clone();
-    let known = api.queries.run(move |db, _| {
-        let tree = stored::tree(db)?;
-        Ok(tree.by_name(&asked).map(|account| {
-            let now = tree.bindings(account.id).filter(|binding| binding.to_ns == i64::MAX);
-            let bound = |binding: &Binding| Bound { selector: binding.selector.clone(), from_ns: None };
-            Spec { bindings: now.map(bound).collect(), ..account.spec.clone() }
-        }))
-    });
-    let Some(known) = known.await? else { return Err(missing(&name)) };
-    let spec = body.onto(known)?;
-    act(&api, What::Account(Change::Update(Box::new(spec))), by).await?;
-    Ok(Json(shown(&api, &name).await?))
+    for _ in 0..AMENDED_MAX {
+        let asked = name.clone();
+        let known = api.queries.run(move |db, _| {
+            let tree = stored::tree(db)?;
+            Ok(tree.by_name(&asked).map(|account| tree.said(account)))
+        });
+        let Some(seen) = known.await? else { return Err(missing(&name)) };
+        let spec = Box::new(body.clone().onto(seen.clone())?);
+        match act(&api, What::Amend { spec, seen: Box::new(seen) }, by.clone()).await? {
+            // By somebody else: seen and changed again.
+            Acted::Stale => {}
+            _ => return Ok(Json(shown(&api, &name).await?)),
+        }
+    }
+    Err(ApiError::conflict(format!("account: {name:?} is changed all the time; send it again")))
 }
 
 pub(in crate::api) async fn close(
@@ -319,18 +325,33 @@ impl AccountBody {
     /// The account with what is given here.
     fn onto(self, mut spec: Spec) -> Result<Spec, ApiError> {
         if let Some(limits) = self.limits {
-            spec.limits.retain(Limit::is_whole);
-            spec.limits.extend(limits.into_iter().map(|LimitBody { amount, period, partition, model }| {
-                Limit { amount_nanos: amount.0, period, partition, model }
-            }));
+            let given = limits.into_iter().map(|LimitBody { amount, period, partition, model }| Limit {
+                amount_nanos: amount.0,
+                period,
+                partition,
+                model,
+            });
+            let given: Vec<Limit> = given.collect();
+            let whole = given.iter().filter(|limit| limit.is_whole()).count();
+            if whole > 1 {
+                let message = "limits: several are for the account's whole life and on everything; give one";
+                return Err(ApiError::invalid("limits", message));
+            }
+            // That of budget_limit stays, unless it is among them, as it is among those that are answered.
+            spec.limits.retain(|limit| limit.is_whole() && whole == 0);
+            spec.limits.extend(given);
         }
         if let Some(Money(amount_nanos)) = self.budget_limit {
+            if amount_nanos < 0 {
+                return Err(ApiError::invalid("budget_limit", "budget_limit: is less than 0"));
+            }
             spec.limits.retain(|limit| !limit.is_whole());
             spec.limits
                 .insert(0, Limit { amount_nanos, period: Period::Lifetime, partition: None, model: None });
         }
         if let Some(bindings) = self.bindings {
-            spec.bindings = bindings.into_iter().map(BindingBody::bound).collect::<Result<_, _>>()?;
+            let now = bindings.into_iter().filter(|binding| binding.to.is_none());
+            spec.bindings = now.map(BindingBody::bound).collect::<Result<_, _>>()?;
         }
         if let Some(buffer) = self.buffer {
             let permille = u32::try_from(buffer.0 / 1_000_000).ok().filter(|_| buffer.0 % 1_000_000 == 0);
@@ -338,10 +359,10 @@ impl AccountBody {
             spec.buffer_permille = permille.ok_or_else(|| ApiError::invalid("buffer", message))?;
         }
         if let Some(date) = self.start_date {
-            spec.starts_ns = at("start_date", &date)?;
+            spec.starts_ns = if date.is_empty() { 0 } else { at("start_date", &date)? };
         }
         if let Some(date) = self.end_date {
-            spec.ends_ns = Some(at("end_date", &date)?);
+            spec.ends_ns = if date.is_empty() { None } else { Some(at("end_date", &date)?) };
         }
         spec.title = self.name.unwrap_or(spec.title);
         spec.description = self.description.unwrap_or(spec.description);
@@ -358,13 +379,8 @@ impl AccountBody {
 
 impl BindingBody {
     fn bound(self) -> Result<Bound, ApiError> {
-        let Self { cluster, account, partition, namespace, user, labels, namespace_labels, from, to } = self;
-        if let Some(to) = to {
-            let message = format!(
-                "bindings.to: {to:?} is no end to be given; leave out what is not to be bound any more"
-            );
-            return Err(ApiError::invalid("bindings.to", message));
-        }
+        let Self { cluster, account, partition, namespace, user, labels, namespace_labels, from, to: _ } =
+            self;
         let from_ns = from.map(|from| at("bindings.from", &from)).transpose()?;
         let selector = Selector { cluster, account, partition, namespace, user, labels, namespace_labels };
         Ok(Bound { selector, from_ns })

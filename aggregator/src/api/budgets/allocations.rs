@@ -20,6 +20,7 @@ use crate::api::orders;
 use crate::api::params::Params;
 use crate::budgets::allocation::{Frequency, Part, Schedule, Standing, Step};
 use crate::budgets::{Account, Acted, Change, Tree, What};
+use crate::metrics::allocations::Run;
 use crate::store::budgets as stored;
 use crate::store::tokens::Role;
 
@@ -27,7 +28,7 @@ pub(in crate::api) const LIST_PARAMETERS: [&str; 1] = ["account"];
 /// An id is that of the account and the schedule's place in it, of which there are fewer (`SCHEDULES_MAX`).
 const PLACES: i64 = 100;
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub(in crate::api) struct ScheduleBody {
     /// Whose it is; of a new account its own.
     #[serde(default)]
@@ -110,6 +111,19 @@ pub(in crate::api) struct ProcessAnswer {
     total_allocated: Number,
     allocations: Vec<Processed>,
     dry_run: bool,
+    exact: ProcessExact,
+}
+
+/// The same amount as text.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ProcessExact {
+    total_allocated: String,
+}
+
+/// The same amount as text.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ProcessedExact {
+    allocated_amount: String,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -119,6 +133,7 @@ struct Processed {
     allocated_amount: Number,
     /// The schedule, and until when its parts have come: the same part has the same.
     transaction_id: String,
+    exact: ProcessedExact,
 }
 
 impl ScheduleBody {
@@ -224,17 +239,29 @@ pub(in crate::api) async fn process(
 ) -> Result<Json<ProcessAnswer>, ApiError> {
     Params::read(&uri, &[])?;
     let by = may(&identity, Role::Operator)?;
-    let ProcessBody { account_id, schedule_id, dry_run } = read(body)?;
+    let body: ProcessBody = read(body)?;
+    let done = processed(&api, body, by).await;
+    api.state.metrics.allocations.ran(match &done {
+        Err(_) => Run::Failed,
+        Ok(done) if done.dry_run => Run::Dry,
+        Ok(done) if done.processed_count > 0 => Run::Allocated,
+        Ok(_) => Run::NothingDue,
+    });
+    done.map(Json)
+}
+
+async fn processed(api: &Api, body: ProcessBody, by: String) -> Result<ProcessAnswer, ApiError> {
+    let ProcessBody { account_id, schedule_id, dry_run } = body;
     let dry_run = dry_run.unwrap_or(false);
-    let (tree, now_ns) = (tree(&api).await?, api.state.clock.wall_ns());
+    let (tree, now_ns) = (tree(api).await?, api.state.clock.wall_ns());
     if let Some(id) = account_id.filter(|id| tree.by_id(*id).is_none()) {
         return Err(ApiError::missing(format!("account_id: there is no account {id}")));
     }
     if let Some(id) = schedule_id {
         found(&tree, id)?;
     }
-    let mut done =
-        ProcessAnswer { processed_count: 0, total_allocated: Number(0), allocations: Vec::new(), dry_run };
+    let mut total_nanos = 0;
+    let mut allocations = Vec::new();
     for account in tree.accounts().filter(|account| account.closed_ns.is_none()) {
         for (place, schedule) in account.spec.schedules.iter().enumerate() {
             let id = id_of(account, place);
@@ -249,22 +276,28 @@ pub(in crate::api) async fn process(
                 let name = account.spec.name.clone();
                 let change = Change::Decide { account: name, schedule: place, step: Step::Allocate };
                 // What was processed in between by somebody else is a conflict: then nothing of it is due.
-                let after = changed(&api, change, by.clone()).await?;
+                let after = changed(api, change, by.clone()).await?;
                 let Some(after) = after.spec.schedules.get(place) else { return Err(ApiError::internal()) };
                 until_ns = after.decisions.last().map_or(now_ns, |decision| decision.at_ns);
                 nanos = after.allocated_nanos(until_ns) - schedule.allocated_nanos(now_ns);
             }
-            done.processed_count += 1;
-            done.total_allocated.0 += i128::from(nanos);
-            done.allocations.push(Processed {
+            total_nanos += i128::from(nanos);
+            allocations.push(Processed {
                 schedule_id: id,
                 account_id: account.id,
                 allocated_amount: Number(i128::from(nanos)),
                 transaction_id: format!("alloc_{id}_{}", until_ns / 1_000_000_000),
+                exact: ProcessedExact { allocated_amount: exact(nanos) },
             });
         }
     }
-    Ok(Json(done))
+    Ok(ProcessAnswer {
+        processed_count: allocations.len(),
+        total_allocated: Number(total_nanos),
+        allocations,
+        dry_run,
+        exact: ProcessExact { total_allocated: exact(total_nanos) },
+    })
 }
 
 async fn changed(api: &Api, change: Change, by: String) -> Result<Account, ApiError> {

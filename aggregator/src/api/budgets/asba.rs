@@ -1,6 +1,5 @@
-//! `POST /api/v1/asba/budget-status` and `asba/affordability-check`: what advisors on where to run work ask of a budget, under the names
-//! of both of their client's and their server's documents. All of it is the ledger's; of what work costs elsewhere it only knows
-//! what the request says.
+//! `POST /api/v1/asba/budget-status`, and what else advisors on where to run work ask of a budget, under the names of both of their client's
+//! and their server's documents. All of it is the ledger's; of what work costs elsewhere it only knows what the request says.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use super::accounts::missing;
 use super::burn::{Known, began_ns, budget, chosen, days, grant};
 use super::request::Money;
 use super::seen::Seen;
-use super::{Body, exact, read, refused};
+use super::{Body, read, refused};
 use crate::api::Api;
 use crate::api::cost::plain::Number;
 use crate::api::error::ApiError;
@@ -28,6 +27,7 @@ use crate::budgets::{Account, Award, Limit, Standing, Tree};
 use crate::store::query::QueryError;
 use crate::store::{Connection, StoreError, grants};
 
+pub(in crate::api) mod affordability;
 pub(in crate::api) mod burst;
 pub(in crate::api) mod timeline;
 
@@ -49,17 +49,6 @@ struct Of {
     account: String,
     #[serde(default)]
     grant_number: Option<String>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-pub(in crate::api) struct AffordabilityBody {
-    #[serde(flatten)]
-    of: Of,
-    #[serde(default)]
-    estimated_aws_cost: Option<Money>,
-    /// The same under another name.
-    #[serde(default)]
-    estimated_cost: Option<Money>,
 }
 
 /// Percentages are 0 to 100, rates per day. What is not known is null.
@@ -98,21 +87,6 @@ pub(in crate::api) struct StatusAnswer {
     last_updated: String,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
-pub(in crate::api) struct AffordabilityAnswer {
-    affordable: bool,
-    /// EITHER, LOCAL
-    recommended_decision: &'static str,
-    estimated_aws_cost: Number,
-    /// Percent of what is left; null if that is nothing.
-    budget_impact: Option<Number>,
-    /// LOW, MEDIUM, HIGH, CRITICAL; null before a whole day is over
-    budget_risk: Option<&'static str>,
-    overall_risk: Option<&'static str>,
-    reasoning: Vec<String>,
-    message: String,
-}
-
 /// An account as advisors ask about it.
 struct Status {
     account: Account,
@@ -133,33 +107,6 @@ pub(in crate::api) async fn status(
     Params::read(&uri, &[])?;
     let StatusBody { of } = read(body)?;
     look(&api, of).await.map(|status| Json(status.answer()))
-}
-
-pub(in crate::api) async fn affordability(
-    State(api): State<Arc<Api>>,
-    uri: Uri,
-    body: Body,
-) -> Result<Json<AffordabilityAnswer>, ApiError> {
-    Params::read(&uri, &[])?;
-    let AffordabilityBody { of, estimated_aws_cost, estimated_cost } = read(body)?;
-    let cost = cost(estimated_aws_cost.or(estimated_cost))?;
-    let status = look(&api, of).await?;
-    let left = status.available_nanos;
-    let affordable = status.may_spend() && i128::from(cost) <= left;
-    let risk = status.risk();
-    let mut reasoning = status.reasons();
-    reasoning.push(format!("{} of {} is asked for", exact(cost), exact(left)));
-    Ok(Json(AffordabilityAnswer {
-        affordable,
-        recommended_decision: if affordable && risk < Some(Risk::High) { "EITHER" } else { "LOCAL" },
-        estimated_aws_cost: Number(i128::from(cost)),
-        budget_impact: (left > 0).then(|| Number(i128::from(cost) * 100 * PERCENT / left)),
-        budget_risk: risk.map(Risk::name),
-        overall_risk: risk.map(Risk::name),
-        reasoning,
-        message: if affordable { "there is enough; nothing is held by this" } else { "there is not enough" }
-            .to_owned(),
-    }))
 }
 
 /// What work may cost elsewhere, by the request.

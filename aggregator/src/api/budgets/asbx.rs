@@ -61,9 +61,9 @@ struct JobCostData {
     slurm_job_id: Loose,
     /// Needed where usage comes from several.
     #[serde(default)]
-    cluster: String,
+    cluster: Loose,
     #[serde(default)]
-    account: String,
+    account: Loose,
     #[serde(default)]
     completed_at: Loose,
     /// Compared with what the ledger charged, and never charged itself; so are the next two.
@@ -88,9 +88,9 @@ pub(in crate::api) struct EpilogBody {
     #[serde(default)]
     slurm_job_id: Loose,
     #[serde(default)]
-    cluster: String,
+    cluster: Loose,
     #[serde(default)]
-    account: String,
+    account: Loose,
     /// RFC 3339, or seconds since 1970.
     #[serde(default)]
     end_time: Loose,
@@ -129,7 +129,7 @@ pub(in crate::api) async fn reconcile(
         read(body)?;
     let nanos = |money: Option<Money>| money.map(|Money(nanos)| nanos);
     let report = Report {
-        cluster: job.cluster,
+        cluster: job.cluster.0,
         ended_ns: job.completed_at.at_ns(),
         reported_nanos: nanos(job.actual_cost),
         local_nanos: nanos(job.local_cost),
@@ -141,7 +141,7 @@ pub(in crate::api) async fn reconcile(
         names: JobNames::of(&[&job.job_id.0, &job.slurm_job_id.0]),
         transaction: job.budget_transaction_id.0,
         settles: auto_reconcile != Some(false),
-        account: job.account,
+        account: job.account.0,
         report,
     };
     let mut done = take(&api, said, by).await?;
@@ -173,12 +173,12 @@ pub(in crate::api) async fn epilog(
         _ => bytes,
     });
     let EpilogBody { job_id, slurm_job_id, cluster, account, end_time } = read(body)?;
-    let report = Report { cluster, ended_ns: end_time.at_ns(), ..Report::default() };
+    let report = Report { cluster: cluster.0, ended_ns: end_time.at_ns(), ..Report::default() };
     let said = Said {
         names: JobNames::of(&[&job_id.0, &slurm_job_id.0]),
         transaction: String::new(),
         settles: true,
-        account,
+        account: account.0,
         report,
     };
     Ok(Json(EpilogAnswer::of(&take(&api, said, by).await?, job_id.0)))
@@ -193,8 +193,8 @@ async fn take(api: &Api, said: Said, by: String) -> Result<Done, ApiError> {
     let mut warnings = Vec::new();
     let (hold, mut unsettled) = match found {
         Found::One(hold) if settles => (Some(*hold), None),
-        Found::One(_) => {
-            (None, Some("auto_reconcile is false: the report is kept, nothing is settled".to_owned()))
+        Found::One(hold) => {
+            (Some(*hold), Some("auto_reconcile is false: the report is kept, nothing is settled".to_owned()))
         }
         Found::Array(hold) => {
             let id = hold.transaction_id();
@@ -218,8 +218,8 @@ async fn take(api: &Api, said: Said, by: String) -> Result<Done, ApiError> {
     if let Some(hold) = &hold {
         report.cluster.clone_from(&hold.ask.cluster);
     }
-    let settle = hold.as_ref().map(|hold| hold.transaction);
-    let reported = Reported { settle, subject, report: report.clone() };
+    let of = hold.as_ref().map(|hold| hold.transaction);
+    let reported = Reported { hold: of, settles, subject, report: report.clone() };
     let Acted::Reported(settled) = act(api, What::Report(Box::new(reported)), by).await? else {
         return Err(ApiError::internal());
     };
@@ -230,7 +230,7 @@ async fn take(api: &Api, said: Said, by: String) -> Result<Done, ApiError> {
             (hold, true)
         }
         Some(Err(error)) => return Err(super::refused(error)),
-        None => (None, false),
+        None => (hold, false),
     };
     Ok(Done { job: own, hold, reported: report, unsettled, refused, warnings })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use tonnage_proto::decimal::{to_nanos, without_exponent};
+use tonnage_proto::decimal::json_nanos;
 
 use super::{refused, transaction_of};
 use crate::api::error::ApiError;
@@ -33,6 +33,9 @@ pub(in crate::api) struct CheckBody {
     cpus: u64,
     #[serde(default)]
     memory_bytes: u64,
+    /// The same as Slurm's --mem has it, what each node has, 64GB. Read of work without GPUs.
+    #[serde(default)]
+    memory: Option<String>,
     /// The job's time limit as Slurm writes it, 1-12:00:00.
     wall_time: String,
     #[serde(default)]
@@ -74,7 +77,7 @@ pub(in crate::api) struct CheckBody {
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "gpus is neither a whole number nor a GRES such as gpu:a100:4")]
 enum Gpus {
     Number(u32),
     Text(String),
@@ -100,21 +103,18 @@ pub(in crate::api) struct BindBody {
     pub(super) pod_uid: Option<String>,
 }
 
-/// An amount, as a JSON number or as text, with at most nine places.
+/// An amount: a JSON number, to the nearest nano-dollar, or a text with at most nine places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::api) struct Money(pub(super) i64);
 
 impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        let text = raw.get().trim_matches('"');
-        // Numbers that are small or large are written with an exponent by most programs.
-        let plain = if text == raw.get() { without_exponent(text) } else { None };
-        let nanos = to_nanos(plain.as_deref().unwrap_or(text)).and_then(|nanos| i64::try_from(nanos).ok());
+        let nanos = json_nanos(raw.get()).and_then(|nanos| i64::try_from(nanos).ok());
         nanos.map(Self).ok_or_else(|| {
-            let shown: String = text.chars().take(40).collect();
+            let shown: String = raw.get().trim_matches('"').chars().take(40).collect();
             serde::de::Error::custom(format!(
-                "{shown:?} is not an amount such as 12.50, with at most nine places"
+                "{shown:?} is not an amount such as 12.50, with at most nine places as text"
             ))
         })
     }
@@ -126,7 +126,7 @@ impl JsonSchema for Money {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["number", "string"], "description": "With at most nine places" })
+        json_schema!({ "type": ["number", "string"], "description": "A number is taken to the nearest billionth; a text has at most nine places" })
     }
 }
 
@@ -150,7 +150,15 @@ impl CheckBody {
             Some(Gpus::Text(text)) => text,
         };
         let (gpus, of_type) = amount::gpus(&gpus, nodes).map_err(refused)?;
-        let without_gpus = gpus == 0 && (self.cpus > 0 || self.memory_bytes > 0);
+        let memory_bytes = match self.memory.filter(|text| gpus == 0 && !text.is_empty()) {
+            None => self.memory_bytes,
+            Some(_) if self.memory_bytes > 0 => {
+                let message = "memory: memory_bytes is there, too; give one";
+                return Err(ApiError::invalid("memory", message));
+            }
+            Some(text) => amount::memory_bytes(&text, nodes).map_err(refused)?,
+        };
+        let without_gpus = gpus == 0 && (self.cpus > 0 || memory_bytes > 0);
         let model = match self.gpu_model {
             // As what it will be charged is of, so that limits of GPUs' models do not hold it.
             model if model.is_empty() && without_gpus => jobs::MODEL.to_owned(),
@@ -170,7 +178,7 @@ impl CheckBody {
             model,
             gpus,
             cpus: self.cpus,
-            memory_bytes: self.memory_bytes,
+            memory_bytes,
             time_ns: amount::time_limit(&self.wall_time).map_err(refused)?,
             lease_ns,
             subject: subject(self.job_id, self.pod_uid)?,
@@ -215,6 +223,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn memory_of_work_without_gpus_is_what_each_node_has_and_of_other_work_it_is_let_be() {
+        let ask = |body: &str| {
+            let body: CheckBody =
+                serde_json::from_str(&format!("{{\"account\":\"a\",\"wall_time\":\"1\",{body}}}")).unwrap();
+            body.ask(None).map(|ask| (ask.memory_bytes, ask.model)).map_err(|error| error.message())
+        };
+        let compute = |bytes: u64| Ok((bytes, jobs::MODEL.to_owned()));
+        assert_eq!(ask(r#""nodes":2,"cpus":8,"memory":"64GB""#), compute(128 << 30));
+        assert_eq!(ask(r#""nodes":2,"memory":"1G","gpus":0"#), compute(2 << 30));
+        assert_eq!(ask(r#""cpus":8,"memory":"","memory_bytes":5"#), compute(5));
+        assert_eq!(ask(r#""gpus":1,"memory":"much""#), Ok((0, String::new())));
+        for body in [r#""cpus":8,"memory":"much""#, r#""cpus":8,"memory":"1G","memory_bytes":5"#] {
+            assert!(ask(body).unwrap_err().starts_with("memory: "), "{body}");
+        }
+    }
+
+    #[test]
     fn an_amount_is_what_its_digits_say_with_an_exponent_or_without() {
         let nanos = |text: &str| serde_json::from_str::<Money>(text).map(|Money(nanos)| nanos).ok();
         for (text, expected) in [
@@ -225,7 +250,9 @@ mod tests {
             ("-2e2", Some(-200_000_000_000)),
             ("120e-1", Some(12_000_000_000)),
             ("\"12.50\"", Some(12_500_000_000)),
-            ("1e-10", None),
+            ("12.300000000000001", Some(12_300_000_000)),
+            ("1e-10", Some(0)),
+            ("\"12.300000000000001\"", None),
             ("1e30", None),
             ("1e999", None),
             ("\"1e3\"", None),

@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use tonnage_proto::limits::{SLOT_NS, slot_start};
 
+use crate::budgets::allocation::Schedule;
 use crate::budgets::available::Sums;
 use crate::budgets::period::{Period, Unit};
 use crate::budgets::{Account, Limit, Standing, Tree};
+use crate::metrics::allocations::{ACCOUNTS_MAX, Allocated, Allocations};
 use crate::metrics::budgets::{Balance, Balances};
 use crate::store::{Connection, StoreError, budgets as stored};
 
@@ -72,6 +74,7 @@ pub fn balances(db: &Connection, now_ns: i64) -> Result<Balances, StoreError> {
         found.accounts[standing as usize] += 1;
         if standing != Standing::Closed {
             add((&mut found, &mut asked), account, reserved, now_ns);
+            allocated(&mut found.allocations, account, now_ns);
         }
     }
     charge(db, &mut found, asked, (tree, &mut spent.usages, now_ns))?;
@@ -136,6 +139,30 @@ fn charge(
         }
     }
     Ok(())
+}
+
+/// Adds what has come by an account's schedules.
+fn allocated(found: &mut Allocations, account: &Account, now_ns: i64) {
+    let schedules = &account.spec.schedules;
+    for schedule in schedules {
+        found.schedules[schedule.standing(now_ns) as usize] += 1;
+        found.parts[usize::from(!schedule.automatic)] += schedule.parts_come(now_ns);
+    }
+    if schedules.is_empty() {
+        return;
+    }
+    if found.rows.len() >= ACCOUNTS_MAX {
+        found.hidden += 1;
+        return;
+    }
+    let sum =
+        |nanos: fn(&Schedule, i64) -> i64| schedules.iter().map(|of| i128::from(nanos(of, now_ns))).sum();
+    found.rows.push(Allocated {
+        account: account.spec.name.clone(),
+        allocated_nanos: sum(Schedule::allocated_nanos),
+        due_nanos: sum(Schedule::due_nanos),
+        next_ns: schedules.iter().filter_map(|of| of.next_ns(now_ns)).min(),
+    });
 }
 
 fn period(period: &Period) -> String {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::accounts::at;
 use super::words::number;
-use super::{STATUSES, exact, one_of, said, status, transaction_of};
+use super::{STATUSES, exact, named, one_of, said, status};
 use crate::api::Api;
 use crate::api::cost::plain::Number;
 use crate::api::error::{ApiError, quoted};
@@ -108,7 +108,7 @@ pub(in crate::api) async fn one(
     uri: Uri,
 ) -> Result<Json<TransactionAnswer>, ApiError> {
     Params::read(&uri, &[])?;
-    let transaction = transaction_of(&id)?;
+    let transaction = named(&api, &id).await?;
     let hold = api.queries.run(move |db, _| Ok(stored::hold_by_transaction(db, &transaction)?)).await?;
     let missing = "transaction_id: there is no such hold; it may have been purged";
     hold.map(|hold| Json(answer(&hold, Kind::Hold))).ok_or_else(|| ApiError::missing(missing.to_owned()))

@@ -8,7 +8,7 @@ use super::{exact, said};
 use crate::api::cost::plain::Number;
 use crate::api::inventory::time;
 use crate::budgets::Hold;
-use crate::budgets::hold::{State, Subject};
+use crate::budgets::hold::{Code, State, Subject};
 
 /// `POST /api/v1/budget/check`, also where there is not enough.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -108,7 +108,13 @@ impl CheckAnswer {
 /// What to do, in words for people.
 fn recommendation(hold: &Hold, granted: bool) -> String {
     if !granted {
-        return "ask for less, or for more budget".to_owned();
+        let unpriced = matches!(hold.refusal, Some((Code::Unpriced, _)));
+        return if unpriced {
+            "ask an operator for a price of these GPUs"
+        } else {
+            "ask for less, or for more budget"
+        }
+        .to_owned();
     }
     let half = |typical: &i64| hold.cost_nanos.is_some_and(|cost| *typical < cost / 2);
     match hold.found.typical_nanos.filter(half) {

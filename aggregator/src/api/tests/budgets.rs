@@ -6,6 +6,8 @@ use super::*;
 
 /// Jobs that are reported, and what else checks tell.
 mod asbx;
+/// Requests as existing clients write them.
+mod clients;
 
 impl Site {
     async fn call(&self, token: &str, method: &str, path: &str, body: Value) -> Answer {

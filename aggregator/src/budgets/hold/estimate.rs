@@ -20,13 +20,18 @@ impl Estimate {
         *self == Self::Price
     }
 
+    /// Is that the cost of a check? More than the work can cost is not believed.
+    #[must_use]
+    pub fn is_outside(&self, cost_nanos: Option<i64>) -> bool {
+        matches!(self, Self::Outside { cost_nanos: said } if cost_nanos == Some(*said))
+    }
+
     /// In a word, of a check whose cost is this.
     #[must_use]
     pub fn name(&self, cost_nanos: Option<i64>) -> &'static str {
         match self {
             Self::Price => "price",
-            Self::Outside { cost_nanos: said } if cost_nanos == Some(*said) => "estimator",
-            // It said more than the work can cost.
+            Self::Outside { .. } if self.is_outside(cost_nanos) => "estimator",
             Self::Outside { .. } | Self::Fallback => "fallback",
         }
     }

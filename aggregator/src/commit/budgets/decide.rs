@@ -40,16 +40,18 @@ impl Budgets {
                 (code, format!("account {:?} is {}", account.spec.name, standing.name()))
             },
         );
-        let priced = match self.price(context, ask, buffer_permille)? {
-            Ok(priced) => priced.map(|by| amount::estimated(by, &ask.estimate, buffer_permille)),
+        let by_price = match self.price(context, ask, buffer_permille)? {
+            Ok(by_price) => by_price,
             Err(error) => return Ok(Err(error)),
         };
+        let priced = by_price.map(|by| amount::estimated(by, &ask.estimate, buffer_permille));
         if priced.is_none() && fail == Fail::Closed {
             let why = "gpu_model: the price book has no price for these GPUs".to_owned();
             refusal = refusal.or(Some((Code::Unpriced, why)));
         }
         let cost_nanos = priced.map(|(cost, _)| cost);
-        let typical_nanos = match cost_nanos.filter(|cost| *cost > 0) {
+        // A part of what it may cost by its price, whatever an estimator says.
+        let typical_nanos = match by_price.map(|(cost, _)| cost).filter(|cost| *cost > 0) {
             Some(cost) => self.ratio(context, account, ask)?.map(|ratio| ratio.of(cost)),
             None => None,
         };

@@ -13,8 +13,8 @@ impl Budgets {
         reported: &Reported,
         by: &str,
     ) -> Result<Answer, CommitError> {
-        let Reported { settle, subject, report } = reported;
-        let settled = match settle {
+        let Reported { hold: of, settles, subject, report } = reported;
+        let settled = match of.as_ref().filter(|_| *settles) {
             None => None,
             Some(transaction) => match self.settle(context, transaction, subject.as_ref(), by)? {
                 Ok(Acted::Hold(hold)) => Some(Ok(hold)),
@@ -27,9 +27,14 @@ impl Budgets {
             Some(Ok(hold)) => (Outcome::Settled, Some(hold)),
             Some(Err(_)) => (Outcome::Refused, None),
         };
-        let key = match settle {
-            Some(transaction) => transaction.iter().map(|byte| format!("{byte:02x}")).collect(),
-            None => format!("{}/{}", report.cluster, report.job),
+        let by_job = format!("{}/{}", report.cluster, report.job);
+        let key = match of {
+            Some(transaction) => {
+                // Told before it had a hold, it is the same job all the same.
+                reports::forget(context.db, &by_job)?;
+                transaction.iter().map(|byte| format!("{byte:02x}")).collect()
+            }
+            None => by_job,
         };
         let report = Report {
             estimated_nanos: hold.and_then(|hold| hold.cost_nanos),

@@ -87,7 +87,7 @@ async fn site(moods: &[Mood]) -> Site {
     });
     let file = tempfile::NamedTempFile::new().unwrap();
     set(&file, 0);
-    let mut upstream = Upstream::new(address, Clock::simulated(file.path()).unwrap());
+    let mut upstream = Upstream::new(address, Clock::simulated(file.path()).unwrap(), Arc::default());
     let quick = Duration::from_millis(5);
     // A first answer is waited for as long as a loaded machine needs.
     upstream.pace = Pace {

@@ -31,6 +31,13 @@ pub fn put(db: &Connection, key: &str, at_ns: i64, outcome: Outcome, report: &Re
     Ok(())
 }
 
+/// # Errors
+/// If SQL fails.
+pub fn forget(db: &Connection, key: &str) -> Result<()> {
+    db.prepare_cached("DELETE FROM report WHERE key = ?1")?.execute([key])?;
+    Ok(())
+}
+
 /// All of them, the oldest first.
 ///
 /// # Errors

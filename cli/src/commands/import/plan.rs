@@ -175,8 +175,8 @@ impl Plan {
             "bindings": [],
         });
         for (field, date) in [("start_date", &account.start_date), ("end_date", &account.end_date)] {
-            if let Some(date) = date.as_ref().filter(|date| !date.is_empty()) {
-                body[field] = date.as_str().into();
+            if let Some(date) = date_of(date.as_deref()) {
+                body[field] = date.into();
             }
         }
         let to_come =
@@ -253,6 +253,11 @@ impl Plan {
     }
 }
 
+/// A time, unless there is none: that is a text of nothing, or the first year, in which Go's times begin.
+fn date_of(date: Option<&str>) -> Option<&str> {
+    date.filter(|date| !date.is_empty() && !date.starts_with("0001-01-01T"))
+}
+
 /// The parts that are still to come of a schedule.
 fn schedule(account: &str, of: &Schedule) -> Value {
     let Nanos(left) = of.remaining_budget;
@@ -262,8 +267,8 @@ fn schedule(account: &str, of: &Schedule) -> Value {
         "allocation_frequency": of.allocation_frequency, "start_date": of.next_allocation_date.clone().unwrap_or_default(),
         "auto_allocate": of.auto_allocate,
     });
-    if let Some(end) = of.end_date.as_ref().filter(|end| !end.is_empty()) {
-        body["end_date"] = end.as_str().into();
+    if let Some(end) = date_of(of.end_date.as_deref()) {
+        body["end_date"] = end.into();
     }
     body
 }

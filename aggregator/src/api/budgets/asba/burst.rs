@@ -19,27 +19,27 @@ use crate::api::cost::plain::Number;
 use crate::api::error::ApiError;
 use crate::budgets::burn::{self, Risk};
 
-const MINUTE_NS: i64 = 60_000_000_000;
+pub(super) const MINUTE_NS: i64 = 60_000_000_000;
 /// Minutes that work may take here: a hundred years.
 const MINUTES_MAX: u32 = 52_560_000;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(in crate::api) struct BurstBody {
     #[serde(flatten)]
-    of: Of,
+    pub(super) of: Of,
     #[serde(default)]
-    estimated_aws_cost: Option<Money>,
+    pub(super) estimated_aws_cost: Option<Money>,
     /// The same under another name.
     #[serde(default)]
-    estimated_cost: Option<Money>,
+    pub(super) estimated_cost: Option<Money>,
     /// Minutes until it would be done here, waiting with it.
     #[serde(default)]
-    estimated_local_time: Option<u32>,
+    pub(super) estimated_local_time: Option<u32>,
     /// RFC 3339, or a date in UTC; of two the earlier one counts.
     #[serde(default)]
-    job_deadline: Option<String>,
+    pub(super) job_deadline: Option<String>,
     #[serde(default)]
-    conference_deadline: Option<String>,
+    pub(super) conference_deadline: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -75,18 +75,18 @@ pub(in crate::api) struct BurstAnswer {
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
-enum Impact {
+pub(super) enum Impact {
     Percent(Option<Number>),
     Parts(Parts),
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-struct Parts {
-    cost_as_percent_of_budget: Option<Number>,
-    cost_as_percent_of_remaining: Option<Number>,
+pub(super) struct Parts {
+    pub(super) cost_as_percent_of_budget: Option<Number>,
+    pub(super) cost_as_percent_of_remaining: Option<Number>,
     /// null: it is not known what else the money would do
-    opportunity_cost: Option<Number>,
-    budget_after_cost: Number,
+    pub(super) opportunity_cost: Option<Number>,
+    pub(super) budget_after_cost: Number,
 }
 
 /// What speaks for or against it. Rules have no weights.
@@ -101,19 +101,19 @@ struct Factor {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-struct Assessment {
-    budget_risk: Option<&'static str>,
-    deadline_risk: Option<&'static str>,
+pub(super) struct Assessment {
+    pub(super) budget_risk: Option<&'static str>,
+    pub(super) deadline_risk: Option<&'static str>,
     /// The larger of both.
-    overall_risk: Option<&'static str>,
-    risk_factors: Vec<String>,
+    pub(super) overall_risk: Option<&'static str>,
+    pub(super) risk_factors: Vec<String>,
 }
 
 /// What of the work is known.
-struct Work {
-    cost: i64,
-    local_ns: Option<i64>,
-    deadline_ns: Option<i64>,
+pub(super) struct Work {
+    pub(super) cost: i64,
+    pub(super) local_ns: Option<i64>,
+    pub(super) deadline_ns: Option<i64>,
 }
 
 pub(in crate::api) async fn burst(
@@ -128,13 +128,15 @@ pub(in crate::api) async fn burst(
 }
 
 impl BurstBody {
-    fn work(self) -> Result<Work, ApiError> {
+    pub(super) fn work(self) -> Result<Work, ApiError> {
         let cost = cost(self.estimated_aws_cost.or(self.estimated_cost))?;
         if self.estimated_local_time.is_some_and(|minutes| minutes > MINUTES_MAX) {
             let message = format!("estimated_local_time: is more than {MINUTES_MAX} minutes");
             return Err(ApiError::invalid("estimated_local_time", message));
         }
-        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        // Clients say that there is none by a text of nothing, or by the first year.
+        let filled =
+            |text: Option<String>| text.filter(|text| !text.is_empty() && !text.starts_with("0001-01-01T"));
         let job = filled(self.job_deadline).map(|text| at("job_deadline", &text)).transpose()?;
         let paper =
             filled(self.conference_deadline).map(|text| at("conference_deadline", &text)).transpose()?;
@@ -245,6 +247,6 @@ impl Status {
 }
 
 /// In billionths of a percent; `None` of nothing.
-fn percent(part: i128, whole: i128) -> Option<i128> {
+pub(super) fn percent(part: i128, whole: i128) -> Option<i128> {
     (whole > 0).then(|| part.saturating_mul(100 * PERCENT) / whole)
 }

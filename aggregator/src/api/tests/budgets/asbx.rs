@@ -146,6 +146,7 @@ async fn what_a_report_says_of_its_hold_decides_which_one_it_is() {
     assert!(answer["message"].as_str().unwrap().contains("is voided already"), "{answer}");
     let status = site.read("/api/v1/asbx/status").await;
     assert_eq!(status["failed_reconciliations"], 1, "{status}");
+    assert_eq!(status["total_jobs_reconciled"], 2, "a job that was reported twice is one: {status}");
 }
 
 #[tokio::test]
@@ -180,6 +181,8 @@ async fn an_epilog_is_answered_whatever_it_writes_and_settles_what_is_its_jobs()
     let body: Value = site.epilog("{\"job_id\":40}").await.json();
     assert_eq!((&body["success"], &body["data_import_status"]), (&json!(true), &json!("failed")));
     assert!(body["error_details"].as_str().unwrap().contains("voided"), "{body}");
+    let odd = site.epilog("{\"job_id\": 99, \"account\": 1234, \"cluster\": , \"end_time\": null}").await;
+    assert_eq!(odd.json::<Value>()["data_import_status"], "no_hold", "{}", odd.body);
     for text in [
         "",
         "{}",
@@ -236,6 +239,7 @@ async fn a_hold_that_another_system_had_is_an_operators_to_give_and_goes_by_its_
     ] {
         assert_eq!(give(&site.operator, body).await.error().2.as_deref(), Some(field));
     }
+    assert_eq!(site.state("txn_1700_3").await, "open");
     let reconcile = json!({ "job_id": "7", "actual_cost": 3.5, "transaction_id": "txn_1700_3" });
     let settled: Value = site.gated("/api/v1/budget/reconcile", reconcile).await.json();
     assert_eq!((&settled["success"], &settled["refund_amount"]), (&json!(true), &json!(250.123456789)));

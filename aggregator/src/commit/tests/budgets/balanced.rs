@@ -57,7 +57,7 @@ fn no_limit_is_left_out_and_each_has_the_charges_of_its_own_period() {
     let tree = stored::tree(&db).unwrap();
     let balances = api::balances(&db, now_ns).unwrap();
     assert_eq!(balances.rows.len(), 40 * LIMITS_MAX + 1, "none is left out");
-    let mut usages = stored::Usages::new();
+    let mut usages = stored::Usages::default();
     let mut charged = 0;
     for row in &balances.rows {
         let account = tree.by_id(row.of.0).unwrap();

@@ -147,3 +147,64 @@ fn a_hold_that_is_given_is_so_much_whatever_is_left_and_once() {
     ledger.settle(&hold).unwrap();
     ledger.verify();
 }
+
+#[test]
+fn work_is_priced_by_the_model_that_it_asks_for_whatever_its_partition_is_called() {
+    let of = |model: &str, price: &str| {
+        format!(
+            "[[price]]\nprice = \"{price}\"\nunit = \"gpu_hour\"\nmatch = {{ gpu_model = \"*{model}*\" }}\n"
+        )
+    };
+    let book = format!("currency = \"USD\"\n{}{}", of("A100", "3.60"), of("H100", "7.20"));
+    let mut ledger = Ledger::new(&book, 0);
+    ledger.create(spec("physics", 1_000_000)).unwrap();
+    let day = 86_400;
+    let mut cost = |model: &str, partition: &str| {
+        let asked = Ask { model: model.into(), partition: partition.into(), ..ask("physics", day) };
+        ledger.check(asked).cost_nanos
+    };
+    for partition in ["gpu", "h100", "spot-cheap", ""] {
+        assert_eq!(cost("NVIDIA A100", partition), Some(day * SECOND), "{partition}");
+        assert_eq!(cost("NVIDIA H100", partition), Some(2 * day * SECOND), "{partition}");
+    }
+    assert_eq!(cost("V100", "h100"), None, "what has no price is not guessed");
+}
+
+#[test]
+fn what_an_estimator_says_is_no_measurement_and_lowers_nothing_twice() {
+    use crate::budgets::hold::Estimate as Said;
+    let mut ledger = Ledger::new(BOOK, 0);
+    ledger.create(spec("physics", 10_000)).unwrap();
+    let mut agent = Agent::new("n", "b", 1);
+    let said = |seconds: i64| Said::Outside { cost_nanos: seconds * SECOND };
+    // Jobs whose estimator said a tenth of what they may cost, and half of what they do.
+    let mut start = 10;
+    for _ in 0..5 {
+        let id = format!("said-{start}");
+        let hold = ledger.check(Ask { subject: Some(job(&id)), estimate: said(5), ..ask("physics", 50) });
+        let batch = agent.job(("physics", "gpu", &id), &[(start, 10)]);
+        start += 10;
+        ledger.at(start).take(batch);
+        assert_eq!(ledger.settle(&hold).unwrap().charged_nanos, 10 * SECOND);
+    }
+    assert_eq!(
+        ledger.check(ask("physics", 100)).found.typical_nanos,
+        None,
+        "of prices nothing is measured yet"
+    );
+    // A tenth is typical: of the price, and not of what an estimator says.
+    ran(&mut ledger, &mut agent, start, 100, &[10, 10, 10, 10, 10]);
+    ledger.act(measured(10_000)).unwrap();
+    for (seconds, held, is_measured) in [(40, 12_000_000, true), (5, 6_000_000, false)] {
+        let hold = ledger.check(Ask { estimate: said(seconds), ..ask("physics", 100) });
+        assert_eq!(hold.cost_nanos, Some(seconds * SECOND));
+        assert_eq!(
+            (hold.found.typical_nanos, hold.amount_nanos, hold.found.measured),
+            (Some(10 * SECOND), held, is_measured)
+        );
+    }
+    // What is not believed counts as the price that decided.
+    let hold = ledger.check(Ask { estimate: said(101), ..ask("physics", 100) });
+    assert_eq!((hold.cost_nanos, hold.amount_nanos), (Some(100 * SECOND), 12_000_000));
+    ledger.verify();
+}

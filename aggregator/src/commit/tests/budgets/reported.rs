@@ -12,8 +12,8 @@ impl Ledger {
             reported_nanos: Some(reported),
             ..Report::default()
         };
-        let settle = hold.map(|hold| hold.transaction);
-        let reported = Box::new(Reported { settle, subject: Some(job(id)), report });
+        let hold = hold.map(|hold| hold.transaction);
+        let reported = Box::new(Reported { hold, settles: hold.is_some(), subject: Some(job(id)), report });
         match self.act(What::Report(reported)).unwrap() {
             Acted::Reported(settled) => settled.map(|settled| settled.map(|hold| *hold)),
             other => panic!("{other:?}"),
@@ -45,6 +45,35 @@ fn a_report_settles_its_hold_once_and_is_kept_once_with_what_the_ledger_charged(
     ledger.at(30).take(batch);
     assert_eq!(ledger.report(Some(&hold), "7", 1), Some(Ok(first)));
     assert_eq!(ledger.kept(), [(Outcome::Settled, "7".to_owned(), Some(10 * SECOND), Some(99))]);
+    ledger.verify();
+}
+
+#[test]
+fn a_job_that_is_reported_before_it_is_settled_is_kept_once() {
+    let mut ledger = Ledger::new(BOOK, 0);
+    ledger.create(spec("physics", 100)).unwrap();
+    let report = |settles: bool, hold: Option<&Hold>, reported: i64| {
+        let report = Report {
+            cluster: "c".into(),
+            job: "7".into(),
+            reported_nanos: Some(reported),
+            ..Report::default()
+        };
+        let hold = hold.map(|hold| hold.transaction);
+        What::Report(Box::new(Reported { hold, settles, subject: None, report }))
+    };
+    ledger.act(report(true, None, 1)).unwrap();
+    let hold = ledger.check(Ask { subject: Some(job("7")), ..ask("physics", 50) });
+    ledger.act(report(false, Some(&hold), 2)).unwrap();
+    assert_eq!(ledger.kept(), [(Outcome::NoHold, "7".to_owned(), None, Some(2))]);
+    assert_eq!(ledger.stored(&hold).state, State::Open);
+    ledger.act(report(true, Some(&hold), 3)).unwrap();
+    ledger.act(report(false, Some(&hold), 4)).unwrap();
+    assert_eq!(
+        ledger.kept(),
+        [(Outcome::Settled, "7".to_owned(), Some(0), Some(3))],
+        "what is settled stays"
+    );
     ledger.verify();
 }
 

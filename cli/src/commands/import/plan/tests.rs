@@ -78,6 +78,7 @@ fn parts_that_are_still_to_come_are_moved_as_a_schedule_of_their_own() {
     let mut incremental = account(1, "a", 300.0, 50.0, 0.0);
     incremental["has_incremental_budget"] = json!(true);
     let mut lost = account(2, "b", 300.0, 0.0, 0.0);
+    lost["end_date"] = json!("0001-01-01T00:00:00Z");
     lost["has_incremental_budget"] = json!(true);
     let schedule = |account: i64, status: &str, left: f64| {
         json!({
@@ -103,6 +104,7 @@ fn parts_that_are_still_to_come_are_moved_as_a_schedule_of_their_own() {
         plan.accounts[0].schedules[1].0["allocation_amount"], "50.000000000",
         "no part is more than is left"
     );
+    assert_eq!(plan.accounts[1].body.get("end_date"), None, "it has none");
     assert_eq!(plan.refused[0].what, "schedule");
     assert_eq!(plan.accounts[1].after(), 300 * S, "what has come is moved all the same");
 }
