@@ -14,7 +14,7 @@ fn instance(number: u32, generation: u32, slices: u32) -> pb::Instance {
         slices,
         uuid: format!("MIG-{number}"),
         profile: format!("{slices}g.{slices}0gb"),
-        memory_bytes: 0,
+        ..pb::Instance::default()
     }
 }
 
