@@ -1,4 +1,4 @@
-//! The schema of the ledger's store, version 10.
+//! The schema of the ledger's store, version 11.
 //!
 //! Conventions: `*_ns` are nanoseconds (times since the Unix epoch), `*_nanos` nano-dollars, `start` is the start of
 //! a slot, hour or day in nanoseconds. Owner 0 and instance 0 stand for none. Kinds: `model::RowKind`, `model::OwnerKind`.
@@ -9,7 +9,7 @@ mod budgets;
 
 /// Written to `PRAGMA user_version`; a store with a higher one is refused, one with a lower one is brought up to it
 /// where `migrate` can.
-pub(super) const VERSION: i64 = 10;
+pub(super) const VERSION: i64 = 11;
 
 /// All tables of a new ledger.
 pub(super) static CREATE: LazyLock<String> = LazyLock::new(|| [LEDGER, budgets::CREATE].concat());
@@ -238,7 +238,12 @@ CREATE TABLE instance (
     uuid             TEXT NOT NULL,
     profile          TEXT NOT NULL,
     memory_bytes     INTEGER NOT NULL,
-    UNIQUE (device, uuid, generation, gpu_instance, compute_instance, slices, profile, memory_bytes)
+    -- memory slices of its GPU instance, compute slices of that, memory slices of the GPU: 0 where it is not known
+    memory_slices       INTEGER NOT NULL,
+    gpu_instance_slices INTEGER NOT NULL,
+    gpu_memory_slices   INTEGER NOT NULL,
+    UNIQUE (device, uuid, generation, gpu_instance, compute_instance, slices, profile, memory_bytes, memory_slices,
+        gpu_instance_slices, gpu_memory_slices)
 );
 
 CREATE TABLE slot (

@@ -58,7 +58,11 @@ pub(super) fn open(access: &Access) -> Result<Connection, StoreError> {
             if found <= 8 {
                 transaction.execute_batch(&translated(migrate::FROM_8))?;
             }
-            transaction.execute_batch(&translated(migrate::FROM_9))?;
+            if found <= 9 {
+                transaction.execute_batch(&translated(migrate::FROM_9))?;
+            }
+            transaction.execute_batch(&translated(migrate::FROM_10))?;
+            transfer::count_on(&transaction, "instance")?;
             transaction.execute_batch(&format!("UPDATE schema_version SET version = {}", schema::VERSION))?;
             tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
         }
