@@ -17,6 +17,7 @@ mod busy;
 mod device;
 mod energy;
 mod interval;
+mod rest;
 mod split;
 mod window;
 

@@ -252,7 +252,9 @@ impl Metrics {
 /// The entry of this owner, or the one that all share once there are too many.
 fn entry<'a>(owners: &'a mut Owners, own: &mut Own, device: &Arc<str>, whose: &Whose) -> &'a mut Totals {
     let (instance, owner) = whose;
-    let mut key = (Arc::clone(device), instance.as_deref().map(shown_instance), shown(owner));
+    // What is in no instance goes by the GPU's UUID, where its memory is told: to a reader it is the GPU.
+    let instance = instance.as_deref().filter(|instance| instance.uuid != *device);
+    let mut key = (Arc::clone(device), instance.map(shown_instance), shown(owner));
     if owners.len() >= SERIES_MAX && !owners.contains_key(&key) {
         own.series_dropped += 1;
         (key.1, key.2) = (None, Arc::new(other()));
@@ -290,6 +292,7 @@ fn shown_instance(instance: &Instance) -> Arc<Instance> {
         slices_guessed: false,
         profile,
         memory_bytes: 0,
+        memory: None,
     })
 }
 

@@ -132,6 +132,20 @@ pub struct Instance {
     /// E.g. "3g.40gb"; empty if unknown.
     pub profile: String,
     pub memory_bytes: u64,
+    /// Where the driver says it of all instances of the GPU.
+    pub memory: Option<MemoryShare>,
+}
+
+/// What an instance has of its GPU's memory: the memory slices of its GPU instance, which its compute instances share by
+/// their compute slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemoryShare {
+    /// Memory slices of the GPU instance.
+    pub slices: u32,
+    /// Compute slices of the GPU instance; at least 1.
+    pub compute_slices: u32,
+    /// Memory slices of the GPU; at least 1.
+    pub of: u32,
 }
 
 /// Values of the moment, for metrics only: nothing is billed by them.

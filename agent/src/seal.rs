@@ -14,10 +14,13 @@ use tonnage_proto::limits::{
 use tonnage_proto::metering as pb;
 
 mod merge;
+mod words;
 
 pub use merge::merge;
 
-use crate::model::{DeviceInfo, Gap, GapReason, Instance, KnownInstance, Owner, OwnerKind, Window};
+use words::{device, gap_reason, instance, owner};
+
+use crate::model::{DeviceInfo, Gap, KnownInstance, Window};
 
 /// A gap's device, where it is of all of them.
 const EVERY_DEVICE: u32 = u32::MAX;
@@ -96,6 +99,7 @@ pub fn devices(infos: &[Arc<DeviceInfo>], instances: &[KnownInstance], node: &No
                 uuid: String::new(),
                 profile: String::new(),
                 memory_bytes: 0,
+                gpu_memory_slices: 0,
                 ..all
             },
         }));
@@ -108,19 +112,9 @@ pub fn devices(infos: &[Arc<DeviceInfo>], instances: &[KnownInstance], node: &No
 #[must_use]
 pub fn read_instances(encoded: &[u8]) -> Vec<KnownInstance> {
     let pb::Batch { devices, instances, .. } = pb::Batch::decode(encoded).unwrap_or_default();
-    let number = |number: u32| Some(number).filter(|number| *number != u32::MAX);
     let known = instances.into_iter().filter_map(|of| {
         let device = devices.get(of.device as usize)?;
-        let instance = Instance {
-            gpu_instance: number(of.gpu_instance),
-            compute_instance: number(of.compute_instance),
-            generation: of.generation,
-            uuid: of.uuid.into(),
-            slices: of.slices,
-            slices_guessed: false,
-            profile: of.profile,
-            memory_bytes: of.memory_bytes,
-        };
+        let instance = words::read_instance(of);
         let present = instance.slices > 0;
         Some(KnownInstance { device: device.uuid.as_str().into(), instance: Arc::new(instance), present })
     });
@@ -340,75 +334,12 @@ impl<T: Message> Positions<T> {
     }
 }
 
-fn device(info: &DeviceInfo, driver_version: &str) -> pb::Device {
-    pb::Device {
-        uuid: info.uuid.to_string(),
-        model: info.model.clone(),
-        memory_bytes: info.memory_bytes,
-        slices: info.slices,
-        minor: info.minor.unwrap_or(u32::MAX),
-        pci_bus_id: info.pci_bus_id.clone(),
-        driver_version: driver_version.to_owned(),
-    }
-}
-
-fn instance(device: u32, instance: &Instance) -> pb::Instance {
-    pb::Instance {
-        device,
-        generation: instance.generation,
-        gpu_instance: instance.gpu_instance.unwrap_or(u32::MAX),
-        compute_instance: instance.compute_instance.unwrap_or(u32::MAX),
-        slices: instance.slices,
-        uuid: instance.uuid.to_string(),
-        profile: instance.profile.clone(),
-        memory_bytes: instance.memory_bytes,
-    }
-}
-
-fn gap_reason(reason: GapReason) -> pb::gap::Reason {
-    use pb::gap::Reason;
-    match reason {
-        GapReason::AgentDown => Reason::AgentDown,
-        GapReason::NotRead => Reason::NotRead,
-        GapReason::Clock => Reason::Clock,
-        GapReason::Suspended => Reason::Suspended,
-        GapReason::Spool => Reason::Spool,
-    }
-}
-
-fn owner(owner: &Owner) -> pb::Owner {
-    use pb::owner::Kind;
-    let kind = match owner.kind {
-        OwnerKind::Unowned => Kind::Unowned,
-        OwnerKind::Pod => Kind::Pod,
-        OwnerKind::SlurmJob => Kind::SlurmJob,
-        OwnerKind::SystemdUnit => Kind::SystemdUnit,
-        OwnerKind::User => Kind::User,
-        OwnerKind::Container => Kind::Container,
-        OwnerKind::VirtualMachine => Kind::VirtualMachine,
-    };
-    pb::Owner {
-        kind: kind.into(),
-        namespace: owner.namespace.clone(),
-        pod: owner.pod.clone(),
-        pod_uid: owner.pod_uid.clone(),
-        container: owner.container.clone(),
-        container_id: owner.container_id.clone(),
-        job_id: owner.job_id.clone(),
-        step: owner.step.clone(),
-        unit: owner.unit.clone(),
-        user: owner.user.clone(),
-        account: owner.account.clone(),
-        partition: owner.partition.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::model::Usage;
+    use crate::model::{Owner, OwnerKind, Usage};
 
     fn window(uuid: &str, start_ns: i64, pod: &str) -> Window {
         let info = Arc::new(DeviceInfo {

@@ -232,6 +232,7 @@ impl Gpu {
                 slices_guessed: false,
                 profile: format!("{slices}g"),
                 memory_bytes: 0,
+                memory: None,
             };
             places[0].slices -= u64::from(slices);
             places.push(Place::new(Some(Arc::new(instance)), slices));

@@ -33,6 +33,7 @@ mod existence;
 pub mod fold;
 mod jobs;
 mod nodes;
+mod priced;
 mod take;
 mod turn;
 mod working;

@@ -14,6 +14,10 @@ use tonnage_proto::rest::{LiveAnswer, LiveRow, OwnerName};
 use crate::model::{Device, Instance, NodeFacts, NodeName, Owner, Usage, UsageBatch, Window};
 use crate::prices::{Book, PriceFacts};
 
+mod hourly;
+
+use hourly::Hourly;
+
 /// Age at which a window says nothing about now any more, in nanoseconds.
 pub const AGE_NS_MAX: i64 = 120_000_000_000;
 /// Devices that are remembered.
@@ -307,19 +311,24 @@ impl Newest {
         };
         let rate = book.rate(&facts, slot_start(now_ns), self.device.slices);
         let permille = |ns: u64| u32::try_from(i128::from(ns) * 1000 / whole_ns.max(1)).unwrap_or(u32::MAX);
-        let share = |instance, owner, held_ns: u64, busy_ns: u64, memory_byte_seconds: u64| Share {
-            node: node.clone(),
-            device: Arc::clone(&self.device),
-            instance,
-            owner,
-            intruder: false,
-            held_permille: permille(held_ns),
-            busy_permille: permille(busy_ns),
-            memory_bytes: u64::try_from(i128::from(memory_byte_seconds) * 1_000_000_000 / duration_ns)
-                .unwrap_or(u64::MAX),
-            hourly_nanos: rate.map(|rate| rate.charge(i128::from(held_ns) * HOUR_NS / duration_ns)),
-            age_ns: now_ns.saturating_sub(window.end_ns).max(0),
-        };
+        let held = std::iter::zip(&self.instances, &window.usages);
+        let held = held.map(|(instance, usage)| (instance.as_deref(), usage.held_ns));
+        let idle = self.idles.iter().map(|(instance, idle_ns)| (Some(&**instance), *idle_ns));
+        let hourly = rate.map(|rate| Hourly::new(rate, self.device.slices, duration_ns, held.chain(idle)));
+        let share =
+            |instance: Option<Arc<Instance>>, owner, held_ns, busy_ns, memory_byte_seconds: u64| Share {
+                hourly_nanos: hourly.as_ref().map(|hourly| hourly.of(instance.as_deref(), held_ns)),
+                node: node.clone(),
+                device: Arc::clone(&self.device),
+                instance,
+                owner,
+                intruder: false,
+                held_permille: permille(held_ns),
+                busy_permille: permille(busy_ns),
+                memory_bytes: u64::try_from(i128::from(memory_byte_seconds) * 1_000_000_000 / duration_ns)
+                    .unwrap_or(u64::MAX),
+                age_ns: now_ns.saturating_sub(window.end_ns).max(0),
+            };
         let mut shares: Vec<Share> = std::iter::zip(&self.owners, &self.instances)
             .zip(&window.usages)
             .map(|((owner, instance), usage)| {
@@ -333,8 +342,10 @@ impl Newest {
             shares.push(share(Some(Arc::clone(instance)), None, *idle_ns, 0, 0));
             rest_ns = rest_ns.saturating_sub(*idle_ns);
         }
-        if rest_ns > 0 || window.busy_unattributed_ns > 0 {
-            shares.push(share(None, None, rest_ns, window.busy_unattributed_ns, 0));
+        let rest_nanos = hourly.as_ref().map(|hourly| hourly.rest(rest_ns));
+        if rest_ns > 0 || window.busy_unattributed_ns > 0 || rest_nanos > Some(0) {
+            let rest = share(None, None, rest_ns, window.busy_unattributed_ns, 0);
+            shares.push(Share { hourly_nanos: rest_nanos, ..rest });
         }
         shares
     }

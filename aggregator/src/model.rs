@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tonnage_proto::limits::{GPU_NS_PARTS, SLICES_MAX};
+use tonnage_proto::limits::{GPU_NS_PARTS, MEMORY_PARTS, SLICES_MAX};
 
 mod alert;
 mod subject;
@@ -80,6 +80,39 @@ pub struct Instance {
     /// Empty if unknown.
     pub profile: String,
     pub memory_bytes: u64,
+    pub memory: Option<MemoryShare>,
+}
+
+/// What an instance has of its GPU's memory: the memory slices of its GPU instance, which its compute instances share by
+/// their compute slices. None of these numbers is over `WEIGHED_SLICES_MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemoryShare {
+    /// Memory slices of the GPU instance.
+    pub slices: u32,
+    /// Compute slices of the GPU instance; at least 1.
+    pub compute_slices: u32,
+    /// Memory slices of the GPU; at least 1.
+    pub of: u32,
+}
+
+impl MemoryShare {
+    /// Of an instance with so many compute slices: `4/8`, or `1/3 of 4/8`.
+    #[must_use]
+    pub fn to_words(self, slices: u32) -> String {
+        let of_gpu = format!("{}/{}", self.slices, self.of);
+        if slices == self.compute_slices {
+            of_gpu
+        } else {
+            format!("{slices}/{} of {of_gpu}", self.compute_slices)
+        }
+    }
+
+    /// What so many slice-nanoseconds of the instance are of its GPU's memory, in parts: `MEMORY_PARTS` are a nanosecond of all of it.
+    #[must_use]
+    pub fn parts(self, time_ns: i64) -> i128 {
+        let whole = i128::from(self.compute_slices) * i128::from(self.of);
+        i128::from(time_ns) * i128::from(self.slices) * (MEMORY_PARTS / whole)
+    }
 }
 
 /// Whose; empty = does not apply or is not known. All fields together are the identity.
@@ -237,7 +270,7 @@ impl GpuTime {
 
 /// Quotient and rest of `a * b / c`, where `c` is not 0 and all are under 2^126: bit by bit, since the product may have
 /// 256 bits.
-fn mul_div(a: u128, b: u128, c: u128) -> (u128, u128) {
+pub(crate) fn mul_div(a: u128, b: u128, c: u128) -> (u128, u128) {
     if let Some(product) = a.checked_mul(b) {
         return (product / c, product % c);
     }

@@ -17,6 +17,8 @@ pub use book::{Book, BookError, Matched, PriceFacts};
 pub use compute::Compute;
 pub use nodes::Nodes;
 
+use crate::model::mul_div;
+
 const HOUR_NS: i128 = 3_600_000_000_000;
 
 /// Nano-dollars per slice-nanosecond, as an exact fraction that is not negative.
@@ -24,13 +26,35 @@ const HOUR_NS: i128 = 3_600_000_000_000;
 pub struct Rate {
     num: i128,
     den: i128,
+    by_memory: bool,
 }
 
 impl Rate {
     /// `num / den`; `None` if `num < 0` or `den <= 0`.
     #[must_use]
     pub fn new(num: i128, den: i128) -> Option<Self> {
-        (num >= 0 && den > 0).then_some(Self { num, den })
+        (num >= 0 && den > 0).then_some(Self { num, den, by_memory: false })
+    }
+
+    /// The same, where the book weighs instances of a GPU by their memory.
+    #[must_use]
+    fn weighing(self, by_memory: bool) -> Self {
+        Self { by_memory, ..self }
+    }
+
+    /// Does the book weigh instances of a GPU by their memory, and not by their compute slices?
+    #[must_use]
+    pub fn is_by_memory(&self) -> bool {
+        self.by_memory
+    }
+
+    /// Nano-dollars for `part / of` nanoseconds of a whole GPU of `slices` slices, rounded down: multiplied first, divided once.
+    /// Exact up to 2^126 on either side of the division; `part` is not negative and `of` is positive.
+    #[must_use]
+    pub fn charge_part(&self, part: i128, of: i128, slices: u32) -> i128 {
+        let (num, den) = (self.num * i128::from(slices), self.den * of);
+        let (nanos, _) = mul_div(part.unsigned_abs(), num.unsigned_abs(), den.unsigned_abs());
+        i128::try_from(nanos).unwrap_or(i128::MAX)
     }
 
     /// Nano-dollars for `slice_ns` slice-nanoseconds, rounded down: multiplied first, divided once.

@@ -22,6 +22,7 @@ mod embedded;
 pub mod existence;
 pub mod facts;
 pub mod grants;
+pub mod instances;
 pub mod jobs;
 mod meta;
 mod migrate;

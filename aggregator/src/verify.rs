@@ -26,6 +26,7 @@ mod described;
 mod grants;
 mod jobs;
 mod measured;
+mod memory;
 mod posted;
 mod recompute;
 mod rollups;

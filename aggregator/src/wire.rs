@@ -19,6 +19,7 @@ use crate::model::{
 };
 
 mod bounds;
+mod memory;
 
 /// Most joules in one window, in microjoules: 100 kW for a slot.
 const ENERGY_UJ_MAX: u64 = 90_000_000_000_000;
@@ -126,6 +127,7 @@ fn instance(instance: &pb::Instance, devices: &[Device]) -> Result<Instance, Str
         uuid: required_name("uuid", &instance.uuid)?,
         profile: name("profile", &instance.profile)?,
         memory_bytes: bounded("memory_bytes", instance.memory_bytes, 1 << 50)?,
+        memory: memory::share(instance, device.slices)?,
     })
 }
 
@@ -228,6 +230,7 @@ fn window(window: &pb::Window, known: Known<'_>) -> Result<Window, String> {
     }
     let instance_idles = instance_idles(window, known, device)?;
     within_instances(window.duration_ns, &usages, &instance_idles, known)?;
+    memory::within_gpu(window.duration_ns, device.slices, &usages, &instance_idles, known.instances)?;
     let of_instances: u64 = instance_idles.iter().map(|(_, idle_ns)| idle_ns).sum();
     let stranded_ns = bounded("stranded_ns", window.stranded_ns, idle_ns)?;
     if of_instances + stranded_ns > idle_ns {

@@ -48,6 +48,11 @@ pub const SLICES_MAX: u32 = 32;
 /// Least common multiple of 1 to [`SLICES_MAX`]: a nanosecond of a whole GPU has so many parts, and one of any slice a whole
 /// number of them. So time of GPUs with different slices is added up exactly.
 pub const GPU_NS_PARTS: i128 = 144_403_552_893_600;
+/// Compute slices, and memory slices, of a device whose instances can be weighed by memory; GPUs have 8 at most.
+pub const WEIGHED_SLICES_MAX: u32 = 16;
+/// A GPU's memory has so many parts: one compute slice of an instance has a whole number of them, whatever its GPU instance has of
+/// up to [`WEIGHED_SLICES_MAX`] of either. The square of the least common multiple of 1 to that.
+pub const MEMORY_PARTS: i128 = 720_720 * 720_720;
 /// A GPU of which nothing was heard for this long is silent; its existence goes on provisionally.
 pub const SILENCE_NS: i64 = 900_000_000_000;
 /// A slot that is not complete closes this long after its end.
@@ -86,6 +91,8 @@ mod tests {
     #[test]
     fn every_slice_is_a_whole_number_of_a_gpus_parts() {
         assert!((1..=i128::from(SLICES_MAX)).all(|slices| GPU_NS_PARTS % slices == 0));
+        let few = || 1..=i128::from(WEIGHED_SLICES_MAX);
+        assert!(few().all(|compute| few().all(|memory| MEMORY_PARTS % (compute * memory) == 0)));
     }
 
     #[test]

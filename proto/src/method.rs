@@ -35,7 +35,11 @@ pub const SHARED_SHARDS: u32 = 1 << 18;
 /// Held: what was split were virtual GPUs of guests.
 pub const SHARED_VGPU: u32 = 1 << 19;
 
-const NAMES: [(u32, &str); 14] = [
+/// Charge: the price book weighs MIG instances by memory, and it is not known what this one, or another beside it, has of it: so its
+/// compute slices were weighed. The ledger's own: what an agent says of it does not count.
+pub const WEIGHED_BY_COMPUTE: u32 = 1 << 24;
+
+const NAMES: [(u32, &str); 15] = [
     (HELD_CGROUP, "held_cgroup"),
     (HELD_ALLOCATION, "held_allocation"),
     (HELD_SPLIT, "held_split"),
@@ -50,6 +54,7 @@ const NAMES: [(u32, &str); 14] = [
     (SHARED_TIME_SLICING, "shared_time_slicing"),
     (SHARED_SHARDS, "shared_shards"),
     (SHARED_VGPU, "shared_vgpu"),
+    (WEIGHED_BY_COMPUTE, "weighed_by_compute"),
 ];
 
 /// The names of the bits that are set, in the order of this file; what the REST API shows.

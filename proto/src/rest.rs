@@ -311,6 +311,9 @@ pub struct PriceRow {
     pub valid_from: String,
     pub price: String,
     pub unit: String,
+    #[serde(default)]
+    /// By what MIG instances of a GPU are weighed: `compute` or `memory` slices. Empty where it is no price of GPUs.
+    pub weight: String,
     /// The same per GPU-hour, rounded down to a nano; a month's rate is of the month of `valid_from`.
     pub price_per_gpu_hour: String,
 }

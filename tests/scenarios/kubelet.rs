@@ -26,7 +26,19 @@ const S: i128 = 1_000_000_000;
 
 /// A node with a kubelet, and an agent that has seen its list before it metered anything.
 fn world(scenario: Scenario, pods: &[(&str, u32)], listed: Vec<Listed>) -> anyhow::Result<(World, Kubelet)> {
+    world_priced(scenario, pods, listed, "")
+}
+
+/// With more of the price that is the last in the book.
+fn world_priced(
+    scenario: Scenario,
+    pods: &[(&str, u32)],
+    listed: Vec<Listed>,
+    price: &str,
+) -> anyhow::Result<(World, Kubelet)> {
     let mut world = World::new(1)?;
+    let book = std::fs::read_to_string(world.aggregator.prices())?;
+    std::fs::write(world.aggregator.prices(), format!("{book}{price}"))?;
     let at = world.add_node("n", scenario)?;
     let kubelet = Kubelet::start(&world.nodes[at].kubelet_socket())?;
     for (name, n) in pods {
@@ -44,6 +56,9 @@ fn start(world: &mut World) -> anyhow::Result<()> {
     wait_until(DEADLINE, "the kubelet's first list", String::new, || Ok(up(world)?.filter(|up| *up == 1.0)))?;
     Ok(())
 }
+
+/// Of a price in a book.
+const BY_MEMORY: &str = "weight = \"memory\"\n";
 
 type Listed = tonnage_proto::podresources::PodResources;
 

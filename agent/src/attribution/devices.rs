@@ -300,6 +300,7 @@ mod tests {
                 slices_guessed: *uuid == "MIG-guess",
                 profile: String::new(),
                 memory_bytes: 0,
+                memory: None,
             }),
             processes: Ok(Vec::new()),
             utilisation: None,

@@ -44,7 +44,11 @@ impl Lives {
                 let known = self.by_ids.get(&ids);
                 let instance = match known {
                     Some(life) if life.present && is_same(&life.instance, &found) => {
-                        Arc::clone(&life.instance)
+                        if life.instance.memory == found.memory {
+                            Arc::clone(&life.instance)
+                        } else {
+                            Arc::new(Instance { memory: found.memory, ..Instance::clone(&life.instance) })
+                        }
                     }
                     _ => {
                         let generation = known.map_or(0, |life| life.instance.generation.wrapping_add(1));
@@ -75,10 +79,11 @@ fn ids(instance: &Instance) -> Ids {
     (instance.gpu_instance, instance.compute_instance, uuid)
 }
 
-/// In all but its generation, and whether its slices were guessed, which is not remembered.
+/// In all but its generation, whether its slices were guessed, which is not remembered, and its memory slices, which may not be
+/// told for a while.
 fn is_same(known: &Instance, found: &Instance) -> bool {
-    let Instance { generation, slices_guessed, .. } = *known;
-    *known == Instance { generation, slices_guessed, ..found.clone() }
+    let Instance { generation, slices_guessed, memory, .. } = *known;
+    *known == Instance { generation, slices_guessed, memory, ..found.clone() }
 }
 
 #[cfg(test)]
@@ -95,6 +100,7 @@ mod tests {
             slices_guessed: false,
             profile: format!("{slices}g"),
             memory_bytes: 1,
+            memory: None,
         }
     }
 
@@ -119,6 +125,16 @@ mod tests {
         assert_eq!(generations(&mut lives, &[]), [0; 0]);
         assert_eq!(generations(&mut lives, &[instance(1, "MIG-b", 2)]), [3], "gone in between");
         assert_eq!(generations(&mut lives, &[instance(1, "MIG-b", 2), instance(2, "MIG-a", 3)]), [3, 0]);
+    }
+
+    #[test]
+    fn an_instance_whose_memory_slices_come_to_be_told_goes_on() {
+        let mut lives = Lives::default();
+        let memory = Some(crate::model::MemoryShare { slices: 4, compute_slices: 3, of: 8 });
+        let told = Instance { memory, ..instance(1, "MIG-a", 3) };
+        for found in [instance(1, "MIG-a", 3), told.clone(), instance(1, "MIG-a", 3), told] {
+            assert_eq!(*lives.listed(vec![found.clone()])[0], found);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::model::{DeviceReading, KnownInstance};
 mod errors;
 mod events;
 mod gpm;
+mod memory;
 mod mig;
 mod raw;
 mod session;

@@ -9,8 +9,8 @@ use crate::metering::busy::Busy;
 use crate::metering::energy::Energy;
 use crate::metering::interval::{self, Lane, Present, ProcessKey};
 use crate::metering::window::Open;
-use crate::metering::{busy, energy};
-use crate::model::{Allocation, DeviceInfo, Holder, Observation, Owner, Window};
+use crate::metering::{busy, energy, rest};
+use crate::model::{Allocation, DeviceInfo, Holder, Instance, Observation, Owner, Window};
 
 /// An interval `(from_ns, to_ns]` of ledger time that a sample covers.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +78,8 @@ impl Device {
         self.keep_info(&observation.info, closed);
         limit_owners(&mut observation);
         let slices = u64::from(self.info.slices.max(1));
-        let lanes = lanes(slices, &observation, &self.present);
+        let rest = rest::of(&self.info, &observation);
+        let lanes = lanes(slices, &observation, &self.present, rest.as_ref());
         let mut parts = interval::cut(covered.from_ns, covered.to_ns, &lanes);
         let used =
             observation.utilisation.as_ref().map(|samples| self.busy.take(samples, covered.length_ns()));
@@ -156,7 +157,12 @@ impl Device {
 
 /// A device as one lane, a partitioned one as its instances and what is in none. Instances never weigh more than the
 /// device, whatever the driver says of them.
-fn lanes<'a>(slices: u64, observation: &'a Observation, before: &'a HashSet<ProcessKey>) -> Vec<Lane<'a>> {
+fn lanes<'a>(
+    slices: u64,
+    observation: &'a Observation,
+    before: &'a HashSet<ProcessKey>,
+    rest: Option<&'a Arc<Instance>>,
+) -> Vec<Lane<'a>> {
     let Observation { partition, holders, allocation, .. } = observation;
     let mut lanes = Vec::new();
     let mut left = slices;
@@ -164,13 +170,14 @@ fn lanes<'a>(slices: u64, observation: &'a Observation, before: &'a HashSet<Proc
         let slices = u64::from(of.instance.slices).min(left);
         left -= slices;
         let present = Present { holders: &of.holders, allocation: &of.allocation, before };
-        lanes.push(Lane { instance: Some(&of.instance), slices, stranded_slices: 0, present });
+        let instance = Some(&of.instance);
+        lanes.push(Lane { instance, is_rest: false, slices, stranded_slices: 0, present });
     }
     if left > 0 {
         let stranded = partition.as_ref().map_or(0, |partition| partition.stranded_slices);
         let (stranded_slices, present) =
             (u64::from(stranded).min(left), Present { holders, allocation, before });
-        lanes.push(Lane { instance: None, slices: left, stranded_slices, present });
+        lanes.push(Lane { instance: rest, is_rest: true, slices: left, stranded_slices, present });
     }
     lanes
 }

@@ -68,6 +68,9 @@ pub(super) struct Present<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lane<'a> {
     pub(super) instance: Option<&'a Arc<Instance>>,
+    /// What is in no instance. `instance` is then what its holders have of the memory, where that is known; idle time is the
+    /// device's own.
+    pub(super) is_rest: bool,
     pub(super) slices: u64,
     /// Of these, how many no instance can be made of.
     pub(super) stranded_slices: u64,
@@ -217,7 +220,7 @@ impl Part {
 
     fn add_idle(&mut self, idle_ns: u64, length_ns: u64, lane: &Lane<'_>) {
         self.idle_ns += idle_ns;
-        match lane.instance {
+        match lane.instance.filter(|_| !lane.is_rest) {
             Some(_) if idle_ns == 0 => {}
             Some(instance) => *self.instance_idle_ns.entry(Arc::clone(instance)).or_default() += idle_ns,
             None => self.stranded_ns += idle_ns.min(length_ns * lane.stranded_slices),

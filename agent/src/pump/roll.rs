@@ -92,6 +92,7 @@ mod tests {
             slices_guessed: false,
             profile: String::new(),
             memory_bytes: 1,
+            memory: None,
         })
     }
 

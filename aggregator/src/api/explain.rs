@@ -22,8 +22,10 @@ use super::inventory::time;
 use super::params::Params;
 use super::{Api, window};
 use crate::ledger::coverage::Interval;
+use crate::ledger::memory::{self, ByMemory};
+use crate::ledger::rows::{Key, Rows};
 use crate::live::owner_name;
-use crate::model::{GpuTime, RowKind};
+use crate::model::{GpuTime, MemoryShare, RowKind};
 use crate::prices::{Book, Matched, PriceFacts, Rate};
 use crate::store::query::explain::{self as ledger, RowRecord, SlotRecord, Subject, Who};
 use crate::store::query::{QueryError, kept};
@@ -233,6 +235,14 @@ fn device(
     if asked.len() > ROWS_MAX || entries.len() == ROWS_MAX {
         notes.push(format!("{}: the first {ROWS_MAX} rows and entries are shown", tenure.uuid));
     }
+    let weighed = rate.and_then(|rate| weighed(&rows, rate, extent.covered_ns, tenure.slices));
+    if weighed.is_none()
+        && rate.is_some_and(|rate| rate.is_by_memory())
+        && rows.iter().any(|row| row.instance.is_some())
+    {
+        notes
+            .push(format!("{}: its price is by memory, and no instance says its memory slices", tenure.uuid));
+    }
     let shown = asked.into_iter().take(ROWS_MAX);
     Ok(ExplainedDevice {
         unobserved_reasons: reasons(db, start_ns, &tenure)?,
@@ -246,7 +256,12 @@ fn device(
         covered_ns: extent.covered_ns,
         unobserved_ns: extent.existence_ns - extent.covered_ns,
         price,
-        rows: shown.map(|record| row(record, who, rate, extent.existence_ns)).collect(),
+        rows: shown
+            .map(|record| {
+                let part = weighed.as_ref().and_then(|weighed| weighed.get(&record.key).copied());
+                row(record, who, rate.map(|rate| (rate, part, tenure.slices)), extent.existence_ns)
+            })
+            .collect(),
         rows_ns: rows.iter().map(|record| record.row.time_ns).sum(),
         rows_cost_nanos: rows.iter().map(|record| record.row.cost_nanos).sum(),
         entries: entries.into_iter().map(entry).collect(),
@@ -283,6 +298,7 @@ fn price(matched: Matched, slices: u32, existence_ns: i64) -> ExplainedPrice {
         valid_from: row.valid_from,
         price: row.price,
         unit: row.unit,
+        weight: row.weight,
         matched: facts.collect(),
         num: num.to_string(),
         den: den.to_string(),
@@ -292,7 +308,26 @@ fn price(matched: Matched, slices: u32, existence_ns: i64) -> ExplainedPrice {
     }
 }
 
-fn row(record: &RowRecord, who: &Who, rate: Option<Rate>, existence_ns: i64) -> ExplainedRow {
+/// What each row has of the GPU's memory, in parts, where its price is by that.
+fn weighed(rows: &[RowRecord], rate: Rate, covered_ns: i64, slices: u32) -> Option<BTreeMap<Key, i128>> {
+    let shares: BTreeMap<i64, MemoryShare> =
+        rows.iter().filter_map(|record| Some((record.key.0, record.instance.as_ref()?.memory?))).collect();
+    if !rate.is_by_memory() || shares.is_empty() {
+        return None;
+    }
+    let share = |instance: i64| shares.get(&instance).copied();
+    let all: Rows = rows.iter().map(|record| (record.key, record.row)).collect();
+    let parts = memory::parts(&all, covered_ns, ByMemory { slices, share: &share, charge: &|_| 0 })?;
+    Some(all.keys().copied().zip(parts).collect())
+}
+
+/// With the rate, what the row has of the memory, where the price is by that, and the GPU's slices.
+fn row(
+    record: &RowRecord,
+    who: &Who,
+    rate: Option<(Rate, Option<i128>, u32)>,
+    existence_ns: i64,
+) -> ExplainedRow {
     let (_, _, kind) = record.key;
     let figures = record.row;
     let arithmetic = match (kind, rate) {
@@ -300,7 +335,10 @@ fn row(record: &RowRecord, who: &Who, rate: Option<Rate>, existence_ns: i64) -> 
         (RowKind::Cpu | RowKind::Memory, _) => String::new(),
         (RowKind::Intruder, _) => "no time of its own, so no charge".to_owned(),
         (_, None) => "unpriced".to_owned(),
-        (_, Some(rate)) => words::arithmetic(rate, figures.time_ns, rate.charge(i128::from(figures.time_ns))),
+        (_, Some((rate, Some(part), slices))) => words::by_memory(rate, record, part, slices),
+        (_, Some((rate, None, _))) => {
+            words::arithmetic(rate, figures.time_ns, rate.charge(i128::from(figures.time_ns)))
+        }
     };
     let instance = record.instance.as_ref();
     ExplainedRow {

@@ -88,6 +88,7 @@ fn device(record: DeviceRecord, book: &Book, now_ns: i64) -> DeviceRow {
         profile: instance.profile,
         slices: instance.slices,
         memory_bytes: instance.memory_bytes,
+        memory_share: instance.memory.map_or_else(String::new, |of| of.to_words(instance.slices)),
         held,
     });
     DeviceRow {

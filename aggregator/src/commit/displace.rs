@@ -16,6 +16,7 @@ use crate::model::UsageBatch;
 use crate::prices::Book;
 use crate::store::Connection;
 use crate::store::quarantine::{self, Journalled, State};
+use crate::store::write::Mark;
 use crate::store::{StoreError, existence, write};
 use crate::wire;
 
@@ -77,7 +78,7 @@ impl Working {
         for (tenure, cursor) in labels {
             let (node, epoch) = existence::cursor_by_id(db, cursor)?;
             for journalled in quarantine::batches_within(db, node, &epoch, span)? {
-                let batch = decode(&journalled)?;
+                let batch = decode(db, &journalled)?;
                 for (at, window) in batch.windows.iter().enumerate() {
                     let other = Interval { start_ns: window.start_ns, end_ns: window.end_ns };
                     if batch.devices[window.device].uuid != offer.uuid()
@@ -119,7 +120,7 @@ impl Working {
         window: usize,
         cursor: i64,
     ) -> Result<Offer, CommitError> {
-        let batch = Arc::new(decode(journalled)?);
+        let batch = Arc::new(decode(db, journalled)?);
         let Some(start_ns) = batch.windows.get(window).map(|window| window.start_ns) else {
             return Err(CommitError::Bug("a quarantined window is not in its batch"));
         };
@@ -234,7 +235,7 @@ impl Working {
             quarantine::batches_within(db, node, &epoch, last)?
         };
         for journalled in candidates {
-            let batch = decode(&journalled)?;
+            let batch = decode(db, &journalled)?;
             for (at, window) in batch.windows.iter().enumerate() {
                 let ends = window.end_ns == end_ns && batch.devices[window.device].uuid == uuid;
                 if ends
@@ -251,12 +252,18 @@ impl Working {
 }
 
 /// The batch in a journal's entry. It was valid when it came.
-pub(super) fn decode(journalled: &Journalled) -> Result<UsageBatch, CommitError> {
+pub(super) fn decode(db: &Connection, journalled: &Journalled) -> Result<UsageBatch, CommitError> {
     let Journalled { id, node, epoch, seq, payload, .. } = journalled;
-    wire::decode(payload, node, epoch, *seq).map_err(|detail| {
+    let mut batch = wire::decode(payload, node, epoch, *seq).map_err(|detail| {
         CommitError::Store(StoreError::Damaged { what: "journal", detail: format!("entry {id}: {detail}") })
-    })
+    })?;
+    if *id <= write::mark(db, Mark::MemoryToldAfter)? {
+        // As it was folded.
+        batch.instances.iter_mut().for_each(|instance| instance.memory = None);
+    }
+    Ok(batch)
 }
+
 /// What tells the tenure of a window of a batch.
 fn place(device: i64, node: i64, batch: &UsageBatch, window: usize) -> (i64, i64, &str, u32) {
     (device, node, life(batch), batch.devices[batch.windows[window].device].slices)

@@ -14,10 +14,10 @@ use super::CommitError;
 use super::budgets::Budgets;
 use super::jobs;
 use super::nodes::Nodes;
+use super::priced::{self, Shares};
 use super::written::Written;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::rows::{Key, NOBODY, Row, Rows, WHOLE};
-use crate::ledger::settle::settle;
 use crate::ledger::stay::Stay;
 use crate::metrics::budgets::Counts;
 use crate::model::{Device, Instance, NodeFacts, Owner, RowKind, UsageBatch, Window};
@@ -26,6 +26,7 @@ use crate::store::Connection;
 use crate::store::closing;
 use crate::store::existence::{self, Stayed, TenureRecord};
 use crate::store::facts;
+use crate::store::instances;
 use crate::store::rollup::Keys;
 use crate::store::write::{self, Mark, SlotState};
 
@@ -97,6 +98,7 @@ pub(super) struct Working {
     pub(super) nodes: Nodes,
     owners: HashMap<Owner, i64>,
     instances: HashMap<Instance, i64>,
+    shares: Shares,
     facts: HashMap<i64, NodeFacts>,
     /// Bytes of text in the facts that are known, by either map.
     facts_bytes: usize,
@@ -165,7 +167,7 @@ impl Working {
         if let Some(id) = self.instances.get(instance) {
             return Ok(*id);
         }
-        let id = write::instance(db, device, instance)?;
+        let id = instances::number(db, device, instance)?;
         self.instances.insert(instance.clone(), id);
         Ok(id)
     }
@@ -368,7 +370,8 @@ impl Working {
             if slot.tenure.is_of_jobs() {
                 jobs::settle(slot, book, *start_ns);
             } else {
-                settle_gpu(slot, book, *start_ns, known_facts(&mut self.facts, db, slot.state.facts)?)?;
+                let facts = known_facts(&mut self.facts, db, slot.state.facts)?;
+                priced::settle(db, &mut self.shares, slot, (book, facts), *start_ns)?;
             }
             let changed = written.take(db, &mut self.rollup_keys, (*start_ns, *tenure), slot)?;
             if changed && *start_ns < closed_until_ns {
@@ -424,8 +427,9 @@ impl Working {
             if self.owners.len() > live.max(ENTRIES_SOFT_MAX / 2) {
                 self.owners.clear();
             }
-            if self.instances.len() > ENTRIES_SOFT_MAX / 2 {
+            if self.instances.len().max(self.shares.len()) > ENTRIES_SOFT_MAX / 2 {
                 self.instances.clear();
+                self.shares.clear();
             }
             // A backlog's peak need not stay allocated.
             self.slots.shrink_to(ENTRIES_SOFT_MAX);
@@ -447,6 +451,7 @@ impl Working {
             self.nodes.len(),
             self.owners.len(),
             self.instances.len(),
+            self.shares.len(),
             self.devices.len(),
             self.facts.len(),
             self.rollup_keys.count(),
@@ -455,24 +460,6 @@ impl Working {
         ];
         rows + stays + others.iter().sum::<usize>()
     }
-}
-
-/// Prices a slot of a GPU.
-fn settle_gpu(slot: &mut Slot, book: &Book, start_ns: i64, facts: &NodeFacts) -> Result<(), CommitError> {
-    let tenure = Arc::clone(&slot.tenure);
-    let facts = PriceFacts {
-        cluster: &tenure.node.cluster,
-        node: &tenure.node.node,
-        gpu_model: &tenure.model,
-        facts,
-    };
-    let rate = book.rate(&facts, start_ns, tenure.slices);
-    let charge =
-        rate.map(|rate| move |ns: i64| i64::try_from(rate.charge(i128::from(ns))).unwrap_or(i64::MAX));
-    let charge = charge.as_ref().map(|charge| charge as &dyn Fn(i64) -> i64);
-    let extent = slot.state.extent;
-    slot.state.price_nanos = settle(slot.rows(), extent, charge)?;
-    Ok(())
 }
 
 /// Facts by their number; 0 is a slot that knows none.

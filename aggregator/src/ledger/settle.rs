@@ -3,6 +3,7 @@
 //! A pure function of one (slot, tenure): calling it again with the same facts gives the same rows, so late data and
 //! a changed price are the same case as the first time. Formulas: docs/ledger.md, "Slots" and "Price".
 
+use super::memory::{self, ByMemory};
 use super::rows::{Key, NOBODY, Row, Rows, WHOLE};
 use crate::model::RowKind;
 
@@ -17,7 +18,7 @@ pub struct Extent {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "slot does not add up: {held_ns} ns held or idle in instances or stranded, {covered_ns} ns covered, \
-     {existence_ns} ns in existence"
+     {existence_ns} ns in existence, or its instances have more memory than the GPU"
 )]
 pub struct NotConserved {
     /// Held, idle of instances, and stranded.
@@ -26,16 +27,25 @@ pub struct NotConserved {
     pub existence_ns: i64,
 }
 
-/// Works out idle, unobserved and rounding, and the cost of every row. `charge` prices slice-nanoseconds,
-/// rounding down; `None` = unpriced. Returns the device's price for the slot. Idle time of instances, and what is
-/// stranded, are measured as held time is; the device's own idle row is the rest.
+/// By what a slot is priced.
+#[derive(Clone, Copy)]
+pub struct Price<'a> {
+    /// Prices slice-nanoseconds, rounding down.
+    pub charge: &'a dyn Fn(i64) -> i64,
+    /// Where the book weighs instances by their memory.
+    pub memory: Option<ByMemory<'a>>,
+}
+
+/// Works out idle, unobserved and rounding, and the cost of every row; without a price = unpriced. Returns the device's price for
+/// the slot. Idle time of instances, and what is stranded, are measured as held time is; the device's own idle row is the
+/// rest, of the time and, where instances are weighed by it, of the memory.
 ///
 /// # Errors
 /// If what is measured exceeds coverage, or coverage exceeds existence.
 pub fn settle(
     rows: &mut Rows,
     extent: Extent,
-    charge: Option<&dyn Fn(i64) -> i64>,
+    price: Option<Price<'_>>,
 ) -> Result<Option<i64>, NotConserved> {
     let measured = |(instance, _, kind): &Key| match kind {
         RowKind::Held | RowKind::Stranded => true,
@@ -46,19 +56,25 @@ pub fn settle(
     };
     let held_ns: i64 = rows.iter().filter(|(key, _)| measured(key)).map(|(_, row)| row.time_ns).sum();
     let Extent { existence_ns, covered_ns } = extent;
+    let not_conserved = NotConserved { held_ns, covered_ns, existence_ns };
     if held_ns > covered_ns || covered_ns > existence_ns {
-        return Err(NotConserved { held_ns, covered_ns, existence_ns });
+        return Err(not_conserved);
     }
     set_time(rows, RowKind::Idle, covered_ns - held_ns);
     set_time(rows, RowKind::Unobserved, existence_ns - covered_ns);
     rows.remove(&(WHOLE, NOBODY, RowKind::Rounding));
+    let by_memory = price.and_then(|price| price.memory);
+    memory::mark(rows, by_memory);
     let mut charged = 0;
     for row in rows.values_mut() {
-        row.cost_nanos = charge.map_or(0, |charge| charge(row.time_ns));
-        row.unpriced_ns = if charge.is_none() { row.time_ns } else { 0 };
+        row.cost_nanos = price.map_or(0, |price| (price.charge)(row.time_ns));
+        row.unpriced_ns = if price.is_none() { row.time_ns } else { 0 };
         charged += row.cost_nanos;
     }
-    let price_nanos = charge.map(|charge| charge(existence_ns));
+    if let Some(by) = by_memory.filter(|by| by.knows_any(rows)) {
+        charged = memory::charge(rows, covered_ns, by).ok_or(not_conserved)?;
+    }
+    let price_nanos = price.map(|price| (price.charge)(existence_ns));
     if let Some(left) = price_nanos.map(|price| price - charged).filter(|left| *left != 0) {
         rows.row((WHOLE, NOBODY, RowKind::Rounding)).cost_nanos = left;
     }
@@ -80,6 +96,10 @@ mod tests {
 
     use super::*;
 
+    fn by_time(charge: &dyn Fn(i64) -> i64) -> Price<'_> {
+        Price { charge, memory: None }
+    }
+
     fn held(time_ns: i64) -> Row {
         Row { time_ns, ..Row::default() }
     }
@@ -90,7 +110,8 @@ mod tests {
         let mut rows =
             Rows::from_iter([((WHOLE, 1, RowKind::Held), held(10)), ((WHOLE, 2, RowKind::Held), held(20))]);
         let charge = |ns: i64| ns * 3 / 7;
-        let price = settle(&mut rows, Extent { existence_ns: 50, covered_ns: 45 }, Some(&charge)).unwrap();
+        let price =
+            settle(&mut rows, Extent { existence_ns: 50, covered_ns: 45 }, Some(by_time(&charge))).unwrap();
         assert_eq!(price, Some(21));
         let cost = |owner, kind| rows.get(&(WHOLE, owner, kind)).unwrap().cost_nanos;
         assert_eq!(cost(1, RowKind::Held), 4);
@@ -105,9 +126,9 @@ mod tests {
         let mut rows = Rows::from_iter([((WHOLE, 1, RowKind::Held), held(10))]);
         let charge = |ns: i64| ns * 3 / 7;
         let extent = Extent { existence_ns: 50, covered_ns: 45 };
-        settle(&mut rows, extent, Some(&charge)).unwrap();
+        settle(&mut rows, extent, Some(by_time(&charge))).unwrap();
         let once = rows.clone();
-        settle(&mut rows, extent, Some(&charge)).unwrap();
+        settle(&mut rows, extent, Some(by_time(&charge))).unwrap();
         assert_eq!(rows, once);
     }
 
@@ -160,7 +181,8 @@ mod tests {
             if charge(existence_ns) > i64::MAX / 4 {
                 continue;
             }
-            let price = settle(&mut rows, Extent { existence_ns, covered_ns }, Some(&charge)).unwrap();
+            let price =
+                settle(&mut rows, Extent { existence_ns, covered_ns }, Some(by_time(&charge))).unwrap();
             assert_eq!(rows.values().map(|row| row.time_ns).sum::<i64>(), existence_ns);
             assert_eq!(rows.values().map(|row| row.cost_nanos).sum::<i64>(), price.unwrap());
             let intruders = rows.iter().filter(|((_, _, kind), _)| *kind == RowKind::Intruder);

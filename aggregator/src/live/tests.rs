@@ -1,7 +1,7 @@
 //! What the live view remembers, forgets and answers.
 
 use super::*;
-use crate::model::OwnerKind;
+use crate::model::{MemoryShare, OwnerKind};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -154,6 +154,30 @@ fn an_instance_that_is_cut_anew_with_the_same_ids_is_idle_since_then() {
     assert_eq!(apply(110, 0), Some(90 * SECOND));
     assert_eq!(apply(120, 1), Some(110 * SECOND));
     assert_eq!(apply(130, 1), Some(110 * SECOND));
+}
+
+#[test]
+fn what_an_instance_costs_an_hour_is_by_its_memory_where_the_price_is_and_so_is_what_is_left() {
+    let memory = |slices| Some(MemoryShare { slices, compute_slices: 3, of: 8 });
+    let rates = |book: &str, memory| {
+        let live = Live::default();
+        let mut batch = allocated(100, 0);
+        batch.devices[0].slices = 7;
+        let (device, uuid) = ("GPU-1".to_owned(), "MIG-1".to_owned());
+        batch.instances = vec![Instance { device, uuid, slices: 3, memory, ..Instance::default() }];
+        let window = &mut batch.windows[0];
+        (window.usages[0].instance, window.usages[0].held_ns) = (Some(0), 30_000_000_000);
+        window.idle_ns = 40_000_000_000;
+        live.apply(&node("n1"), &batch, 100 * SECOND);
+        let book = Book::parse(book).unwrap();
+        let rows = live.answer(&book, 100 * SECOND).rows;
+        rows.into_iter().map(|row| row.hourly_rate.unwrap()).collect::<Vec<_>>()
+    };
+    let by_compute = "currency = \"USD\"\n[[price]]\nprice = \"7\"\nunit = \"gpu_hour\"\n";
+    let by_memory = format!("{by_compute}weight = \"memory\"\n");
+    assert_eq!(rates(by_compute, memory(4)), ["3.000000000", "4.000000000"]);
+    assert_eq!(rates(&by_memory, memory(4)), ["3.500000000", "3.500000000"]);
+    assert_eq!(rates(&by_memory, None), ["3.000000000", "4.000000000"]);
 }
 
 #[test]

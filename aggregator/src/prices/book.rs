@@ -77,6 +77,14 @@ pub(super) struct Row {
     pub(super) unit: Unit,
     /// A GPU that is silent is gone, not unobserved.
     pub(super) absent_when_silent: bool,
+    /// Instances of a GPU are weighed by their memory.
+    pub(super) by_memory: bool,
+}
+
+impl Row {
+    fn rate(&self, slot_start_ns: i64, slices: u32) -> Option<Rate> {
+        self.unit.rate(self.price_nanos, slot_start_ns, slices).map(|rate| rate.weighing(self.by_memory))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -144,7 +152,7 @@ impl Book {
     #[must_use]
     pub fn rate(&self, facts: &PriceFacts<'_>, slot_start_ns: i64, slices: u32) -> Option<Rate> {
         let (_, row) = self.found(facts, slot_start_ns)?;
-        row.unit.rate(row.price_nanos, slot_start_ns, slices)
+        row.rate(slot_start_ns, slices)
     }
 
     /// What CPUs and memory of jobs without GPUs cost in the slot that starts at `slot_start_ns`; `None` = unpriced.
@@ -180,7 +188,7 @@ impl Book {
         let facts = PriceFacts { facts: &known, ..*facts };
         let matched = series.patterns.iter();
         let matched = matched.map(|(fact, text)| (fact.key(), text.clone(), fact.of(&facts).to_owned()));
-        let rate = row.unit.rate(row.price_nanos, slot_start_ns, slices)?;
+        let rate = row.rate(slot_start_ns, slices)?;
         Some(Matched { row: price_row(series, row), facts: matched.collect(), rate })
     }
 
@@ -241,13 +249,14 @@ impl Book {
 
 fn price_row(series: &Series, row: &Row) -> PriceRow {
     let from_ns = row.valid_from_ns.unwrap_or(0);
-    let rate = row.unit.rate(row.price_nanos, from_ns, 1);
+    let rate = row.rate(from_ns, 1);
     PriceRow {
         line: row.line,
         matches: series.patterns.iter().map(|(fact, text)| (fact.key(), text.clone())).collect(),
         valid_from: row.valid_from_ns.map_or_else(String::new, rfc3339),
         price: decimal::from_nanos(row.price_nanos),
         unit: row.unit.name().to_owned(),
+        weight: if row.by_memory { "memory" } else { "compute" }.to_owned(),
         price_per_gpu_hour: decimal::from_nanos(rate.map_or(0, |rate| rate.per_gpu_hour_nanos(1))),
     }
 }

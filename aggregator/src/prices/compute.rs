@@ -73,6 +73,7 @@ impl Series {
                 valid_from: row.valid_from_ns.map_or_else(String::new, rfc3339),
                 price: decimal::from_nanos(nanos),
                 unit: unit.to_owned(),
+                weight: String::new(),
                 price_per_gpu_hour: String::new(),
             })
         })

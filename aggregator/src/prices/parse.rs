@@ -21,7 +21,7 @@ use super::unit::Unit;
 const PRICE_NANOS_MAX: i128 = 1_000_000_000_000_000;
 /// GPUs of one node.
 const GPUS_PER_NODE_MAX: u32 = 1024;
-const PRICE_KEYS: &str = "match, valid_from, price, unit, gpus_per_node and silence";
+const PRICE_KEYS: &str = "match, valid_from, price, unit, gpus_per_node, silence and weight";
 const UNIT_ADVICE: &str = "use gpu_hour, gpu_month, node_hour or node_month";
 
 /// What a book's file says, series in its order.
@@ -120,7 +120,7 @@ fn series(lines: &Lines<'_>, prices: &Spanned<DeValue<'_>>) -> Result<Vec<Series
 fn price(lines: &Lines<'_>, at: usize, table: &DeTable<'_>) -> Result<(Patterns, Row), BookError> {
     let mut patterns = Patterns::new();
     let (mut price, mut unit, mut gpus, mut valid_from_ns) = (None, None, None, None);
-    let mut absent_when_silent = false;
+    let (mut absent_when_silent, mut by_memory) = (false, false);
     for (key, value) in table {
         match key.get_ref().as_ref() {
             "match" => patterns = self::patterns(lines, value)?,
@@ -129,6 +129,7 @@ fn price(lines: &Lines<'_>, at: usize, table: &DeTable<'_>) -> Result<(Patterns,
             "unit" => unit = Some(value),
             "gpus_per_node" => gpus = Some(value),
             "silence" => absent_when_silent = silence(lines, value)?,
+            "weight" => by_memory = weight(lines, value)?,
             other => {
                 let reason = format!("is not a key of a price; it has {PRICE_KEYS}");
                 return Err(lines.error(key.span().start, "price", Some(other), &reason));
@@ -140,7 +141,19 @@ fn price(lines: &Lines<'_>, at: usize, table: &DeTable<'_>) -> Result<(Patterns,
         price.ok_or_else(|| missing("price.price", "is missing; write e.g. price = \"2.50\""))?;
     let unit = unit.ok_or_else(|| missing("price.unit", &format!("is missing; {UNIT_ADVICE}")))?;
     let unit = self::unit(lines, unit, gpus)?;
-    Ok((patterns, Row { line: lines.line(at), valid_from_ns, price_nanos, unit, absent_when_silent }))
+    Ok((
+        patterns,
+        Row { line: lines.line(at), valid_from_ns, price_nanos, unit, absent_when_silent, by_memory },
+    ))
+}
+
+/// True where instances of a GPU are weighed by their memory.
+fn weight(lines: &Lines<'_>, value: &Spanned<DeValue<'_>>) -> Result<bool, BookError> {
+    match lines.text("price.weight", value)? {
+        "compute" => Ok(false),
+        "memory" => Ok(true),
+        _ => Err(lines.wrong("price.weight", value, "is neither compute nor memory")),
+    }
 }
 
 /// True for a GPU that is gone when nothing is heard of it.

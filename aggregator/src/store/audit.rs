@@ -4,6 +4,7 @@
 use super::{StoreError, wide};
 use crate::ledger::rows::Key;
 use crate::model::{Instance, NodeName, Owner, OwnerKind, RowKind};
+use crate::store::instances::{self, COLUMNS};
 use crate::store::sql::{self, Connection, Row as SqlRow};
 
 mod described;
@@ -139,7 +140,7 @@ pub fn buckets_from(
          o.kind, o.namespace, o.pod, o.pod_uid, o.container, o.container_id, o.job_id, o.step, o.unit, o.user,
          o.account, o.partition,
          b.time_ns, b.busy_ns, b.memory_byte_seconds, b.energy_uj, b.cost_nanos, b.unpriced_ns, b.instance,
-         i.generation, i.gpu_instance, i.compute_instance, i.slices, i.uuid, i.profile, i.memory_bytes
+         {COLUMNS}
          FROM {table} b JOIN tenure t ON t.id = b.tenure JOIN device d ON d.id = t.device
          JOIN node n ON n.id = t.node LEFT JOIN owner o ON o.id = b.owner
          LEFT JOIN instance i ON i.id = b.instance AND i.device = t.device WHERE b.start >= ?1"
@@ -209,22 +210,12 @@ fn key(row: &SqlRow<'_>) -> sql::Result<BucketKey> {
         device: row.get(1)?,
         node: NodeName { cluster: row.get(2)?, node: row.get(3)? },
         tenure_from_ns: row.get(4)?,
-        instance: if row.get::<i64>(25)? == 0 { None } else { Some(instance_of(row)?) },
+        instance: match row.get::<i64>(25)? {
+            0 => None,
+            _ => Some(instances::read(row, 26, &row.get::<String>(1)?)?),
+        },
         owner: if owner == 0 { None } else { Some(owner_of(row, 7)?) },
         kind: RowKind::from_number(kind).ok_or(sql::Error::out_of_range(6, kind))?,
-    })
-}
-
-fn instance_of(row: &SqlRow<'_>) -> sql::Result<Instance> {
-    Ok(Instance {
-        device: row.get(1)?,
-        generation: row.get(26)?,
-        gpu_instance: row.get(27)?,
-        compute_instance: row.get(28)?,
-        slices: row.get(29)?,
-        uuid: row.get(30)?,
-        profile: row.get(31)?,
-        memory_bytes: row.get::<i64>(32)?.unsigned_abs(),
     })
 }
 

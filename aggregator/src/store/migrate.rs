@@ -316,8 +316,32 @@ CREATE INDEX job_run_end ON job_run (cluster, ended, end_s);
 CREATE TABLE job_report (cluster TEXT PRIMARY KEY, until_s INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
+/// Instances came to tell their memory slices, which are a part of what each is: `id` stays. What was in the journal by then was folded
+/// without them, whatever it says (`Mark::MemoryToldAfter`).
+///
 /// Holds came to be of an array's tasks, too, and what a job was charged to be found by its id.
 pub(super) const FROM_10: &str = "
+CREATE TABLE instance_11 (
+    id                  INTEGER PRIMARY KEY,
+    device              INTEGER NOT NULL,
+    generation          INTEGER NOT NULL,
+    gpu_instance        INTEGER NOT NULL,
+    compute_instance    INTEGER NOT NULL,
+    slices              INTEGER NOT NULL,
+    uuid                TEXT NOT NULL,
+    profile             TEXT NOT NULL,
+    memory_bytes        INTEGER NOT NULL,
+    memory_slices       INTEGER NOT NULL,
+    gpu_instance_slices INTEGER NOT NULL,
+    gpu_memory_slices   INTEGER NOT NULL,
+    UNIQUE (device, uuid, generation, gpu_instance, compute_instance, slices, profile, memory_bytes, memory_slices,
+        gpu_instance_slices, gpu_memory_slices)
+);
+INSERT INTO instance_11 SELECT id, device, generation, gpu_instance, compute_instance, slices, uuid, profile, memory_bytes, 0, 0, 0
+    FROM instance;
+DROP TABLE instance;
+ALTER TABLE instance_11 RENAME TO instance;
+INSERT INTO meta SELECT 'memory_told_after', '' || COALESCE(MAX(id), 0) FROM journal;
 CREATE TABLE hold_task (hold INTEGER NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (hold, job_id)) WITHOUT ROWID;
 CREATE INDEX hold_task_job ON hold_task (job_id);
 CREATE INDEX owner_job ON owner (job_id) WHERE job_id <> '';

@@ -239,7 +239,12 @@ CREATE TABLE instance (
     uuid             TEXT NOT NULL,
     profile          TEXT NOT NULL,
     memory_bytes     INTEGER NOT NULL,
-    UNIQUE (device, uuid, generation, gpu_instance, compute_instance, slices, profile, memory_bytes)
+    -- memory slices of its GPU instance, compute slices of that, memory slices of the GPU: 0 where it is not known
+    memory_slices       INTEGER NOT NULL,
+    gpu_instance_slices INTEGER NOT NULL,
+    gpu_memory_slices   INTEGER NOT NULL,
+    UNIQUE (device, uuid, generation, gpu_instance, compute_instance, slices, profile, memory_bytes, memory_slices,
+        gpu_instance_slices, gpu_memory_slices)
 );
 
 CREATE TABLE slot (

@@ -62,6 +62,7 @@ pub(super) fn open(access: &Access) -> Result<Connection, StoreError> {
                 transaction.execute_batch(&translated(migrate::FROM_9))?;
             }
             transaction.execute_batch(&translated(migrate::FROM_10))?;
+            transfer::count_on(&transaction, "instance")?;
             transaction.execute_batch(&format!("UPDATE schema_version SET version = {}", schema::VERSION))?;
             tracing::info!(found, now = schema::VERSION, "Brought the ledger to this version's schema.");
         }

@@ -3,7 +3,7 @@
 use super::{StoreError, meta, server};
 use crate::ledger::rows::{Key, Row, Rows};
 use crate::ledger::settle::Extent;
-use crate::model::{Device, Id, Instance, NodeName, Owner, RowKind};
+use crate::model::{Device, Id, NodeName, Owner, RowKind};
 use crate::store::sql::{self, Connection, OptionalExtension, Row as SqlRow, params};
 
 mod marks;
@@ -293,31 +293,6 @@ pub fn device(db: &Connection, device: &Device) -> Result<i64> {
         .query_row([&device.uuid], |row| row.get(0))?)
 }
 
-/// The store's number of an instance of a device.
-pub fn instance(db: &Connection, device: i64, instance: &Instance) -> Result<i64> {
-    let values = params![
-        device,
-        instance.generation,
-        instance.gpu_instance,
-        instance.compute_instance,
-        instance.slices,
-        instance.uuid,
-        instance.profile,
-        sql_u64(instance.memory_bytes)?
-    ];
-    db.prepare_cached(
-        "INSERT INTO instance (device, generation, gpu_instance, compute_instance, slices, uuid, profile, memory_bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
-    )?
-    .execute(values)?;
-    Ok(db
-        .prepare_cached(
-            "SELECT id FROM instance WHERE device = ?1 AND generation = ?2 AND gpu_instance = ?3
-             AND compute_instance = ?4 AND slices = ?5 AND uuid = ?6 AND profile = ?7 AND memory_bytes = ?8",
-        )?
-        .query_row(values, |row| row.get(0))?)
-}
-
 /// The store's number of an owner.
 pub fn owner(db: &Connection, owner: &Owner) -> Result<i64> {
     let values = params![
@@ -486,7 +461,7 @@ pub fn set_applied_book(db: &Connection, text: &str) -> Result<()> {
     meta::set(db, "price_book", text)
 }
 
-fn sql_u64(value: u64) -> Result<i64> {
+pub(super) fn sql_u64(value: u64) -> Result<i64> {
     i64::try_from(value)
         .map_err(|_| StoreError::Damaged { what: "number", detail: format!("{value} is over 2^63") })
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use tonnage_proto::metering as pb;
 
-use crate::model::{Instance, Owner, OwnerKind, RowKind};
+use super::memory;
+use crate::model::{Instance, MemoryShare, Owner, OwnerKind, RowKind};
 use crate::prices::Rate;
 use crate::store::audit::Bucket;
 
@@ -58,7 +59,12 @@ impl Measured {
 pub(super) type Key = (Option<Instance>, Option<Owner>, RowKind);
 
 /// A slot's rows: the formulas of docs/ledger.md.
-pub(super) fn priced(measured: &Measured, existence_ns: i128, rate: Option<Rate>) -> BTreeMap<Key, Bucket> {
+pub(super) fn priced(
+    measured: &Measured,
+    existence_ns: i128,
+    rate: Option<Rate>,
+    slices: u32,
+) -> BTreeMap<Key, Bucket> {
     let held_ns: i128 = measured.owners.values().map(|bucket| bucket.time_ns).sum();
     let of_instances: i128 = measured.instances_idle_ns.values().sum();
     let left_ns = measured.covered_ns - held_ns - of_instances - measured.stranded_ns;
@@ -77,9 +83,17 @@ pub(super) fn priced(measured: &Measured, existence_ns: i128, rate: Option<Rate>
     rows.insert((None, None, RowKind::Stranded), stranded);
     rows.insert((None, None, RowKind::Idle), idle);
     rows.insert((None, None, RowKind::Unobserved), unobserved);
+    let shares = match rate {
+        Some(rate) if rate.is_by_memory() => memory::shares(&rows, measured.covered_ns, slices),
+        _ => None,
+    };
     let mut charged = 0;
-    for row in rows.values_mut() {
+    for (key, row) in &mut rows {
         match rate {
+            Some(rate) if shares.is_some() => {
+                let part = shares.as_ref().and_then(|shares| shares.get(key));
+                row.cost_nanos = part.map_or(0, |part| rate.charge_part(part.num, part.den, slices));
+            }
             Some(rate) => row.cost_nanos = rate.charge(row.time_ns),
             None => row.unpriced_ns = row.time_ns,
         }
@@ -93,7 +107,8 @@ pub(super) fn priced(measured: &Measured, existence_ns: i128, rate: Option<Rate>
     rows
 }
 
-pub(super) fn instance(instance: &pb::Instance, devices: &[pb::Device]) -> Instance {
+/// `told`: what it says of its memory slices was known of when it was folded.
+pub(super) fn instance(instance: &pb::Instance, devices: &[pb::Device], told: bool) -> Instance {
     Instance {
         device: devices[instance.device as usize].uuid.clone(),
         generation: instance.generation,
@@ -103,6 +118,11 @@ pub(super) fn instance(instance: &pb::Instance, devices: &[pb::Device]) -> Insta
         uuid: instance.uuid.clone(),
         profile: instance.profile.clone(),
         memory_bytes: instance.memory_bytes,
+        memory: (told && instance.gpu_memory_slices > 0).then_some(MemoryShare {
+            slices: instance.memory_slices,
+            compute_slices: instance.gpu_instance_slices,
+            of: instance.gpu_memory_slices,
+        }),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::store::Connection;
 use crate::store::StoreError;
 use crate::store::audit::{self, Bucket, BucketKey, Entry};
 use crate::store::opening::{Opening, OpeningDevice};
+use crate::store::write::{self, Mark};
 
 /// The whole ledger.
 pub(super) struct Recomputed {
@@ -38,6 +39,7 @@ pub(super) struct Recomputed {
     batches_by_entry: BTreeMap<i64, BatchFacts>,
     /// Windows that an earlier version held back for their slices.
     held_for_slices: BTreeSet<(i64, usize)>,
+    memory_told_after: i64,
     pub(super) described: Journalled,
     pub(super) budgets: Replayed,
     pub(super) grants: Granted,
@@ -108,6 +110,7 @@ pub(super) fn from_journal(db: &Connection, opening: Option<&Opening>) -> Result
         existence_until_ns: 0,
         batches_by_entry: BTreeMap::new(),
         held_for_slices: audit::held_for_slices(db)?,
+        memory_told_after: write::mark(db, Mark::MemoryToldAfter)?,
         described: Journalled::default(),
         budgets: Replayed::default(),
         grants: Granted::default(),
@@ -160,6 +163,7 @@ impl Recomputed {
         let batch = pb::Batch::decode(entry.payload.as_slice())
             .map_err(|e| damaged(format!("entry {}: {e}", entry.id)))?;
         let facts = batch.facts.clone().unwrap_or_default();
+        let told = entry.id > self.memory_told_after;
         let known = BatchFacts {
             node: entry.node.clone(),
             life: if batch.instance_id.is_empty() { batch.boot_id } else { batch.instance_id },
@@ -171,7 +175,7 @@ impl Recomputed {
                 labels: facts.labels.into_iter().collect(),
             },
             owners: batch.owners.iter().map(owner).collect(),
-            instances: batch.instances.iter().map(|of| instance(of, &batch.devices)).collect(),
+            instances: batch.instances.iter().map(|of| instance(of, &batch.devices, told)).collect(),
         };
         for (at, window) in batch.windows.into_iter().enumerate() {
             // What lies before the horizon is in the opening.
@@ -251,7 +255,7 @@ impl Recomputed {
         self.each_slot(|uuid, device, place, start_ns, existence_ns, rate| {
             let nothing = Measured::default();
             let measured = device.tenures[place].slots.get(&start_ns).unwrap_or(&nothing);
-            let slot = priced(measured, existence_ns, rate);
+            let slot = priced(measured, existence_ns, rate, place.2);
             if let Some(((_, _, kind), row)) = slot.iter().find(|(_, row)| row.time_ns < 0) {
                 report.note(|| format!("{kind:?} of {uuid} in slot {start_ns} is {} ns", row.time_ns));
             }

@@ -212,6 +212,7 @@ mod tests {
                 profile: "3g.40gb".into(),
                 slices: 3,
                 memory_bytes: 42_949_672_960,
+                memory_share: "4/8".into(),
                 held: false,
             }],
         };

@@ -46,7 +46,7 @@ pub(super) fn grid(answer: &PricesAnswer) -> Grid {
             matches(row),
             from.to_owned(),
             money(&row.price, 4),
-            row.unit.clone(),
+            if row.weight == "memory" { format!("{}, by memory", row.unit) } else { row.unit.clone() },
             money(&row.price_per_gpu_hour, 6),
         ]
     });
@@ -58,7 +58,7 @@ pub(super) fn grid(answer: &PricesAnswer) -> Grid {
 }
 
 pub(super) fn csv(answer: &PricesAnswer) -> Vec<Vec<String>> {
-    let header = ["line", "match", "valid_from", "price", "unit", "price_per_gpu_hour", "currency"];
+    let header = ["line", "match", "valid_from", "price", "unit", "price_per_gpu_hour", "currency", "weight"];
     let rows = answer.prices.iter().map(|row| {
         vec![
             row.line.to_string(),
@@ -68,6 +68,7 @@ pub(super) fn csv(answer: &PricesAnswer) -> Vec<Vec<String>> {
             row.unit.clone(),
             row.price_per_gpu_hour.clone(),
             answer.currency.clone(),
+            row.weight.clone(),
         ]
     });
     std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect()
@@ -93,6 +94,7 @@ mod tests {
             valid_from: String::new(),
             price: "98.320000000".into(),
             unit: "node_hour".into(),
+            weight: "compute".into(),
             price_per_gpu_hour: "12.290000000".into(),
         };
         let all = PriceRow { matches: std::collections::BTreeMap::new(), ..row.clone() };
@@ -106,7 +108,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("everything") && text.ends_with("prices. price book line 2: no\n"), "{text}");
-        assert_eq!(csv(&answer)[1][5], "12.290000000");
+        assert_eq!((csv(&answer)[1][5].as_str(), csv(&answer)[1][7].as_str()), ("12.290000000", "compute"));
+        let by_memory = PriceRow { weight: "memory".into(), ..answer.prices[0].clone() };
+        let shown = grid(&PricesAnswer { prices: vec![by_memory], ..answer });
+        assert!(shown.rows[0].contains(&"node_hour, by memory".to_owned()));
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub struct DeviceInstance {
     pub profile: String,
     pub slices: u32,
     pub memory_bytes: u64,
+    #[serde(default)]
+    /// Of its GPU's memory by memory slices, e.g. `4/8`, and where it shares its GPU instance's, `1/3 of 4/8`; empty if unknown.
+    pub memory_share: String,
     /// Did anybody hold it in that slot?
     pub held: bool,
 }

@@ -60,6 +60,9 @@ pub struct ExplainedPrice {
     pub valid_from: String,
     pub price: String,
     pub unit: String,
+    /// By what MIG instances of a GPU are weighed: `compute` or `memory` slices.
+    #[serde(default)]
+    pub weight: String,
     /// What the row asks for, and what the GPU and its node have there.
     pub matched: BTreeMap<String, ExplainedMatch>,
     /// Nano-dollars per slice-nanosecond: `num / den`.

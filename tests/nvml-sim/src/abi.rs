@@ -29,6 +29,7 @@ pub mod events;
 pub mod gpm;
 pub mod lists;
 pub mod mig;
+pub mod places;
 pub mod signals;
 pub mod system;
 pub mod vgpu;

@@ -43,6 +43,8 @@ mod events;
 mod gpm;
 #[path = "abi/mig.rs"]
 mod mig;
+#[path = "abi/places.rs"]
+mod places;
 #[path = "abi/signals.rs"]
 mod signals;
 

@@ -10,7 +10,7 @@ use nvidia_ml::scenario::{MigDevice, Refuse, Scenario};
 use tonnage_aggregator::model::RowKind;
 use tonnage_proto::method;
 
-use super::{S, held, in_pod, start, word, world};
+use super::{BY_MEMORY, Listed, S, held, in_pod, start, word, world, world_priced};
 use crate::books::Books;
 
 fn mig_uuid(n: u32) -> String {
@@ -94,6 +94,93 @@ fn by_every_name_of_a_mig_device_a_pod_holds_its_slices_and_the_rest_is_idle() -
         let idle = idle(&Books::read(&world.aggregator.data_dir())?, &gpu(n));
         assert_eq!(idle[0], 20 * 7 * S - held_ns, "GPU {n}");
     }
+    Ok(())
+}
+
+/// What each pod, and nobody, was charged on a GPU, in nano-dollars; rounding is nobody's.
+fn charges(books: &Books, gpu: &str) -> BTreeMap<String, i128> {
+    let mut sums = BTreeMap::new();
+    for ((.., owner), bucket) in books.slots.iter().filter(|((_, device, ..), _)| device == gpu) {
+        *sums.entry(owner.clone()).or_default() += bucket.cost_nanos;
+    }
+    sums.retain(|_, nanos| *nanos != 0);
+    sums
+}
+
+/// An H100 with a 3g.40gb and a 1g.20gb; one with a 3g.40gb in two parts; one with seven 1g; one that a pod was given as a whole
+/// though it is cut into a 1g.20gb and a 1g.
+fn with_memory() -> (Scenario, Vec<Listed>) {
+    let part = |n, profile: &str, gpu_instance, compute_instance| MigDevice {
+        uuid: mig_uuid(n),
+        profile: Some(profile.to_owned()),
+        gpu_instance,
+        compute_instance,
+        ..MigDevice::default()
+    };
+    let scenario = cut(vec![
+        vec![part(1, "3g.40gb", 1, 0), part(2, "1g.20gb", 2, 0)],
+        vec![part(3, "1c.3g.40gb", 1, 0), part(4, "2c.3g.40gb", 1, 1)],
+        (10..17).map(|n| part(n, "1g.10gb", n, 0)).collect(),
+        vec![part(5, "1g.20gb", 1, 0), part(6, "1g.10gb", 2, 0)],
+    ]);
+    let half = format!("{}::0", mig_uuid(2));
+    let other_half = format!("{}::1", mig_uuid(2));
+    let listed = vec![
+        kubelet::pod("three", &[&mig_uuid(1)]),
+        kubelet::pod("half", &[&half]),
+        kubelet::pod("other-half", &[&other_half]),
+        kubelet::pod("two-parts", &[&mig_uuid(4)]),
+        kubelet::pod("one", &[&mig_uuid(10)]),
+        kubelet::pod("whole", &[&scenario::uuid(3)]),
+    ];
+    (scenario, listed)
+}
+
+const NAMED: [(&str, u32); 6] =
+    [("three", 1), ("half", 2), ("other-half", 3), ("two-parts", 4), ("one", 5), ("whole", 6)];
+
+#[test]
+fn by_a_price_by_memory_a_pod_pays_for_the_memory_slices_that_the_driver_gave_it() -> anyhow::Result<()> {
+    let (scenario, listed) = with_memory();
+    let (mut world, _kubelet) = world_priced(scenario, &NAMED, listed, BY_MEMORY)?;
+    world.live(20)?;
+    held(&mut world, None)?;
+    let books = Books::read(&world.aggregator.data_dir())?;
+    // 20 s of an H100 are 20000000 nano-dollars; by GPU what pods have of its 48 parts.
+    let expected: [&[(u32, i128)]; 4] = [&[(1, 24), (2, 6), (3, 6)], &[(4, 16)], &[(5, 6)], &[(6, 48)]];
+    for (pods, n) in expected.into_iter().zip(0..) {
+        let mut of: BTreeMap<String, i128> =
+            pods.iter().map(|(pod, part)| (word(*pod), 20_000_000 * part / 48)).collect();
+        let left = 20_000_000 - of.values().sum::<i128>();
+        of.extend((left > 0).then(|| (String::new(), left)));
+        assert_eq!(charges(&books, &scenario::uuid(n)), of, "GPU {n}");
+    }
+    let verified = world.aggregator.admin(&["verify"])?;
+    assert!(verified.contains("conserved: "), "{verified}");
+    Ok(())
+}
+
+#[test]
+fn where_the_driver_does_not_tell_memory_slices_a_pod_pays_by_compute_slices_and_it_is_marked()
+-> anyhow::Result<()> {
+    let (mut scenario, listed) = with_memory();
+    scenario.faults.no_permission = vec!["nvmlDeviceGetGpuInstanceById".to_owned()];
+    let (mut world, _kubelet) = world_priced(scenario, &NAMED, listed, BY_MEMORY)?;
+    world.live(20)?;
+    held(&mut world, None)?;
+    let log = std::fs::read_to_string(world.nodes[0].log())?;
+    assert!(log.contains("memory slices of MIG devices"), "{log}");
+    let books = Books::read(&world.aggregator.data_dir())?;
+    assert_eq!(charges(&books, &scenario::uuid(0))[&word(1)], 20_000_000 * 3 / 7);
+    assert_eq!(
+        charges(&books, &scenario::uuid(3))[&word(6)] / 10,
+        20_000_000 / 10 - 1,
+        "all of it, but for rounding"
+    );
+    let at = world.now().wall_ns / 1_000_000_000 - 10;
+    let path = format!("/api/v1/explain?device={}&at={at}", scenario::uuid(0));
+    let (_, explained) = world.aggregator.get(&path)?;
+    assert!(explained.contains("charge: weighed by compute slices"), "{explained}");
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use nvml_wrapper::{Device, Nvml};
 
 use super::errors::{Missing, is_gone, is_lasting, lacking, list_error};
 use super::gpm::{Gpm, asked_for_gpm};
+use super::memory::MemorySlices;
 use super::raw::{self, Buffers, Handle, List, Listed};
 use crate::driver::lives::Lives;
 use crate::driver::partition::{profile, slices_of_model, stranded};
@@ -44,6 +45,7 @@ pub(super) struct Gpu<'a> {
 pub(super) struct Mig {
     /// NVML's id and the compute slices of each profile that the GPU can have.
     profiles: Vec<(u32, u32)>,
+    memory: MemorySlices,
     parts: Vec<Part>,
     stranded: Option<u32>,
     /// Reads until the instances are listed again.
@@ -87,6 +89,7 @@ impl Mig {
     pub(super) fn new(profiles: Vec<(u32, u32)>) -> Self {
         Self {
             profiles,
+            memory: MemorySlices::default(),
             parts: Vec::new(),
             stranded: None,
             reads_left: 0,
@@ -185,14 +188,16 @@ impl Mig {
                     let slices = instance.slices.clamp(1, gpu.slices.max(1));
                     (Instance { slices, memory_bytes, ..instance }, of.map(|slices| slices.min(gpu.slices)))
                 };
-                let (instances, slices): (Vec<_>, Vec<_>) = found.into_iter().map(within).unzip();
+                let mut found: Vec<_> = found.into_iter().map(within).collect();
+                let again = self.memory.tell(&device, &self.profiles, &mut found, missing);
+                let (instances, slices): (Vec<_>, Vec<_>) = found.into_iter().unzip();
                 let part = |(instance, gpu_slices)| {
                     let known = self.parts.iter().find(|part| part.instance == instance);
                     Part { had_processes: known.is_none_or(|part| part.had_processes), instance, gpu_slices }
                 };
                 self.parts = lives.listed(instances).into_iter().zip(slices).map(part).collect();
                 self.stranded = self.remainder(&device, gpu.slices, missing);
-                self.reads_left = every.saturating_sub(1);
+                self.reads_left = if again { 0 } else { every.saturating_sub(1) };
                 missing.remove(INSTANCES);
                 let parts = &self.parts;
                 self.gpm.retain(|id| parts.iter().any(|part| part.instance.gpu_instance == id));
@@ -430,6 +435,7 @@ fn open(
         generation: 0,
         profile,
         memory_bytes: memory_mib.saturating_mul(1 << 20),
+        memory: None,
         gpu_instance: lacking("GPU instances of MIG devices", raw::gpu_instance(&mig), missing)?,
         compute_instance: lacking("compute instances of MIG devices", raw::compute_instance(&mig), missing)?,
     };

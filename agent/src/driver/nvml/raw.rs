@@ -15,7 +15,8 @@ use nvml_wrapper_sys::bindings::{
     NVML_GPM_METRICS_GET_VERSION, NVML_GPM_SUPPORT_VERSION, NvmlLib,
     field_id::{NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX, NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX},
     nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, nvmlFieldValue_t, nvmlGpmMetricsGet_t, nvmlGpmSample_t,
-    nvmlGpmSupport_t, nvmlProcessInfo_t, nvmlProcessUtilizationSample_t, nvmlReturn_t, nvmlValue_t,
+    nvmlGpmSupport_t, nvmlGpuInstanceInfo_t, nvmlGpuInstancePlacement_t, nvmlProcessInfo_t,
+    nvmlProcessUtilizationSample_t, nvmlReturn_t, nvmlValue_t,
     nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT as UNSIGNED_INT,
     nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG as UNSIGNED_LONG,
     nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG as UNSIGNED_LONG_LONG, nvmlValueType_t,
@@ -168,6 +169,33 @@ pub(super) fn remaining_capacity(device: &Device<'_>, profile_id: u32) -> Result
     let mut count = 0;
     // SAFETY: as in `number`.
     nvml_try(unsafe { call(device.handle(), profile_id, &raw mut count) }).map(|()| count)
+}
+
+/// Memory slices that one GPU instance of a profile takes; `None` where the GPU has no place for any.
+pub(super) fn profile_memory_slices(device: &Device<'_>, profile_id: u32) -> Result<Option<u32>, NvmlError> {
+    let lib = device.nvml().lib();
+    let call = lib.nvmlDeviceGetGpuInstancePossiblePlacements_v2.as_ref().map_err(missing_symbol)?;
+    // GPUs have eight memory slices, at each of which one may begin.
+    let mut places = [nvmlGpuInstancePlacement_t { start: 0, size: 0 }; 64];
+    let mut count = room(&places);
+    // SAFETY: the handle is the device's, and the buffer has room for `count` places.
+    nvml_try(unsafe { call(device.handle(), profile_id, places.as_mut_ptr(), &raw mut count) })?;
+    Ok(filled(&places, count).map(|place| place.size).max())
+}
+
+/// Memory slices that a GPU instance has.
+pub(super) fn memory_slices(device: &Device<'_>, gpu_instance: u32) -> Result<u32, NvmlError> {
+    let lib = device.nvml().lib();
+    let by_id = lib.nvmlDeviceGetGpuInstanceById.as_ref().map_err(missing_symbol)?;
+    let info = lib.nvmlGpuInstanceGetInfo.as_ref().map_err(missing_symbol)?;
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: as in `number`.
+    nvml_try(unsafe { by_id(device.handle(), gpu_instance, &raw mut handle) })?;
+    let placement = nvmlGpuInstancePlacement_t { start: 0, size: 0 };
+    let mut found = nvmlGpuInstanceInfo_t { device: std::ptr::null_mut(), id: 0, profileId: 0, placement };
+    // SAFETY: the driver gave the handle just now, and the answer has room.
+    nvml_try(unsafe { info(handle, &raw mut found) })?;
+    Ok(found.placement.size)
 }
 
 pub(super) fn remapped_rows(device: &Device<'_>) -> Result<RemappedRows, NvmlError> {

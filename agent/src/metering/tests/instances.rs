@@ -1,7 +1,9 @@
 //! Partitioned devices: each instance by itself, weighed by its slices.
 
 use super::*;
-use crate::model::{Claim, Instance, InstanceObservation, InstanceUtilisation, Partition, SharedBy};
+use crate::model::{
+    Claim, Instance, InstanceObservation, InstanceUtilisation, MemoryShare, Partition, SharedBy,
+};
 
 /// Of a GPU with seven slices.
 fn instance(gpu_instance: u32, compute_instance: u32, generation: u32, slices: u32) -> Arc<Instance> {
@@ -14,7 +16,14 @@ fn instance(gpu_instance: u32, compute_instance: u32, generation: u32, slices: u
         slices_guessed: false,
         profile: format!("{slices}g.{slices}0gb"),
         memory_bytes: 0,
+        memory: None,
     })
+}
+
+/// The same, with so many memory slices of eight, shared by the compute slices of its GPU instance.
+fn with_memory(instance: &Arc<Instance>, slices: u32, compute_slices: u32) -> Arc<Instance> {
+    let memory = Some(MemoryShare { slices, compute_slices, of: 8 });
+    Arc::new(Instance { memory, ..Instance::clone(instance) })
 }
 
 fn on(instance: &Arc<Instance>, holders: &[Holder]) -> InstanceObservation {
@@ -115,6 +124,38 @@ fn a_mode_that_is_switched_begins_a_window_of_its_own() {
     assert_eq!((before.info.slices, usage(&before, "a").held_ns), (1, SECOND));
     let window = only(meter.finish());
     assert_eq!((window.info.slices, window.idle_ns), (7, 7 * SECOND));
+}
+
+#[test]
+fn who_holds_what_is_in_no_instance_has_what_is_left_of_the_memory_and_idle_time_there_is_the_gpus() {
+    let cut = [
+        with_memory(&instance(1, 0, 1, 1), 4, 3),
+        with_memory(&instance(1, 1, 1, 2), 4, 3),
+        with_memory(&instance(2, 0, 1, 1), 2, 1),
+    ];
+    let mut seen = partitioned(cut.iter().map(|of| on(of, &[])).collect(), 1);
+    seen.allocation = claimed(&cut[0], &[("a", 1)], 2).allocation;
+    let window = one_second(&seen);
+    let rest = only_rest(&window);
+    assert_eq!((rest.uuid.as_ref(), rest.slices), (&*info(7).uuid, 3));
+    assert_eq!(rest.memory, Some(MemoryShare { slices: 2, compute_slices: 3, of: 8 }));
+    assert_eq!(on_instance(&window, &rest, "a").held_ns, 3 * SECOND / 2);
+    let of_instances: u64 = window.instance_idle_ns.values().sum();
+    assert_eq!((window.idle_ns, of_instances, window.stranded_ns), (11 * SECOND / 2, 4 * SECOND, SECOND));
+    // Where the memory of one is not told, that of the rest is not either.
+    let untold = partitioned(vec![on(&cut[0], &[]), on(&instance(3, 0, 1, 2), &[])], 0);
+    let window = one_second(&Observation { allocation: seen.allocation.clone(), ..untold });
+    assert_eq!(window.usages[&(None, owner("a"))].held_ns, 2 * SECOND);
+    // Nor is there a rest where nobody holds it.
+    let window = one_second(&Observation { allocation: Allocation::default(), ..seen });
+    assert!(window.usages.is_empty());
+}
+
+/// The one thing that is held there.
+fn only_rest(window: &Window) -> Arc<Instance> {
+    let held: Vec<_> = window.usages.keys().filter_map(|(instance, _)| instance.clone()).collect();
+    assert_eq!(held.len(), 1);
+    Arc::clone(&held[0])
 }
 
 #[test]

@@ -40,6 +40,7 @@ fn window(rng: &mut StdRng, gpu: u32, start_ns: i64, duration_ns: u64) -> Window
             slices_guessed: false,
             profile: String::new(),
             memory_bytes: 0,
+            memory: None,
         })
     };
     let partitioned = gpu > 0;

@@ -1,12 +1,14 @@
 //! What an explanation says in words: evidence, kinds of rows, arithmetic. Pure.
 
+use tonnage_proto::limits::MEMORY_PARTS;
 use tonnage_proto::method;
 
 use crate::model::RowKind;
 use crate::prices::Rate;
+use crate::store::query::explain::RowRecord;
 
 /// A sentence for each method bit, in the order of `tonnage_proto::method`.
-const SENTENCES: [(u32, &str); 14] = [
+const SENTENCES: [(u32, &str); 15] = [
     (method::HELD_CGROUP, "held: the cgroup of a live process named the owner"),
     (method::HELD_ALLOCATION, "held: an allocation (kubelet, or Slurm's hook) named the owner"),
     (
@@ -24,6 +26,10 @@ const SENTENCES: [(u32, &str); 14] = [
     (method::SHARED_TIME_SLICING, "shared: in turns, by replicas or without any arrangement (time-slicing)"),
     (method::SHARED_SHARDS, "shared: by Slurm's shards"),
     (method::SHARED_VGPU, "shared: by virtual GPUs of guests"),
+    (
+        method::WEIGHED_BY_COMPUTE,
+        "charge: weighed by compute slices, since nobody said how many memory slices the MIG instance has",
+    ),
 ];
 
 pub(super) fn methods(bits: u32) -> Vec<String> {
@@ -47,6 +53,37 @@ pub(super) fn kind(kind: RowKind) -> &'static str {
 pub(super) fn arithmetic(rate: Rate, time_ns: i64, nanos: i128) -> String {
     let (num, den) = rate.parts();
     format!("floor({num} * {time_ns} / {den}) = {nanos}")
+}
+
+/// The same of a row that has so many parts of the memory of a GPU of `slices`.
+pub(super) fn by_memory(rate: Rate, record: &RowRecord, part: i128, slices: u32) -> String {
+    let (num, den) = rate.parts();
+    let (time_ns, nanos) = (record.row.time_ns, rate.charge_part(part, MEMORY_PARTS, slices));
+    let Some(share) = record.instance.as_ref().and_then(|instance| instance.memory) else {
+        // The rate is of slice-nanoseconds.
+        let (times, of) = reduced(part * i128::from(slices), MEMORY_PARTS);
+        let left = (part > 0 && record.instance.is_none() && record.owner.is_none())
+            && record.key.2 != RowKind::Unobserved;
+        let why = if left { ", what is left of the GPU's memory" } else { "" };
+        return match of {
+            1 => format!("floor({num} * {times} / {den}) = {nanos}{why}"),
+            _ => format!("floor({num} * {times} / ({den} * {of})) = {nanos}{why}"),
+        };
+    };
+    let of = i128::from(share.compute_slices) * i128::from(share.of);
+    let (times, of) = reduced(i128::from(share.slices) * i128::from(slices), of);
+    let own = record.instance.as_ref().map_or(0, |instance| instance.slices);
+    let words = share.to_words(own);
+    format!("floor({num} * {time_ns} * {times} / ({den} * {of})) = {nanos}, by {words} of the GPU's memory")
+}
+
+/// The same fraction in lowest terms.
+fn reduced(num: i128, den: i128) -> (i128, i128) {
+    let (mut gcd, mut rest) = (den, num);
+    while rest != 0 {
+        (gcd, rest) = (rest, gcd % rest);
+    }
+    (num / gcd, den / gcd)
 }
 
 /// `part / whole` with six places, rounded down; empty of nothing.

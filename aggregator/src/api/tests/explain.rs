@@ -48,10 +48,19 @@ fn window(cell: i64, owner: u32) -> pb::Window {
     }
 }
 
-/// Covered from 0 to 20 s and from 30 s to 40 s. Pod `a` has the instance at first, then another of that name.
 fn partitioned(store: &Store, clock: &Clock) {
+    cut(store, clock, PRICES, 0);
+}
+
+/// The same with a price by memory: 4 and 2 slices of 8, or of which nothing is known.
+fn by_memory(store: &Store, clock: &Clock) {
+    cut(store, clock, &format!("{PRICES}weight = \"memory\"\n"), 8);
+}
+
+/// Covered from 0 to 20 s and from 30 s to 40 s. Pod `a` has the instance at first, then another of that name.
+fn cut(store: &Store, clock: &Clock, prices: &str, gpu_memory_slices: u32) {
     let (node, epoch) = (NodeName { cluster: "c".into(), node: "n1".into() }, [1; 16]);
-    let book = Arc::new(Book::parse(PRICES).unwrap());
+    let book = Arc::new(Book::parse(prices).unwrap());
     let mut committer =
         Committer::new(store, clock.clone(), Arc::clone(&book), Arc::default(), Arc::default()).unwrap();
     committer.commit_now(vec![Submission::Book(book)]);
@@ -59,6 +68,9 @@ fn partitioned(store: &Store, clock: &Clock) {
         slices,
         uuid: uuid.into(),
         profile: profile.into(),
+        memory_slices: 2 * (slices - 1),
+        gpu_instance_slices: slices,
+        gpu_memory_slices,
         ..pb::Instance::default()
     };
     let facts = pb::NodeFacts { region: "eu".into(), ..pb::NodeFacts::default() };
@@ -91,15 +103,16 @@ fn partitioned(store: &Store, clock: &Clock) {
     committer.commit_now(vec![Submission::Batch { batch: Box::new(sealed), answer }, Submission::Tick]);
 }
 
-/// `floor(a * b / c) = d`, worked out.
+/// `floor(a * b / c) = d`, with as many factors on either side, worked out.
 fn worked_out(arithmetic: &str) -> i64 {
     let digits = |text: &str| text.parse::<i128>().unwrap_or_else(|e| panic!("{arithmetic}: {e}"));
     let inner = arithmetic.strip_prefix("floor(").unwrap();
     let (inner, result) = inner.split_once(") = ").unwrap();
-    let (product, den) = inner.split_once(" / ").unwrap();
-    let (num, ns) = product.split_once(" * ").unwrap();
-    assert_eq!(digits(num) * digits(ns) / digits(den), digits(result), "{arithmetic}");
-    i64::try_from(digits(result)).unwrap()
+    let (above, below) = inner.split_once(" / ").unwrap();
+    let product = |text: &str| text.trim_matches(['(', ')']).split(" * ").map(digits).product::<i128>();
+    let result = digits(result.split(',').next().unwrap());
+    assert_eq!(product(above) / product(below), result, "{arithmetic}");
+    i64::try_from(result).unwrap()
 }
 
 fn conserved(device: &ExplainedDevice) {
@@ -146,6 +159,30 @@ async fn every_line_of_a_gpus_slot_is_there_and_can_be_worked_out() {
     assert_eq!(i64::try_from(told).unwrap(), held.iter().map(|row| row.time_ns).sum::<i64>());
     assert_eq!(device.evidence.len(), 3);
     assert_eq!((device.evidence[0].seq, device.evidence[0].sha256.len()), (1, 64));
+}
+
+#[tokio::test]
+async fn a_price_by_memory_is_worked_out_by_memory_slices_line_by_line() {
+    let site = site_of(by_memory);
+    let answer: ExplainAnswer = site.get("/api/v1/explain?device=GPU-1&at=5").await.json();
+    let device = &answer.devices[0];
+    conserved(device);
+    assert_eq!(device.price.as_ref().unwrap().weight, "memory");
+    assert!(answer.notes.is_empty(), "{:?}", answer.notes);
+    let row = |kind: &str, profile: &str| {
+        device.rows.iter().find(|row| (row.kind.as_str(), row.profile.as_str()) == (kind, profile)).unwrap()
+    };
+    assert!(row("held", "3g.40gb").arithmetic.ends_with(", by 4/8 of the GPU's memory"));
+    // 4 and 2 of 8 slices for 30 s at 7 an hour; half of what is left is stranded.
+    assert_eq!(row("idle", "2g.20gb").cost_nanos, 4_000_000_000 / 120 * 2 / 8);
+    assert_eq!(row("stranded", "").cost_nanos, 4_000_000_000 / 120 / 8);
+    assert!(row("idle", "").arithmetic.ends_with(", what is left of the GPU's memory"));
+    let untold = site_of(|store, clock| cut(store, clock, &format!("{PRICES}weight = \"memory\"\n"), 0));
+    let answer: ExplainAnswer = untold.get("/api/v1/explain?device=GPU-1&at=5").await.json();
+    conserved(&answer.devices[0]);
+    assert!(answer.notes[0].contains("no instance says its memory slices"), "{:?}", answer.notes);
+    let held = answer.devices[0].rows.iter().find(|row| row.kind == "held").unwrap();
+    assert!(held.methods.iter().any(|method| method.contains("weighed by compute slices")), "{held:?}");
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ fn names(owners: i64) -> String {
     let mut sql = "INSERT INTO node (id, cluster, name) VALUES (1, 'c', 'n1');
          INSERT INTO device VALUES (1, 'GPU-1', 'H100', 80, 0, '', ''), (2, 'GPU-2', 'H100', 80, 1, '', '');
          INSERT INTO tenure (id, device, node, life, slices, claimed_ns) VALUES (1, 1, 1, 'b', 1, 0), (2, 2, 1, 'b', 7, 0);
-         INSERT INTO instance VALUES (1, 2, 0, 1, 0, 3, 'MIG-1', '3g.40gb', 40);
+         INSERT INTO instance VALUES (1, 2, 0, 1, 0, 3, 'MIG-1', '3g.40gb', 40, 4, 3, 8);
          INSERT INTO owner VALUES (1, 3, '', '', '', '', '', '4711', '0', '', 'ada', 'physics', 'gpu');"
         .to_owned();
     for id in 2..=owners {

@@ -138,6 +138,7 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
         ("price = 1\nunit = \"node_month\"\ngpus_per_node = 0", 5, "from 1 to 1024"),
         ("price = 1\nunit = \"gpu_hour\"\nvalid_from = 2026-01-01", 5, "RFC 3339"),
         ("price = 1\nunit = \"gpu_hour\"\ncolour = \"red\"", 5, "\"colour\" is not a key"),
+        ("price = 1\nunit = \"gpu_hour\"\nweight = \"bytes\"", 5, "is neither compute nor memory"),
         ("price = 1\nunit = \"gpu_hour\"\nmatch = { gpu = \"x\" }", 5, "\"gpu\" is not a fact"),
         ("price = 1\nunit = \"gpu_hour\"\nmatch = { zone = \"[\" }", 2, "is not a glob"),
         ("price = 1\nunit = \"gpu_hour\"\nmatch = \"all\"", 5, "is not a table"),
@@ -146,6 +147,20 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
         let text = refusal(row);
         assert!(text.starts_with(&format!("price book line {line}: ")) && text.contains(said), "{text}");
     }
+}
+
+#[test]
+fn a_row_says_by_what_instances_are_weighed_and_compute_slices_are_what_it_means_without() {
+    let weights = ["", "weight = \"compute\"", "weight = \"memory\""];
+    let rows = weights.iter().enumerate().map(|(zone, weight)| {
+        format!("[[price]]\nmatch = {{ zone = \"{zone}\" }}\nprice = 1\nunit = \"gpu_hour\"\n{weight}\n")
+    });
+    let book = Book::parse(&format!("currency = \"USD\"\n{}", rows.collect::<String>())).unwrap();
+    let rows = book.rows();
+    assert_eq!(
+        rows.iter().map(|row| row.weight.as_str()).collect::<Vec<_>>(),
+        ["compute", "compute", "memory"]
+    );
 }
 
 #[test]

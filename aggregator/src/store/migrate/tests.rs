@@ -127,7 +127,8 @@ fn contents(db: &Connection) -> Vec<(String, Vec<Vec<Value>>)> {
     let kept = tables(db).into_iter().filter(|table| !table.starts_with("rollup"));
     let mut contents: Vec<_> = kept.map(rows).collect();
     for (_, rows) in contents.iter_mut().filter(|(table, _)| table == "meta") {
-        rows.retain(|row| row[0] != Value::Text("rolled_until_ns".to_owned()));
+        let anew = ["rolled_until_ns", "memory_told_after"].map(|key| Value::Text(key.to_owned()));
+        rows.retain(|row| !anew.contains(&row[0]));
     }
     contents
 }

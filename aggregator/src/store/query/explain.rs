@@ -10,6 +10,7 @@ use crate::ledger::settle::Extent;
 use crate::model::{Instance, NodeFacts, Owner, RowKind};
 use crate::store::audit::owner_of;
 use crate::store::existence::{self, TenureRecord};
+use crate::store::instances::{self, COLUMNS};
 use crate::store::sql::{self, Connection, OptionalExtension, params};
 use crate::store::{StoreError, facts, write};
 
@@ -235,25 +236,8 @@ pub fn owner(db: &Connection, id: i64) -> Result<Option<Owner>> {
 }
 
 pub(super) fn instance(db: &Connection, tenure: &TenureRecord, id: i64) -> Result<Option<Instance>> {
-    let found = db
-        .prepare_cached(
-            "SELECT generation, gpu_instance, compute_instance, slices, uuid, profile, memory_bytes FROM instance
-             WHERE id = ?1",
-        )?
-        .query_row([id], |row| {
-            Ok(Instance {
-                device: tenure.uuid.clone(),
-                generation: row.get(0)?,
-                gpu_instance: row.get(1)?,
-                compute_instance: row.get(2)?,
-                slices: row.get(3)?,
-                uuid: row.get(4)?,
-                profile: row.get(5)?,
-                memory_bytes: row.get::<i64>(6)?.unsigned_abs(),
-            })
-        })
-        .optional()?;
-    Ok(found)
+    let sql = format!("SELECT {COLUMNS} FROM instance i WHERE i.id = ?1");
+    Ok(db.prepare_cached(&sql)?.query_row([id], |row| instances::read(row, 0, &tenure.uuid)).optional()?)
 }
 
 /// An entry that was posted of a slot.

@@ -6,6 +6,7 @@ use tonnage_proto::metering::ack::Outcome;
 use super::ranges::Kept;
 use crate::model::{Id, Instance, NodeFacts, NodeName};
 use crate::store::StoreError;
+use crate::store::instances::{self, COLUMNS};
 use crate::store::sql::{self, Connection, OptionalExtension, Row, params};
 use crate::store::write::{self, Mark};
 
@@ -94,11 +95,11 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
     let mut facts = connection.prepare_cached(
         "SELECT f.json FROM slot_state s JOIN facts f ON f.id = s.facts WHERE s.start = ?1 AND s.tenure = ?2",
     )?;
-    let mut instances = connection.prepare_cached(
-        "SELECT i.generation, i.gpu_instance, i.compute_instance, i.slices, i.uuid, i.profile, i.memory_bytes,
-             MAX(CASE s.kind WHEN 0 THEN 1 ELSE 0 END) FROM slot s JOIN instance i ON i.id = s.instance WHERE s.start = ?1 AND s.tenure = ?2
-         GROUP BY i.id ORDER BY i.gpu_instance, i.compute_instance, i.generation, i.id",
-    )?;
+    let mut there = connection.prepare_cached(&format!(
+        "SELECT MAX(CASE s.kind WHEN 0 THEN 1 ELSE 0 END), {COLUMNS}
+         FROM slot s JOIN instance i ON i.id = s.instance WHERE s.start = ?1 AND s.tenure = ?2
+         GROUP BY i.id ORDER BY i.gpu_instance, i.compute_instance, i.generation, i.id"
+    ))?;
     let mut rows = statement.query([])?;
     let mut devices = Vec::new();
     while let Some(row) = rows.next()? {
@@ -108,9 +109,9 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
         let json: Option<String> = facts.query_row([newest_slot, tenure], |row| row.get(0)).optional()?;
         let (uuid, observed_until_ns): (String, i64) = (row.get(0)?, row.get(9)?);
         let observed_slot = slot_start(observed_until_ns.saturating_sub(1));
-        let there = instances.query_map([observed_slot, tenure], |row| instance(row, &uuid))?;
+        let instances = there.query_map([observed_slot, tenure], |row| instance(row, &uuid))?;
         devices.push(DeviceRecord {
-            instances: there.collect::<Result<_, _>>()?,
+            instances: instances.collect::<Result<_, _>>()?,
             uuid,
             model: row.get(1)?,
             memory_bytes: count(&row, 2)?,
@@ -126,17 +127,7 @@ pub fn devices(connection: &Connection) -> Result<Vec<DeviceRecord>, StoreError>
 }
 
 fn instance(row: &Row<'_>, device: &str) -> Result<(Instance, bool), sql::Error> {
-    let instance = Instance {
-        device: device.to_owned(),
-        generation: row.get(0)?,
-        gpu_instance: row.get(1)?,
-        compute_instance: row.get(2)?,
-        slices: row.get(3)?,
-        uuid: row.get(4)?,
-        profile: row.get(5)?,
-        memory_bytes: count(row, 6)?,
-    };
-    Ok((instance, row.get(7)?))
+    Ok((instances::read(row, 1, device)?, row.get(0)?))
 }
 
 /// From when on which rows are kept.

@@ -17,6 +17,9 @@ pub enum Mark {
     DaysFrom,
     /// Number of the newest entry that was ever posted, be it purged.
     LastEntry,
+    /// Entry of the journal up to which a program folded that knew nothing of memory slices: what batches up to it say of them does not
+    /// count.
+    MemoryToldAfter,
     /// Roll-ups that end at or before this are built (`store::rollup`).
     RolledUntil,
     /// Pods that ended before this and never held a GPU are let go of.
@@ -32,6 +35,7 @@ impl Mark {
             Self::HoursFrom => "hours_from_ns",
             Self::DaysFrom => "days_from_ns",
             Self::LastEntry => "last_entry",
+            Self::MemoryToldAfter => "memory_told_after",
             Self::RolledUntil => "rolled_until_ns",
             Self::ForgottenUntil => "forgotten_until_ns",
         }

@@ -112,7 +112,7 @@ fn what_an_operator_says_of_a_node_outweighs_its_agent() {
 #[test]
 fn how_a_device_is_shared_is_told_by_its_rows() {
     let (_folder, db) = ledger();
-    db.execute("INSERT INTO instance VALUES (1, 1, 0, 1, 0, 1, 'MIG-1', '1g', 1)", []).unwrap();
+    db.execute("INSERT INTO instance VALUES (1, 1, 0, 1, 0, 1, 'MIG-1', '1g', 1, 0, 0, 0)", []).unwrap();
     for (tenure, instance, owner, kind, method, cost) in [
         (1, 0, 1, 0, 1, 1),
         (1, 0, 4, 0, 5, 2),

@@ -18,8 +18,8 @@ fn busy_ledger(rng: &mut StdRng) -> (tempfile::TempDir, Connection) {
     db.execute_batch(
         "UPDATE owner SET \"user\" = 'ada', account = 'physics' WHERE id = 3;
          UPDATE owner SET \"user\" = 'eve', partition = 'long' WHERE id = 4;
-         INSERT INTO instance VALUES (1, 1, 0, 1, 0, 1, 'MIG-1', '1g', 1);
-         INSERT INTO instance VALUES (2, 2, 0, 1, 0, 1, 'MIG-2', '', 1)",
+         INSERT INTO instance VALUES (1, 1, 0, 1, 0, 1, 'MIG-1', '1g', 1, 0, 0, 0);
+         INSERT INTO instance VALUES (2, 2, 0, 1, 0, 1, 'MIG-2', '', 1, 0, 0, 0)",
     )
     .unwrap();
     random_facts(rng, &db, SLOTS);
