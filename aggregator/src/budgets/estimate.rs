@@ -34,6 +34,8 @@ impl Sample {
     pub fn of(hold: &Hold) -> Option<Self> {
         let estimated =
             hold.ask.escrow == Escrow::None && hold.ask.given_nanos.is_none() && !hold.is_of_array();
+        // More was asked for its job later, and is in what that was charged.
+        let estimated = estimated && hold.first_amount_nanos() == hold.amount_nanos;
         let cost_nanos = hold.cost_nanos.filter(|cost| estimated && *cost > 0)?;
         (hold.state == State::Settled && hold.charged_nanos > 0).then(|| Self {
             partition: hold.ask.partition.clone(),

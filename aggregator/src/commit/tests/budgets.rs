@@ -13,6 +13,7 @@ mod counted;
 mod escrow;
 mod estimated;
 mod granted;
+mod joined;
 mod model;
 mod recovered;
 mod reported;
