@@ -145,6 +145,7 @@ impl Hold {
 pub enum Change {
     Bind { job: String },
     Name { jobs: Vec<String> },
+    Join { into: String },
     Renew,
     Settle,
     Void,
@@ -270,6 +271,7 @@ impl Ledger {
         let (path, body) = match change {
             Change::Bind { job } => (hold("bind"), serde_json::json!({ "job_id": job })),
             Change::Name { jobs } => (hold("tasks"), serde_json::json!({ "job_ids": jobs })),
+            Change::Join { into } => (hold("join"), serde_json::json!({ "into": into })),
             Change::Renew => (hold("renew"), serde_json::Value::Null),
             Change::Void => (hold("void"), serde_json::Value::Null),
             Change::Settle => {

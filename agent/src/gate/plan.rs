@@ -3,6 +3,7 @@
 //! ```text
 //! job with a mark    hold of its token not bound -> bind      no hold -> book (overdraft), or take it out of its escrow
 //! hold of a job      job lives -> renew now and then          job has ended, for some time -> settle
+//! hold for more of a job, which has one -> join the two
 //! hold of an array   a task has an id of its own -> name it
 //! hold of no job     for longer than a token lives -> void    escrow past its end -> void, once nothing is left to take out
 //! ```
@@ -45,6 +46,11 @@ pub enum Action {
     Bind {
         transaction: String,
         job: String,
+    },
+    /// A hold for more of a job becomes one with the job's own.
+    Join {
+        transaction: String,
+        into: String,
     },
     /// The hold is also of these tasks.
     Name {
@@ -92,6 +98,8 @@ struct Seen {
     renew_ns: i64,
     /// Tasks that it is known to be of, or that are known to be of another one.
     named: BTreeSet<String>,
+    /// It cannot become one with its job's own.
+    apart: bool,
 }
 
 /// What is remembered from one look to the next; all of it comes back by itself after a restart.
@@ -108,6 +116,13 @@ impl Memory {
     /// Nothing more is to be done about a job's mark: it was booked, or cannot be.
     pub fn done(&mut self, token: &str) {
         self.done.insert(token.to_owned());
+    }
+
+    /// The ledger says that a hold cannot be joined.
+    pub fn apart(&mut self, transaction: &str) {
+        if let Some(seen) = self.seen.get_mut(transaction) {
+            seen.apart = true;
+        }
     }
 
     /// The ledger was told that a hold is of these tasks.
@@ -134,6 +149,8 @@ pub fn plan(
         .filter(|hold| hold.detail(EXTENDS).is_empty())
         .map(|hold| (hold.detail(TOKEN), hold))
         .collect();
+    let by_job: HashMap<&str, &Hold> =
+        holds.iter().filter_map(|hold| Some((hold.job_id.as_deref()?, hold))).collect();
     let mut of_tokens: HashMap<&str, &Job> = HashMap::new();
     let (mut lacking, mut drawn_from) = (BTreeSet::new(), BTreeSet::new());
     for job in jobs {
@@ -162,6 +179,7 @@ pub fn plan(
             renew_ns: now_ns + RENEW_FIRST_NS,
             ended_ns: None,
             named: BTreeSet::new(),
+            apart: false,
         });
         // Also of one that is bound just now: the sooner, the less counts twice meanwhile.
         let whole = match &hold.job_id {
@@ -183,6 +201,12 @@ pub fn plan(
                     hold.detail(ESCROW).parse::<u32>().map_or(i64::MAX / 2, |seconds| i64::from(seconds) * S);
                 let spent = own.contains(&hold.transaction_id) || drawn_from.contains(&hold.transaction_id);
                 if spent { None } else { void(length_ns + ESCROW_MARGIN_NS) }
+            }
+            Some(id) if hold.job_id.is_none() && !seen.apart && by_job.contains_key(id) => {
+                by_job.get(id).map(|own| Action::Join {
+                    transaction: hold.transaction_id.clone(),
+                    into: own.transaction_id.clone(),
+                })
             }
             Some(id) => known(now_ns, waits, hold, by_id.get(id).copied(), seen),
             None if of_tokens.contains_key(hold.detail(TOKEN)) => None,
@@ -312,7 +336,7 @@ mod tests {
     #[test]
     fn each_task_of_an_array_is_named_once_it_has_an_id_and_once_if_the_ledger_took_it() {
         let mut memory = Memory::default();
-        let holds = [hold("h", Some("7"), &[]), hold("more", None, &[(EXTENDS, "7")])];
+        let holds = [hold("h", Some("7"), &[]), hold("more", None, &[(EXTENDS, "9")])];
         let jobs = |tasks: std::ops::Range<usize>| {
             [Job { tasks: tasks.map(|id| id.to_string()).collect(), ..job("7", true, "") }]
         };
@@ -341,6 +365,13 @@ mod tests {
         let mut memory = Memory::default();
         let holds = [hold("h", Some("7"), &[]), hold("more", None, &[(TOKEN, "b"), (EXTENDS, "7")])];
         let jobs = [job("7", true, "")];
+        let joined = [Action::Join { transaction: "more".into(), into: "h".into() }];
+        assert_eq!(at(0, &holds, &jobs, &mut memory), joined);
+        assert_eq!(at(0, &holds, &[], &mut memory), joined, "before both are settled");
+        memory = Memory::default();
+        at(0, &holds, &jobs, &mut memory);
+        // Another account pays for it, say: then it lasts as long by itself.
+        memory.apart("more");
         let renewals = |seconds, memory: &mut Memory| at(seconds, &holds, &jobs, memory).len();
         assert_eq!(
             [0, 3599, 3600, 3601, 3600 * 9 - 1, 3600 * 9].map(|seconds| renewals(seconds, &mut memory)),

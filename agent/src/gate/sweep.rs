@@ -101,6 +101,20 @@ impl Sweep {
             Action::Bind { transaction, job } => {
                 self.change(&transaction, &Change::Bind { job }, Swept::Bound).await
             }
+            Action::Join { transaction, into } => {
+                match self.ledger.change(&transaction, &Change::Join { into }).await? {
+                    Ok(()) => self.counts.did(Swept::Joined),
+                    Err(why) => {
+                        tracing::debug!(
+                            transaction,
+                            why,
+                            "What a job was given more stays a hold of its own."
+                        );
+                        memory.apart(&transaction);
+                    }
+                }
+                Ok(())
+            }
             Action::Name { transaction, jobs } => {
                 let name = Change::Name { jobs: jobs.clone() };
                 match self.ledger.change(&transaction, &name).await? {

@@ -42,6 +42,8 @@ pub enum Swept {
     Bound,
     /// Tasks of its array were named.
     Named,
+    /// More for a job was made one with its hold.
+    Joined,
     Renewed,
     Settled,
     Voided,
@@ -54,9 +56,10 @@ pub enum Swept {
 }
 
 impl Swept {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Bound, "bound"),
         (Self::Named, "named"),
+        (Self::Joined, "joined"),
         (Self::Renewed, "renewed"),
         (Self::Settled, "settled"),
         (Self::Voided, "voided"),

@@ -31,6 +31,7 @@ pub(super) mod estimates;
 pub(super) mod given;
 pub(super) mod grants;
 pub(super) mod jobs;
+pub(super) mod join;
 pub(super) mod recover;
 mod request;
 pub(super) mod seen;

@@ -37,6 +37,11 @@ pub enum What {
         transaction: [u8; 16],
         jobs: Vec<String>,
     },
+    /// It is for more of the job that `into` is the hold of: one hold of both from now on.
+    Join {
+        transaction: [u8; 16],
+        into: [u8; 16],
+    },
     /// Another lease from now on.
     Renew {
         transaction: [u8; 16],

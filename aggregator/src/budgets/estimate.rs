@@ -35,6 +35,8 @@ impl Sample {
         let estimated =
             hold.ask.escrow == Escrow::None && hold.ask.given_nanos.is_none() && !hold.is_of_array();
         let by_price = !hold.ask.estimate.is_outside(hold.cost_nanos);
+        // More was asked for its job later, and is in what that was charged.
+        let estimated = estimated && hold.first_amount_nanos() == hold.amount_nanos;
         let cost_nanos = hold.cost_nanos.filter(|cost| estimated && by_price && *cost > 0)?;
         (hold.state == State::Settled && hold.charged_nanos > 0).then(|| Self {
             partition: hold.ask.partition.clone(),

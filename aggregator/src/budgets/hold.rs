@@ -221,6 +221,9 @@ pub struct Found {
     /// The hold goes by that, and not by the price alone.
     #[serde(default)]
     pub measured: bool,
+    /// What it held at first: holds are taken out of some, and joined to others. Of earlier versions nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount_nanos: Option<i64>,
 }
 
 impl Found {
@@ -306,6 +309,11 @@ pub enum Event {
         amount_nanos: i64,
         by: String,
     },
+    /// Another hold for more of its job was joined to it; what it holds now.
+    Joined {
+        amount_nanos: i64,
+        by: String,
+    },
     /// With what its job had been charged by then, and whether its account is suspended for that.
     Ended {
         state: State,
@@ -324,6 +332,12 @@ impl Hold {
         } else {
             0
         }
+    }
+
+    /// What it held at first.
+    #[must_use]
+    pub fn first_amount_nanos(&self) -> i64 {
+        self.found.amount_nanos.unwrap_or(self.amount_nanos)
     }
 
     /// When anything was heard of it last: it was made or renewed, or a slot ended in which its job used something.

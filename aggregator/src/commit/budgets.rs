@@ -13,7 +13,7 @@ use super::CommitError;
 use crate::budgets::account::{Overrun, Spec, Status};
 use crate::budgets::available::Sums;
 use crate::budgets::estimate::Sample;
-use crate::budgets::hold::{Code, Escrow, Event, State, Subject, check_subject};
+use crate::budgets::hold::{Code, Escrow, Event, Found, State, Subject, check_subject};
 use crate::budgets::{Account, Act, Acted, Ask, Awards, BudgetError, Change, Hold, Tree, What, invalid};
 use crate::metrics::budgets::Counts;
 use crate::prices::Book;
@@ -26,6 +26,7 @@ use tasks::Tasks;
 mod decide;
 mod escrow;
 mod grants;
+mod join;
 mod pods;
 mod recover;
 mod reported;
@@ -115,6 +116,7 @@ impl Budgets {
                 Ok(bound.map(|_| ()))
             }),
             What::Tasks { transaction, jobs } => self.name_tasks(context, transaction, jobs, by),
+            What::Join { transaction, into } => self.join(context, transaction, into, by),
             What::Renew { transaction } => {
                 self.with(context, transaction, |_, hold| renew(context, hold, by))
             }
@@ -243,6 +245,7 @@ impl Budgets {
         by: &str,
     ) -> Result<Hold, CommitError> {
         let Decided { cost_nanos, amount_nanos, available_nanos, refusal, found } = decided;
+        let found = Found { amount_nanos: Some(amount_nanos), ..found };
         let slot_ns = slot_start(context.now_ns);
         let event = Event::Checked {
             account,

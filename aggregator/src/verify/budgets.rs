@@ -148,7 +148,9 @@ impl Replayed {
             Event::Bound { subject, .. } => hold.subject = Some(subject),
             Event::Tasks { jobs, .. } => self.tasks.extend(jobs.into_iter().map(|job| (hold.id, job))),
             Event::Renewed { until_ns, .. } => hold.until_ns = until_ns,
-            Event::Drawn { amount_nanos, .. } => hold.amount_nanos = amount_nanos,
+            Event::Drawn { amount_nanos, .. } | Event::Joined { amount_nanos, .. } => {
+                hold.amount_nanos = amount_nanos;
+            }
             Event::Ended { state, charged_nanos, suspends, .. } => {
                 (hold.state, hold.charged_nanos, hold.ended_ns) = (state, charged_nanos, entry.at_ns);
                 let id = hold.account;

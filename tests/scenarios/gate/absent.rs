@@ -30,7 +30,9 @@ fn where_nobody_can_say_the_policy_does_and_what_is_let_in_is_booked() -> anyhow
     site.gate.start(DEADLINE)?;
     for job in [let_in, unseen] {
         let hold = site.wait_hold(job, "open")?;
-        ensure!(hold["exact"]["amount"] == "4.320000000", "{hold}");
+        // What the first was given more may be one with it already.
+        let more = job == let_in && hold["exact"]["amount"] == "5.760000000";
+        ensure!(more || hold["exact"]["amount"] == "4.320000000", "{hold}");
         ensure!(hold["description"].as_str().is_some_and(|text| text.contains("let in")), "{hold}");
     }
     // With ten minutes more of the first: 4.32 + 4.32 + 1.44.

@@ -152,6 +152,11 @@ fn more_time_is_asked_for_and_a_restart_of_slurmctld_forgets_nothing() -> anyhow
     let update = |what: &str| site.slurm.run("scontrol", &["update", &format!("JobId={job}"), what]);
     update("TimeLimit=5")?;
     ensure!(near(site.held()?, 5.0 * MINUTE), "three minutes more: {}", site.held()?);
+    // In a hold of their own until the next sweep: from then on what the job is charged counts against both.
+    wait_until(DEADLINE, "one hold of both", String::new, || {
+        Ok(site.hold(job)?.filter(|hold| hold["exact"]["amount"] == "0.360000000"))
+    })?;
+    ensure!(near(site.held()?, 5.0 * MINUTE), "{}", site.held()?);
     let refused = update("TimeLimit=60").unwrap_err().to_string();
     ensure!(refused.contains("accounting/QOS policy"), "{refused}");
     ensure!(site.slurm.controller_log()?.contains("1 GPU for 00:55:00"), "the log says why");
@@ -175,9 +180,7 @@ fn more_time_is_asked_for_and_a_restart_of_slurmctld_forgets_nothing() -> anyhow
     ensure!(site.wait_hold(job, "open")?["job_id"] == job.to_string());
     site.slurm.run("scancel", &[&job.to_string()])?;
     site.wait_hold(job, "settled")?;
-    wait_until(DEADLINE, "the end of what was added", String::new, || {
-        Ok(near(site.held()?, 0.0).then_some(()))
-    })?;
+    ensure!(near(site.held()?, 0.0), "what was added ends with it: {}", site.held()?);
     site.world.nodes[0].stop(DEADLINE)?;
     site.verify()
 }

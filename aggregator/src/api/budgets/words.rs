@@ -70,7 +70,7 @@ impl CheckAnswer {
     pub(super) fn of(hold: &Hold) -> Self {
         // As it was answered first, whatever became of the hold since.
         let granted = hold.state != State::Refused;
-        let taken = if granted { hold.amount_nanos } else { 0 };
+        let taken = if granted { hold.first_amount_nanos() } else { 0 };
         let left = hold.available_nanos.map(|nanos| i128::from(nanos) - i128::from(taken));
         let found = &hold.found;
         let partition = found.partition;
@@ -88,7 +88,7 @@ impl CheckAnswer {
             expires_at: granted.then(|| time(hold.created_ns.saturating_add(hold.ask.lease_ns))),
             details: CheckDetails {
                 account_balance: hold.available_nanos.map(number),
-                hold_percentage: basis.and_then(|cost| buffer(cost, hold.amount_nanos)),
+                hold_percentage: basis.and_then(|cost| buffer(cost, hold.first_amount_nanos())),
                 current_hold: number(found.held_nanos),
                 partition_used: partition.map(|of| number(of.used_nanos)),
                 partition_held: partition.map(|of| number(of.held_nanos)),

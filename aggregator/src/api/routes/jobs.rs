@@ -11,6 +11,7 @@ use crate::api::budgets::asbx::{
 };
 use crate::api::budgets::estimates::{EstimateAnswer, estimates};
 use crate::api::budgets::given::{GivenBody, give};
+use crate::api::budgets::join::{JoinBody, join};
 use crate::api::budgets::tasks::{TasksAnswer, TasksBody, name};
 
 pub(super) fn jobs() -> Vec<Route> {
@@ -49,6 +50,13 @@ pub(super) fn jobs() -> Vec<Route> {
         )
         .posted(&[404, 409, 413])
         .reads::<TasksBody>(),
+        Route::json::<budgets::HoldAnswer>(
+            "/api/v1/holds/{transaction_id}/join",
+            limited(post(join)),
+            "Makes a hold for more of a job one with the job's own; wants the role gate",
+        )
+        .posted(&[404, 409, 413])
+        .reads::<JoinBody>(),
         Route::json::<budgets::HoldAnswer>(
             "/api/v1/holds",
             limited(post(give)),

@@ -15,6 +15,7 @@ mod counted;
 mod escrow;
 mod estimated;
 mod granted;
+mod joined;
 mod labelled;
 mod model;
 mod recovered;

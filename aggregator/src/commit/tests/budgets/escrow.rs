@@ -50,7 +50,12 @@ fn a_hold_out_of_an_escrow_moves_money_and_takes_none() {
     assert_eq!((hold.state, hold.amount_nanos, hold.account), (State::Open, 24 * SECOND, escrow.account));
     assert_eq!((ledger.left("physics"), ledger.stored(&escrow).amount_nanos), ((40, 0), 36 * SECOND));
     assert_eq!(ledger.check(from(&escrow, 24, "7")), hold, "asked twice it is taken once");
-    assert_eq!(ledger.stored(&escrow).amount_nanos, 36 * SECOND);
+    let left = ledger.stored(&escrow);
+    assert_eq!(
+        (left.amount_nanos, left.first_amount_nanos()),
+        (36 * SECOND, 60 * SECOND),
+        "asked again it tells that"
+    );
     for (ask, says) in [
         (from(&escrow, 37, "8"), "0.036000000 left".to_owned()),
         (Ask { cluster: "d".into(), ..from(&escrow, 1, "8") }, "\"c\"".to_owned()),

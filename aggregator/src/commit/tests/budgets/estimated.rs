@@ -112,7 +112,8 @@ fn a_check_tells_what_is_held_and_the_tightest_limit_of_its_partition_and_tells_
     // Of physics nothing was held; of the whole org's partition 12 s were.
     let partition =
         PartitionFound { limit_nanos: 200 * SECOND, used_nanos: 10 * SECOND, held_nanos: 12 * SECOND };
-    let found = Found { held_nanos: 0, partition: Some(partition), ..Found::default() };
+    let amount_nanos = Some(24 * SECOND);
+    let found = Found { held_nanos: 0, partition: Some(partition), amount_nanos, ..Found::default() };
     assert_eq!(first.found, found);
     let keyed = Ask { key: "k".into(), ..ask("physics", 1) };
     let second = ledger.check(keyed.clone());
