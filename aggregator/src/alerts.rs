@@ -7,7 +7,7 @@
 //!
 //! Constraints: of several aggregators over one database one looks after alerts, by a lease. What is to be told is stored in the
 //! transaction in which it is found, and is told at least once: whoever is told twice knows it by its number. Nobody waits for it.
-//! Limits: sixteen tries at once, each ten seconds long.
+//! Limits: a few tries at once, each ten seconds long (`tries.rs`).
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 use tonnage_runtime::clock::Clock;
 use tonnage_runtime::shutdown::Shutdown;
 use tonnage_runtime::telemetry::chain;
@@ -30,11 +29,13 @@ pub mod judge;
 mod message;
 pub mod rules;
 mod send;
+mod tries;
 pub mod view;
 
 use judge::pace::Wanted;
 use judge::{View, judge};
 use rules::{Rules, RulesError};
+use tries::{Ended, Tries};
 
 /// How often it is looked who is to be told.
 const BEAT: Duration = Duration::from_secs(2);
@@ -42,7 +43,8 @@ const BEAT: Duration = Duration::from_secs(2);
 const JUDGE_NS: i64 = 15_000_000_000;
 /// How long what was committed last says that it is this process's to tell: less than the lease, by the time that a try takes.
 const OURS_NS: i64 = 70_000_000_000;
-const SENDS_MAX: usize = 16;
+/// Deliveries that are looked at for who may be told now; of many channels each has its turn.
+const DUE_MAX: usize = 100;
 /// Bytes of the alerts file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -81,7 +83,7 @@ pub struct Watcher {
     pub path: PathBuf,
     pub rules: Rules,
     /// In hexadecimal.
-    pub ledger_id: String,
+    pub ledger_id: Arc<str>,
     pub look: Look,
     /// The ledger's.
     pub clock: Clock,
@@ -108,6 +110,7 @@ impl Watcher {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut judged_ns, mut ours_until_ns, mut said) = (None::<i64>, i64::MIN, None);
+        let mut tries = Tries::default();
         loop {
             beat.tick().await;
             let now_ns = self.clock.monotonic_ns();
@@ -122,9 +125,7 @@ impl Watcher {
                     Err(gone) => return gone,
                 }
             }
-            if now_ns < ours_until_ns
-                && let Err(gone) = self.deliver().await
-            {
+            if let Err(gone) = self.deliver(&mut tries, now_ns < ours_until_ns).await {
                 return gone;
             }
         }
@@ -166,26 +167,13 @@ impl Watcher {
         Ok(Some(ours))
     }
 
-    async fn deliver(&self) -> Result<(), Gone> {
+    async fn deliver(&self, tries: &mut Tries, is_ours: bool) -> Result<(), Gone> {
         let now_ns = self.clock.wall_ns();
-        let Some(due) = self.read(move |db| alerts::due(db, now_ns, SENDS_MAX)).await else { return Ok(()) };
-        let mut sends = JoinSet::new();
-        for delivery in due {
-            let channel =
-                self.rules.channels.iter().find(|channel| channel.name == delivery.channel).cloned();
-            let ledger = self.ledger_id.clone();
-            sends.spawn(async move {
-                let sent = match &channel {
-                    Some(channel) => send::send(channel, &delivery, &ledger).await,
-                    None => Sent::Refused("the alerts file has no such channel".to_owned()),
-                };
-                (delivery, channel.map(|channel| channel.name), sent)
-            });
+        if is_ours && let Some(due) = self.read(move |db| alerts::due(db, now_ns, DUE_MAX)).await {
+            tries.begin(due, &self.rules.channels, &self.ledger_id);
         }
         let mut results = Vec::new();
-        while let Some(done) = sends.join_next().await {
-            // A try that panicked is due again.
-            let Ok((delivery, channel, sent)) = done else { continue };
+        for Ended { delivery, channel, sent } in tries.ended().await {
             self.note(&delivery, channel.as_deref(), &sent);
             results.push((delivery.id, sent));
         }

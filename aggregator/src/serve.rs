@@ -234,7 +234,7 @@ fn watch_alerts(
     let watcher = alerts::Watcher {
         path,
         rules,
-        ledger_id: state.ledger.ledger_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        ledger_id: state.ledger.ledger_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
         look: Arc::new(move |db, wanted, now_ns| {
             let currency = prices.books.borrow().currency().to_owned();
             view(db, api::balances(db, now_ns)?, currency, (wanted, now_ns))

@@ -51,6 +51,7 @@ pub fn view(
             held_nanos: balance.held_nanos,
         });
     }
+    paces.end();
     Ok(View {
         now_ns,
         limits,

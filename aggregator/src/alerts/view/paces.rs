@@ -27,6 +27,8 @@ pub(super) struct Paces<'a> {
     usages: &'a mut budgets::Usages,
     now_ns: i64,
     sums: HashMap<(i64, i64), Sums>,
+    /// Sums that were one too many.
+    left_out: usize,
 }
 
 impl<'a> Paces<'a> {
@@ -36,7 +38,7 @@ impl<'a> Paces<'a> {
         usages: &'a mut budgets::Usages,
         now_ns: i64,
     ) -> Self {
-        Self { db, tree, usages, now_ns, sums: HashMap::new() }
+        Self { db, tree, usages, now_ns, sums: HashMap::new(), left_out: 0 }
     }
 
     /// Of the limit of a balance; `None` if it is not there.
@@ -79,12 +81,27 @@ impl<'a> Paces<'a> {
         Ok(Some(Pace { length_ns, end_ns, windows_nanos, parts, day_nanos }))
     }
 
+    /// Says in the log what was left out.
+    pub(super) fn end(self) {
+        if self.left_out > 0 {
+            let (left_out, most) = (self.left_out, SUMS_MAX);
+            tracing::warn!(
+                left_out,
+                most,
+                "Rules of how fast limits are spent left some out: they began at too many times."
+            );
+        }
+    }
+
     /// `None` if it is one too many.
     fn sums(&mut self, span_ns: (i64, i64)) -> Result<Option<&Sums>, StoreError> {
         let count = self.sums.len();
         Ok(match self.sums.entry(span_ns) {
             Entry::Occupied(known) => Some(known.into_mut()),
-            Entry::Vacant(_) if count >= SUMS_MAX => None,
+            Entry::Vacant(_) if count >= SUMS_MAX => {
+                self.left_out += 1;
+                None
+            }
             Entry::Vacant(free) => {
                 Some(free.insert(budgets::spent(self.db, self.tree, self.usages, span_ns, self.now_ns)?))
             }
