@@ -142,7 +142,7 @@ async fn parts_that_came_and_runs_by_hand_are_metrics() {
     let shown = || async { site.get("/metrics").await.body };
     let text = shown().await;
     for line in [
-        "tonnage_allocation_schedules{status=\"active\"} 1",
+        "tonnage_allocation_schedules{standing=\"active\"} 1",
         "tonnage_allocation_parts{way=\"hand\"} 0",
         "tonnage_allocation_due_dollars{account=\"physics\"} 40",
         "tonnage_allocation_next_timestamp_seconds{account=\"physics\"} 86400",
