@@ -156,8 +156,8 @@ impl Status {
         let left_ns = work.deadline_ns.map(|at_ns| at_ns - self.now_ns);
         let late = work.local_ns.zip(left_ns).map(|(local_ns, left_ns)| local_ns > left_ns);
         let risk = self.risk();
-        // Without a deadline that is missed here nothing speaks for spending.
-        let goes = affordable && late == Some(true);
+        // Without a deadline that is missed here nothing speaks for spending; one that is over is missed everywhere.
+        let goes = affordable && late == Some(true) && left_ns.is_some_and(|left_ns| left_ns > 0);
         let of_left = percent(cost, left);
         let after = self
             .burn
@@ -205,6 +205,7 @@ impl Status {
             longterm_suggestions: Vec::new(),
             message: match (affordable, late) {
                 (false, _) => "there is not enough for it elsewhere",
+                (true, Some(true)) if !goes => "there is enough, but its deadline is over",
                 (true, Some(true)) => "there is enough, and here it would be late; nothing is held by this",
                 (true, Some(false)) => "there is enough, but here it is in time",
                 (true, None) => "there is enough, but nothing is known that speaks for spending it",
