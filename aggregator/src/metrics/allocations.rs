@@ -85,7 +85,7 @@ pub(super) fn show(registry: &Registry, found: &Allocations) {
     let schedules = gauges(
         "tonnage_allocation_schedules",
         "Schedules of open accounts, by how they stand: active, paused, completed, cancelled.",
-        "status",
+        "standing",
     );
     for (name, number) in std::iter::zip(Standing::NAMES, found.schedules) {
         schedules.with_label_values(&[name]).set(count(number));
@@ -152,7 +152,7 @@ mod tests {
         metrics.allocations.ran(Run::Dry);
         let text = metrics.render(&Facts { budgets: Some(&found), ..Facts::default() });
         for line in [
-            "tonnage_allocation_schedules{status=\"completed\"} 2",
+            "tonnage_allocation_schedules{standing=\"completed\"} 2",
             "tonnage_allocation_parts{way=\"date\"} 7",
             "tonnage_allocation_parts{way=\"hand\"} 3",
             "tonnage_allocation_allocated_dollars{account=\"a\"} 1.5",

@@ -117,6 +117,8 @@ async fn an_advisors_client_has_its_own_types_where_it_asks_for_them() {
     ] {
         let answer: Value = ask("/api/v1/asba/affordability-check", more.clone()).await.json();
         assert_eq!(answer["recommended_decision"], decision, "{more}: {answer}");
+        let action: Value = ask("/api/v1/asba/burst-decision", more.clone()).await.json();
+        assert_eq!(action["recommended_action"], "LOCAL", "{more}: {action}");
     }
     for path in ["/api/v1/asba/affordability-check?compat=other", "/api/v1/asba/affordability-check?x=1"] {
         assert_eq!(ask(path, json!({})).await.error().0, 400, "{path}");
@@ -142,7 +144,7 @@ async fn parts_that_came_and_runs_by_hand_are_metrics() {
     let shown = || async { site.get("/metrics").await.body };
     let text = shown().await;
     for line in [
-        "tonnage_allocation_schedules{status=\"active\"} 1",
+        "tonnage_allocation_schedules{standing=\"active\"} 1",
         "tonnage_allocation_parts{way=\"hand\"} 0",
         "tonnage_allocation_due_dollars{account=\"physics\"} 40",
         "tonnage_allocation_next_timestamp_seconds{account=\"physics\"} 86400",
