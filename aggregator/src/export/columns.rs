@@ -149,7 +149,7 @@ static COLUMNS: &[Column] = &[
     text("ResourceId", |row| Cell::Text(row.resource_id())),
     text("ResourceName", |row| made(row.resource_name())),
     text("ResourceType", |row| {
-        known(match row.charge.instance {
+        known(match row.instance() {
             Some(_) => "MIG Instance",
             None if row.is_of_job() => "Slurm Partition",
             None => "GPU",

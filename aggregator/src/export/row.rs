@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::split::Split;
 use super::{Bill, Version};
-use crate::model::{GpuTime, Owner, OwnerKind, RowKind};
+use crate::model::{GpuTime, Instance, Owner, OwnerKind, RowKind};
 use crate::store::query::Told;
 use crate::store::query::posted::{Charge, Posting};
 
@@ -80,6 +80,11 @@ impl Row<'_> {
         name
     }
 
+    /// `None` also of what of a GPU is in none, which may be a row of its own: that goes by the GPU's UUID.
+    pub(super) fn instance(&self) -> Option<&Instance> {
+        self.charge.instance.as_deref().filter(|instance| instance.uuid != self.charge.tenure.uuid)
+    }
+
     /// As in answers of the REST API.
     pub(super) fn kind(&self) -> &'static str {
         match self.charge.kind {
@@ -100,7 +105,7 @@ impl Row<'_> {
 
     pub(super) fn description(&self) -> String {
         let gpu = &self.charge.tenure.model;
-        let instance = match &self.charge.instance {
+        let instance = match self.instance() {
             Some(instance) if instance.profile.is_empty() => ", a MIG instance",
             Some(instance) => &format!(", MIG {}", instance.profile),
             None => "",

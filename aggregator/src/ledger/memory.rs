@@ -72,10 +72,9 @@ pub fn parts(rows: &Rows, covered_ns: i64, by: ByMemory<'_>) -> Option<Vec<i128>
             idle -= parts[at];
         }
     }
-    match idle_at {
-        Some(at) => parts[at] = idle,
-        None if idle > 0 => return None,
-        None => {}
+    // Where it came to less than a nano-dollar and had no time, there may be no row of it.
+    if let Some(at) = idle_at {
+        parts[at] = idle;
     }
     Some(parts)
 }

@@ -161,6 +161,28 @@ fn by_a_price_by_memory_a_pod_pays_for_the_memory_slices_that_the_driver_gave_it
 }
 
 #[test]
+fn memory_slices_that_cannot_be_read_for_a_while_are_weighed_from_when_they_can() -> anyhow::Result<()> {
+    let (mut scenario, listed) = with_memory();
+    scenario.faults.refuse = vec![Refuse {
+        calls: vec!["nvmlGpuInstanceGetInfo".to_owned()],
+        devices: Vec::new(),
+        from_s: 0.0,
+        to_s: Some(9.5),
+        with: Refusal::Unknown,
+    }];
+    let (mut world, _kubelet) = world_priced(scenario, &NAMED, listed, BY_MEMORY)?;
+    world.live(20)?;
+    held(&mut world, None)?;
+    let books = Books::read(&world.aggregator.data_dir())?;
+    // Three of seven compute slices for 9 s, then four of eight memory slices.
+    let expected = 9_000_000 * 3 / 7 + 11_000_000 * 4 / 8;
+    assert_eq!(charges(&books, &scenario::uuid(0))[&word(1)], expected);
+    let verified = world.aggregator.admin(&["verify"])?;
+    assert!(verified.contains("conserved: "), "{verified}");
+    Ok(())
+}
+
+#[test]
 fn where_the_driver_does_not_tell_memory_slices_a_pod_pays_by_compute_slices_and_it_is_marked()
 -> anyhow::Result<()> {
     let (mut scenario, listed) = with_memory();

@@ -19,9 +19,16 @@ const WHAT: &str = "memory slices of MIG devices";
 pub(super) struct MemorySlices {
     /// Of the whole GPU, once it was told: what its largest profile takes.
     of: Option<u32>,
+    /// The driver does not let it be asked.
+    refused: bool,
 }
 
 impl MemorySlices {
+    /// After an enumeration: what was refused is asked again.
+    pub(super) fn ask_again(&mut self) {
+        self.refused = false;
+    }
+
     /// Tells each instance of a whole listing its part, or none of them: what all have together is then never more than there is.
     /// `profiles`: NVML's id and the compute slices of each; with the instances, compute slices of their GPU instances. True where it
     /// failed for this once.
@@ -32,25 +39,27 @@ impl MemorySlices {
         found: &mut [(Instance, Option<u32>)],
         missing: &mut Missing,
     ) -> bool {
-        if missing.contains_key(WHAT) || found.is_empty() {
+        if self.refused || found.is_empty() {
             return false;
         }
         match self.shares(device, profiles, found) {
-            Ok(None) => {
-                missing.insert(WHAT, "what the driver says of them does not fit together".into());
-                false
-            }
             Ok(Some(shares)) => {
                 for ((instance, _), share) in found.iter_mut().zip(shares) {
                     instance.memory = Some(share);
                 }
+                missing.remove(WHAT);
                 false
             }
-            Err(error) if is_lasting(&error) => {
+            // It may have been cut anew meanwhile.
+            Ok(None) => {
+                missing.insert(WHAT, "what the driver says of them does not fit together".into());
+                false
+            }
+            Err(error) => {
+                self.refused = is_lasting(&error);
                 missing.insert(WHAT, error.to_string());
-                false
+                !self.refused
             }
-            Err(_) => true,
         }
     }
 

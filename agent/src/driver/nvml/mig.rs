@@ -123,6 +123,7 @@ impl Mig {
     /// After an enumeration: what was refused is asked again.
     pub(super) fn ask_again(&mut self) {
         (self.refused, self.reads_left, self.gpm_asked) = (false, 0, false);
+        self.memory.ask_again();
         self.sight = if self.sight == Sight::Each { Sight::Unknown } else { self.sight };
     }
 
