@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tonnage_runtime::clock::Clock;
 
 use super::ledger::{Ledger, LedgerError};
-use super::runs::{FORMAT, Memory, Run, read, unaccounted};
+use super::runs::{FORMAT, Memory, Run, read, unaccounted, without_runaways};
 use super::slurm::{Slurm, SlurmError};
 
 const S: i64 = 1_000_000_000;
@@ -129,7 +129,13 @@ impl Reporter {
             FORMAT,
         ];
         let text = slurm.run(&self.programs.sacct, &[&how[..], which].concat()).await?;
-        read(&text, now_s).map_err(|line| SlurmError::Line { line: line.chars().take(120).collect() }.into())
+        let mut runs =
+            read(&text, now_s).map_err(|line| SlurmError::Line { line: line.chars().take(120).collect() })?;
+        if runs.iter().any(|run| !run.ended && self.memory.is_news(run)) {
+            // Asked after accounting, so that it knows all that began.
+            without_runaways(&mut runs, &slurm.jobs().await?);
+        }
+        Ok(runs)
     }
 
     /// Tells what of it is new, in parts. Gives the jobs that the ledger misses.

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::Serialize;
 use tonnage_proto::limits::SLOT_NS;
 
+use super::plan::Job;
+
 const SLOT_S: i64 = SLOT_NS / 1_000_000_000;
 /// What is asked of each job.
 pub const FORMAT: &str = "--format=JobIDRaw,State,Start,End,AllocTRES,Account,User,Partition";
@@ -52,6 +54,13 @@ pub fn read(text: &str, now_s: i64) -> Result<Vec<Run>, Unread<'_>> {
         }
     }
     Ok(runs.into_values().collect())
+}
+
+/// Leaves out what accounting has running and slurmctld does not know: its end was lost, and nobody knows that it still runs. What it was
+/// told to have run for until then stays.
+pub fn without_runaways(runs: &mut Vec<Run>, jobs: &[Job]) {
+    let known: BTreeSet<&String> = jobs.iter().flat_map(|job| job.tasks.iter().chain([&job.id])).collect();
+    runs.retain(|run| run.ended || known.contains(&run.job_id));
 }
 
 /// `None`: no such line. `Some(None)`: it has not started, or has GPUs.
@@ -214,6 +223,25 @@ mod tests {
             (runs[0].account.as_str(), runs[0].user.as_str(), runs[0].partition.as_str()),
             ("chemistry", "eve", "cpu")
         );
+    }
+
+    #[test]
+    fn what_slurmctld_does_not_know_is_not_taken_to_run_on() {
+        let job = |id: &str, tasks: &[&str]| Job {
+            id: id.to_owned(),
+            tasks: tasks.iter().map(|&task| task.to_owned()).collect(),
+            lives: true,
+            mark: None,
+        };
+        let left = |jobs: &[Job]| {
+            let mut runs = read(TEXT, 1100).unwrap();
+            without_runaways(&mut runs, jobs);
+            runs.iter().map(|run| (run.job_id.clone(), run.ended)).collect::<Vec<_>>()
+        };
+        let of = |id: &str, ended| (id.to_owned(), ended);
+        assert_eq!(left(&[]), [of("14", true), of("7", true)]);
+        assert_eq!(left(&[job("8", &[])]), [of("14", true), of("7", true), of("8", false)]);
+        assert_eq!(left(&[job("13", &["14"])]), [of("14", true), of("14", false), of("7", true)]);
     }
 
     #[test]

@@ -20,8 +20,10 @@ use super::selector::Usage;
 use super::{BudgetError, invalid};
 
 mod estimate;
+mod event;
 
 pub use estimate::Estimate;
+pub use event::Event;
 
 const S: i64 = 1_000_000_000;
 /// For how long a hold lasts of which nothing is heard, unless it is told: a day, in which a job may wait to start.
@@ -273,54 +275,6 @@ impl Code {
             Self::Unpriced => "unpriced",
         }
     }
-}
-
-/// What became of a hold, as the journal has it. `by` is who asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    /// It was asked for, and is there, or was refused.
-    Checked {
-        account: i64,
-        ask: Box<Ask>,
-        cost_nanos: Option<i64>,
-        amount_nanos: i64,
-        available_nanos: Option<i64>,
-        refusal: Option<(Code, String)>,
-        #[serde(default, skip_serializing_if = "Found::is_nothing")]
-        found: Found,
-        by: String,
-    },
-    Bound {
-        subject: Subject,
-        by: String,
-    },
-    /// It is also of these jobs, tasks of its array; also of what they were charged before.
-    Tasks {
-        jobs: Vec<String>,
-        by: String,
-    },
-    Renewed {
-        until_ns: i64,
-        by: String,
-    },
-    /// A hold was taken out of it; what is left.
-    Drawn {
-        amount_nanos: i64,
-        by: String,
-    },
-    /// Another hold for more of its job was joined to it; what it holds now.
-    Joined {
-        amount_nanos: i64,
-        by: String,
-    },
-    /// With what its job had been charged by then, and whether its account is suspended for that.
-    Ended {
-        state: State,
-        charged_nanos: i64,
-        suspends: bool,
-        by: String,
-    },
 }
 
 impl Hold {

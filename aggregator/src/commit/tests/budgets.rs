@@ -35,18 +35,12 @@ pub(super) fn spec(name: &str, seconds: i64) -> Spec {
 /// One GPU for so many seconds, in the partition `gpu`.
 fn ask(account: &str, seconds: i64) -> Ask {
     Ask {
-        key: String::new(),
         cluster: "c".into(),
         account: account.into(),
         partition: "gpu".into(),
-        namespace: String::new(),
-        user: String::new(),
-        model: String::new(),
         gpus: 1,
         time_ns: seconds * S,
         lease_ns: 3600 * S,
-        subject: None,
-        details: BTreeMap::new(),
         ..Ask::default()
     }
 }
@@ -471,17 +465,13 @@ fn what_had_ended_before_the_horizon_is_purged_and_what_is_open_stays() {
     ledger.committer.retention = Retention { detail_days: 2, hours_days: 3, days_days: 0 };
     ledger.create(spec("physics", 100)).unwrap();
     let ended = ledger.check(ask("physics", 10));
-    ledger.hold(What::Bind { transaction: ended.transaction, subject: job("5") }).unwrap();
-    ledger.act(What::Tasks { transaction: ended.transaction, jobs: vec!["6".into()] }).unwrap();
     ledger.settle(&ended).unwrap();
     let open = ledger.check(Ask { lease_ns: 80 * DAY * S, subject: Some(job("7")), ..ask("physics", 20) });
     let mut agent = Agent::new("n", "b", 1);
     let batch = agent.job(("physics", "gpu", "7"), &[(0, 10)]);
     ledger.at(10).take(batch);
     assert_eq!(ledger.left("physics"), (76, 0));
-    ledger.act(What::Tasks { transaction: open.transaction, jobs: vec!["8".into()] }).unwrap();
     ledger.at(5 * DAY).tick();
-    assert_eq!(stored::tasks::all(&ledger.db()).unwrap(), [(open.id, "8".to_owned())]);
     assert_eq!(stored::hold_by_transaction(&ledger.db(), &ended.transaction).unwrap(), None);
     assert_eq!(ledger.stored(&open).charged_nanos, 10 * SECOND);
     ledger.committer.working = Working::default();

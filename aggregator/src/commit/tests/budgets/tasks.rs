@@ -143,3 +143,22 @@ fn tasks_are_bounded_and_those_of_a_hold_that_is_of_no_job_are_refused() {
     assert_eq!(ledger.name(&array, &ids[..200]).unwrap(), (10_000, vec![]), "the same again is no more");
     ledger.verify();
 }
+
+#[test]
+fn tasks_go_with_their_hold_once_it_had_ended_before_the_horizon() {
+    const DAY: i64 = 86_400;
+    let mut ledger = Ledger::new(ABSENT, 0);
+    ledger.committer.retention = Retention { detail_days: 2, hours_days: 3, days_days: 0 };
+    ledger.create(spec("physics", 100)).unwrap();
+    let of = |id: &str| Ask { lease_ns: 80 * DAY * S, subject: Some(job(id)), ..ask("physics", 20) };
+    let (ended, open) = (ledger.check(of("5")), ledger.check(of("7")));
+    ledger.name(&ended, &["6"]).unwrap();
+    ledger.name(&open, &["8"]).unwrap();
+    ledger.settle(&ended).unwrap();
+    let mut agent = Agent::new("n", "b", 1);
+    runs(&mut ledger, &mut agent, "8", 0);
+    ledger.at(5 * DAY).tick();
+    assert_eq!(stored::tasks::all(&ledger.db()).unwrap(), [(open.id, "8".to_owned())]);
+    assert_eq!(ledger.stored(&open).charged_nanos, 10 * SECOND, "of slots that are gone");
+    ledger.verify();
+}
