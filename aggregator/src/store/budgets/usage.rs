@@ -60,13 +60,15 @@ pub struct Usages {
 }
 
 impl Usages {
-    /// What pods and namespaces were like from then on. Read once, if the earliest is asked for first.
+    /// What pods and namespaces were like from then on. Who asks for an earlier time, too, gets all of it, so that it is read twice at
+    /// most.
     fn described(&mut self, db: &Connection, from_ns: i64) -> Result<Described> {
         if let Some((known_ns, described)) = &self.described
             && *known_ns <= from_ns
         {
             return Ok(described.clone());
         }
+        let from_ns = if self.described.is_some() { i64::MIN } else { from_ns };
         let described = query::described(db, (from_ns, i64::MAX), &Teams::default(), || false);
         let described = described.map_err(of_store)?;
         self.described = Some((from_ns, described.clone()));
