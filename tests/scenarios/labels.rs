@@ -58,6 +58,18 @@ fn train(team: &str) -> serde_json::Value {
 }
 
 impl Site {
+    /// The pod's label is `a` for 20 seconds of the first slot, and `b` for 30 of the next; then the agent ends.
+    fn relabelled(&mut self) -> anyhow::Result<()> {
+        self.world.live(20)?;
+        let edge_ns = BEGIN_NS + SLOT_NS;
+        let now_ns = self.world.now().wall_ns;
+        self.world.advance(edge_ns - now_ns)?;
+        self.api.put("pods", train("b"));
+        self.wait_versions(3)?;
+        self.world.live(30)?;
+        self.world.nodes[0].stop(DEADLINE)
+    }
+
     fn metric(&self, name: &str) -> anyhow::Result<Option<f64>> {
         Ok(Scrape::parse(&self.world.aggregator.get("/metrics")?.1)?.sum(name))
     }
@@ -104,14 +116,7 @@ fn one(name: &str, seconds: i128) -> BTreeMap<String, i128> {
 fn a_label_that_changes_at_a_slots_edge_bills_each_slot_by_its_own() -> anyhow::Result<()> {
     let mut site = site()?;
     site.wait_versions(2)?;
-    site.world.live(20)?;
-    let edge_ns = BEGIN_NS + SLOT_NS;
-    let now_ns = site.world.now().wall_ns;
-    site.world.advance(edge_ns - now_ns)?;
-    site.api.put("pods", train("b"));
-    site.wait_versions(3)?;
-    site.world.live(30)?;
-    site.world.nodes[0].stop(DEADLINE)?;
+    site.relabelled()?;
     let teams = site.held("team")?;
     assert_eq!(teams.keys().map(String::as_str).collect::<Vec<_>>(), ["a", "b"]);
     assert!(teams["a"] >= 19 && teams["b"] >= 29, "{teams:?}");
@@ -157,14 +162,7 @@ fn a_budget_that_is_bound_by_a_label_pays_for_the_slots_that_had_it() -> anyhow:
     let both = ["account", "create", "third", "--limit", "1", "--bind", "label:app=x"];
     let conflict = refused(&site.world, &both)?;
     anyhow::ensure!(conflict.contains("label:app \"x\"") && conflict.contains("\"first\""), "{conflict}");
-    site.world.live(20)?;
-    let edge_ns = BEGIN_NS + SLOT_NS;
-    let now_ns = site.world.now().wall_ns;
-    site.world.advance(edge_ns - now_ns)?;
-    site.api.put("pods", train("b"));
-    site.wait_versions(3)?;
-    site.world.live(30)?;
-    site.world.nodes[0].stop(DEADLINE)?;
+    site.relabelled()?;
     let (teams, budgets) = (site.held("label:team")?, site.held("budget")?);
     assert_eq!((budgets["first"], budgets["second"]), (teams["a"], teams["b"]));
     assert_eq!((budgets.len(), teams["a"] >= 19, teams["b"] >= 29), (2, true, true));

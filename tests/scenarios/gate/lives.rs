@@ -205,3 +205,25 @@ fn a_job_that_costs_more_than_its_hold_is_charged_for_all_of_it() -> anyhow::Res
     site.world.nodes[0].stop(DEADLINE)?;
     site.verify()
 }
+
+#[test]
+fn a_job_that_runs_into_its_time_limit_is_settled_by_what_it_used() -> anyhow::Result<()> {
+    let Some(mut site) = Site::start("100", "")? else { return Ok(()) };
+    let job = site.job(&["--gres=gpu:1", "--time=1"], "sleep 300")?;
+    site.wait_hold(job, "open")?;
+    site.slurm.wait_running(job)?;
+    // Slurm looks at limits twice a minute.
+    let jobs = || format!("{:?}", site.slurm.sacct(job));
+    let ended = wait_until(DEADLINE * 6, "Slurm to end the job", jobs, || {
+        let jobs = site.slurm.sacct(job)?;
+        Ok(jobs.into_iter().find(|of| of.job == job && of.end_s.is_some()))
+    })?;
+    ensure!(ended.state.starts_with("TIMEOUT"), "{ended:?}");
+    let settled = site.wait_hold(job, "settled")?;
+    // At 0.001 a second: a minute, and until Slurm looked and the job was gone.
+    let charged = settled["charged"].as_f64().context("a charge")?;
+    ensure!((0.055..0.2).contains(&charged), "{settled}");
+    site.world.nodes[0].stop(DEADLINE)?;
+    ensure!(site.left()? <= 100.0 - charged && near(site.held()?, 0.0), "{}", site.left()?);
+    site.verify()
+}
