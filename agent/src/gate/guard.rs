@@ -1,6 +1,6 @@
 //! A coarse second guard, in Slurm itself: accounts that may not spend, or have nothing left, may not submit (`GrpSubmitJobs=0`), also while
 //! neither gate nor plugin is there. Off unless told: it goes for jobs without GPUs too. Where that is told as well, jobs of others start only
-//! as long as there is money for their GPUs (`GrpTRESMins`, [`minutes`]).
+//! as long as there is money for their GPUs (`GrpTRESMins`, `minutes`).
 //!
 //! Only accounts of Slurm that an account here is bound to whole. What a limit was before is noted, flushed, before it is set, and
 //! set again once there is money; limits that are not noted are a person's, and stay.
