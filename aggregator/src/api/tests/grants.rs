@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use super::*;
+use crate::model::{Description, Subject, SubjectKind};
+use crate::store::described::{self, Text};
 use crate::store::write::{Mark, set_mark};
 
 impl Site {
@@ -111,6 +113,32 @@ async fn roles_keep_to_what_is_theirs_and_what_is_wrong_is_named() {
     }
     assert_eq!(site.get("/api/v1/grants/none").await.status, StatusCode::NOT_FOUND);
     assert_eq!(site.get("/api/v1/grants").await.body, "[]");
+}
+
+#[tokio::test]
+async fn a_report_on_an_account_that_is_bound_by_labels_has_what_these_held() {
+    let site = site();
+    let store = Store::open(site.files.0.path()).unwrap();
+    let db = store.writer().unwrap();
+    let transaction = db.begin().unwrap();
+    let subject =
+        Subject { kind: SubjectKind::Namespace, name: "ml".into(), namespace: "".into(), pod: "".into() };
+    let labels = [("cost".to_owned(), "7".to_owned())].into();
+    let text = Text::of(&Description { labels, ..Description::default() }).unwrap();
+    let number = described::add(&transaction, "c", &subject).unwrap();
+    described::describe(&transaction, number, 0, &text).unwrap();
+    transaction.commit().unwrap();
+    let account = json!({
+        "slurm_account": "physics", "start_date": "1970-01-01T00:00:00Z",
+        "bindings": [{ "namespace_labels": { "cost": "7" }, "from": "1970-01-01" }],
+    });
+    let made = site.asked(&site.operator, "POST", "/api/v1/accounts", account).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    site.asked(&site.operator, "POST", "/api/v1/grants", grant("a")).await;
+    let shown: Value = site.get("/api/v1/grants/a").await.json();
+    assert_eq!(shown["spent_amount"], json!(0.333333333));
+    let report: Value = site.get("/api/v1/grants/a/report").await.json();
+    assert_eq!(report["totals"]["charged"], "0.333333333", "{report}");
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use jiff::tz::TimeZone;
 use super::Wanted;
 use crate::api::cost::ranges;
 use crate::budgets::{Award, Tree};
-use crate::store::query::{self, CostQuery, Dimension, Kept, QueryError, Sums};
+use crate::model::Teams;
+use crate::store::query::{self, CostQuery, Described, Dimension, Kept, QueryError, Sums};
 use crate::store::{Connection, audit, budgets as stored};
 
 /// By what a group is told, in the order of its key.
@@ -62,8 +63,14 @@ pub(super) fn collect(
     let mut found = Found { closed_until_ns, ..Found::default() };
     let periods = award.grant.periods();
     let pays = award.pays_ns();
+    // Whose a pod's usage is, where labels bind.
+    let described = match tree.is_by_labels() {
+        true => query::described(db, wanted.window_ns, &Teams::default(), expired)?,
+        false => Described::default(),
+    };
     for (from_ns, to_ns) in pieces(award, wanted, closed_until_ns) {
-        let mut query = CostQuery { by: BY.to_vec(), tree: Arc::clone(&tree), ..CostQuery::default() };
+        let (tree, described) = (Arc::clone(&tree), described.clone());
+        let mut query = CostQuery { by: BY.to_vec(), tree, described, ..CostQuery::default() };
         query.ranges = ranges(&query, (from_ns, to_ns), kept);
         let groups = query::cost(db, &query, expired)?;
         found.devices.add(&groups.totals);
