@@ -101,7 +101,7 @@ impl Selector {
                 if !fits {
                     let reason = format!(
                         "{key:?}: {value:?} is no label; a key has 1 to {LABEL_KEY_BYTES_MAX} bytes, a value at most \
-                         {LABEL_VALUE_BYTES_MAX}"
+                         {LABEL_VALUE_BYTES_MAX}, and neither control characters"
                     );
                     return Err(invalid(field, reason));
                 }
