@@ -64,7 +64,8 @@ fn limit(site: &Site, of: &str) -> anyhow::Result<String> {
 
 fn wait_minutes(site: &Site, expected: &str) -> anyhow::Result<()> {
     let log = || std::fs::read_to_string(site.gate.log()).unwrap_or_default();
-    wait_until(DEADLINE, &format!("the limit {expected}"), log, || {
+    // Slurm's programs may wait long for a slurmctld that is just started again.
+    wait_until(DEADLINE * 4, &format!("the limit {expected}"), log, || {
         Ok((limit(site, "GrpTRESMins")? == expected).then_some(()))
     })
 }
@@ -94,7 +95,7 @@ fn a_job_that_there_is_no_money_for_waits_in_slurm_while_nobody_can_be_asked() -
     site.gate.extra_args.extend(["--push-limits", "test", "--push-gpu-minutes"].map(str::to_owned));
     site.gate.start(DEADLINE)?;
     // Slurm would kill jobs that run.
-    wait_until(DEADLINE, "a word of it in the gate's log", String::new, || {
+    wait_until(DEADLINE * 4, "a word of it in the gate's log", String::new, || {
         let log = std::fs::read_to_string(site.gate.log())?;
         Ok(log.contains("AccountingStorageEnforce lacks safe").then_some(()))
     })?;
